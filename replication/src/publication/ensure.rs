@@ -1,0 +1,259 @@
+//! Makes the capture's own publications, keeps their tables, and drops them.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio_postgres::Client;
+
+use super::Names;
+use super::state::{Publication, PublicationState, TableMember, inspect, server_version};
+use crate::catalog::{CatalogError, ErrorKind};
+use crate::table::{Table, TableKind, TableName, quote_identifier};
+
+/// Tables added by one statement: it locks them all until it ends (against DDL and VACUUM, not against reading and
+/// writing), and the lock table of a default server holds 6,400.
+const BATCH: usize = 64;
+
+/// How long a table's lock is waited for.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What [`ensure`] did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ensured {
+    /// What changed, in order.
+    pub changes: Vec<Change>,
+    /// The statements that were run.
+    pub statements: Vec<String>,
+    /// Tables that are in the publications though they are not wanted; they are left alone.
+    pub unwanted: Vec<TableMember>,
+}
+
+/// One thing that [`ensure`] did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The publication was made.
+    Created {
+        /// Its name.
+        publication: String,
+    },
+    /// A table was added.
+    Added {
+        /// The publication's name.
+        publication: String,
+        /// The table's oid.
+        oid: u32,
+        /// The table.
+        table: TableName,
+    },
+    /// A table was taken out, having been added to the other publication just before.
+    Moved {
+        /// The name of the publication that it was taken out of.
+        publication: String,
+        /// The table's oid.
+        oid: u32,
+        /// The table.
+        table: TableName,
+    },
+}
+
+/// A statement still to be run, and what it changes.
+struct Step {
+    sql: String,
+    changes: Vec<Change>,
+}
+
+/// Makes the capture's publications (see [`Names`]) if they are missing and adds the tables that they lack.
+///
+/// Partitioned roots among the tables are passed over: their leaves are what is published, and have to be in the lists.
+/// A table that is in the one publication and wanted in the other is moved. Must not be called within a transaction.
+/// Adding a table while a transaction writes to it splits that transaction, so a new table's snapshot has to be taken
+/// from a slot that is made after this returned.
+///
+/// # Errors
+/// [`ErrorKind::Rights`] with the statements that a DBA has to run; [`ErrorKind::Conflict`] when a publication of that
+/// name exists with other options; [`ErrorKind::Busy`] when a table stays locked.
+pub async fn ensure(
+    client: &Client,
+    names: &Names,
+    all: &[&Table],
+    insert_only: &[&Table],
+) -> Result<Ensured, CatalogError> {
+    let version = server_version(client).await?;
+    let state = inspect(client, &names.both()).await?;
+    let wanted =
+        [(names.all.as_str(), all, ALL_OPERATIONS), (names.insert_only.as_str(), insert_only, INSERT_ONLY)];
+    let mut steps = Vec::new();
+    for (name, tables, operations) in wanted {
+        plan_one(version, &state, name, tables, operations, &mut steps)?;
+    }
+    // Only now, so that a table is never in neither.
+    for ((_, tables, _), other) in wanted.into_iter().zip([&names.insert_only, &names.all]) {
+        let oids: BTreeSet<u32> = tables.iter().map(|table| table.oid).collect();
+        let members = state.get(other).map_or(&[][..], |publication| &publication.tables);
+        for member in members.iter().filter(|member| oids.contains(&member.oid)) {
+            let change =
+                Change::Moved { publication: other.clone(), oid: member.oid, table: member.name.clone() };
+            steps.push(Step {
+                sql: format!(
+                    "alter publication {} drop table only {}",
+                    quote_identifier(other),
+                    member.name.quoted()
+                ),
+                changes: vec![change],
+            });
+        }
+    }
+
+    let known: BTreeSet<u32> = all.iter().chain(insert_only).map(|table| table.oid).collect();
+    let members = state.publications.iter().flat_map(|publication| &publication.tables);
+    let unwanted = members.filter(|member| !known.contains(&member.oid)).cloned().collect();
+    let mut ensured = Ensured { unwanted, ..Ensured::default() };
+    let mut steps = steps.into_iter();
+    while let Some(step) = steps.next() {
+        // One message, so the server runs both in one transaction and nothing of the setting stays behind.
+        let sql = format!("set local lock_timeout = {}; {}", LOCK_TIMEOUT.as_millis(), step.sql);
+        if let Err(error) = client.batch_execute(&sql).await {
+            let error = CatalogError::from_postgres("preparing the publications")(error);
+            return Err(match error.kind() {
+                ErrorKind::Rights => {
+                    let rest: Vec<String> =
+                        std::iter::once(step).chain(steps).map(|step| format!("{};", step.sql)).collect();
+                    error.with_remedy(&format!(
+                        "as the owner of the tables with CREATE on the database, or as a superuser, run:\n{}",
+                        rest.join("\n")
+                    ))
+                }
+                ErrorKind::Busy => error.with_remedy(&format!(
+                    "somebody holds a lock on one of the tables of: {} (a long ALTER TABLE or VACUUM); start again when it is over",
+                    step.sql
+                )),
+                _ => error,
+            });
+        }
+        ensured.changes.extend(step.changes);
+        ensured.statements.push(step.sql);
+    }
+    Ok(ensured)
+}
+
+/// Insert, update, delete, truncate.
+type Operations = [bool; 4];
+const ALL_OPERATIONS: Operations = [true; 4];
+const INSERT_ONLY: Operations = [true, false, false, true];
+
+fn publish_list(operations: Operations) -> String {
+    let names = ["insert", "update", "delete", "truncate"].into_iter().zip(operations);
+    names.filter_map(|(name, on)| on.then_some(name)).collect::<Vec<_>>().join(", ")
+}
+
+/// The statements that make one publication and add what it lacks.
+fn plan_one(
+    version: u32,
+    state: &PublicationState,
+    name: &str,
+    tables: &[&Table],
+    operations: Operations,
+    steps: &mut Vec<Step>,
+) -> Result<(), CatalogError> {
+    let quoted = quote_identifier(name);
+    let listed: BTreeSet<u32> = match state.get(name) {
+        Some(publication) => {
+            check_own(publication, operations)?;
+            publication.tables.iter().map(|table| table.oid).collect()
+        }
+        None => {
+            let generated = if version >= 180_000 { ", publish_generated_columns = stored" } else { "" };
+            steps.push(Step {
+                sql: format!(
+                    "create publication {quoted} with (publish = '{}', publish_via_partition_root = false{generated})",
+                    publish_list(operations)
+                ),
+                changes: vec![Change::Created { publication: name.to_owned() }],
+            });
+            BTreeSet::new()
+        }
+    };
+    let missing: Vec<&&Table> = tables
+        .iter()
+        .filter(|table| table.kind != TableKind::Partitioned && !listed.contains(&table.oid))
+        .collect();
+    for batch in missing.chunks(BATCH) {
+        // ONLY: children of an inheritance tree are tables of their own.
+        let list: Vec<String> = batch.iter().map(|table| format!("only {}", table.name.quoted())).collect();
+        let added = |table: &&&Table| Change::Added {
+            publication: name.to_owned(),
+            oid: table.oid,
+            table: table.name.clone(),
+        };
+        steps.push(Step {
+            sql: format!("alter publication {quoted} add table {}", list.join(", ")),
+            changes: batch.iter().map(added).collect(),
+        });
+    }
+    Ok(())
+}
+
+/// Refuses a publication that has the capture's name but is not as this crate makes it.
+fn check_own(publication: &Publication, operations: Operations) -> Result<(), CatalogError> {
+    let conflict = |problem: String| {
+        Err(CatalogError::new(
+            ErrorKind::Conflict,
+            "preparing the publications",
+            format!("publication {:?} exists and {problem}", publication.name),
+        ))
+    };
+    let quoted = quote_identifier(&publication.name);
+    if publication.all_tables || !publication.schemas.is_empty() {
+        return conflict(format!(
+            "publishes whole schemas, which makes updates of tables without a replica identity fail; choose another \
+             name for the capture, or run: drop publication {quoted};"
+        ));
+    }
+    let now = [publication.insert, publication.update, publication.delete, publication.truncate];
+    if now != operations || publication.via_root {
+        return conflict(format!(
+            "publishes with other options; choose another name for the capture, or run: alter publication {quoted} \
+             set (publish = '{}', publish_via_partition_root = false);",
+            publish_list(operations)
+        ));
+    }
+    if let Some(table) =
+        publication.tables.iter().find(|table| table.filter.is_some() || table.columns.is_some())
+    {
+        return conflict(format!(
+            "publishes only a part of table {}; choose another name for the capture, or run: alter publication {quoted} \
+             drop table only {};",
+            table.name,
+            table.name.quoted()
+        ));
+    }
+    Ok(())
+}
+
+/// Drops the capture's publications where they exist; returns the statements that were run.
+///
+/// # Errors
+/// [`ErrorKind::Rights`] with the statements that a DBA has to run.
+pub async fn drop(client: &Client, names: &Names) -> Result<Vec<String>, CatalogError> {
+    let state = inspect(client, &names.both()).await?;
+    let mut statements: Vec<String> = Vec::new();
+    let all: Vec<String> = state
+        .publications
+        .iter()
+        .map(|publication| format!("drop publication if exists {}", quote_identifier(&publication.name)))
+        .collect();
+    for (done, sql) in all.iter().enumerate() {
+        if let Err(error) = client.batch_execute(sql).await {
+            let error = CatalogError::from_postgres("dropping the publications")(error);
+            let rest: Vec<String> = all.iter().skip(done).map(|sql| format!("{sql};")).collect();
+            return Err(match error.kind() {
+                ErrorKind::Rights => {
+                    error.with_remedy(&format!("as their owner or a superuser, run:\n{}", rest.join("\n")))
+                }
+                _ => error,
+            });
+        }
+        statements.push(sql.clone());
+    }
+    Ok(statements)
+}
