@@ -1,0 +1,400 @@
+//! Facts of one table, gathered column by column.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, BinaryBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, Float32Builder,
+    Float64Builder, Int16Builder, Int32Builder, Int64Builder, ListArray, ListBuilder, MapBuilder,
+    MapFieldNames, NullBufferBuilder, RecordBatch, StringBuilder, TimestampMicrosecondBuilder,
+};
+use arrow::buffer::OffsetBuffer;
+use arrow::datatypes::{DataType as ArrowType, Field as ArrowField};
+use arrow::error::ArrowError;
+
+use crate::fact::{Context, Op, Origin, fact_id};
+use crate::schema::TableSchema;
+use crate::value::{Field, Kind, Row, RowError, Status, uuid_text};
+
+/// Rows in a batch: enough for the encoders to work on runs, few enough to stay in the cache.
+const ROWS: usize = 8_192;
+/// Bytes of text after which a batch is full, whatever its rows.
+const BYTES: usize = 8 << 20;
+
+/// What is said of one fact beside its row.
+#[derive(Debug)]
+pub struct FactHead<'a> {
+    /// `_entity_id`.
+    pub entity_id: &'a str,
+    /// `_version`.
+    pub version: i64,
+    /// `_op`.
+    pub op: Op,
+    /// The fact is a tombstone.
+    pub tombstone: bool,
+    /// `_seq`.
+    pub seq: u32,
+    /// `_changed`, as positions of columns; `None` for version 1.
+    pub changed: Option<&'a [u16]>,
+    /// Who and why.
+    pub context: Option<&'a Context>,
+}
+
+/// Positions and moments that a batch covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Smallest and largest `_lsn`.
+    pub lsn: (i64, i64),
+    /// Smallest and largest `_valid_from`, microseconds since the Unix epoch.
+    pub valid_from: (i64, i64),
+}
+
+impl Span {
+    fn point(origin: &Origin) -> Self {
+        let lsn = origin.lsn.as_i64();
+        Self { lsn: (lsn, lsn), valid_from: (origin.valid_from, origin.valid_from) }
+    }
+
+    /// The span that holds both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let both = |a: (i64, i64), b: (i64, i64)| (a.0.min(b.0), a.1.max(b.1));
+        Self { lsn: both(self.lsn, other.lsn), valid_from: both(self.valid_from, other.valid_from) }
+    }
+}
+
+/// Gathers facts of one table at one schema version.
+#[derive(Debug)]
+pub struct FactBatch {
+    schema: Arc<TableSchema>,
+    rows: usize,
+    bytes: usize,
+    span: Option<Span>,
+    id: StringBuilder,
+    entity_id: StringBuilder,
+    version: Int64Builder,
+    op: StringBuilder,
+    valid_from: TimestampMicrosecondBuilder,
+    deleted_at: TimestampMicrosecondBuilder,
+    lsn: Int64Builder,
+    seq: Int64Builder,
+    xid: Int64Builder,
+    changed: ListBuilder<StringBuilder>,
+    actor: StringBuilder,
+    context: StringBuilder,
+    unknown: ListBuilder<StringBuilder>,
+    schema_version: Int32Builder,
+    raw: MapBuilder<StringBuilder, StringBuilder>,
+    columns: Vec<ColumnBuilder>,
+}
+
+impl FactBatch {
+    /// An empty batch.
+    #[must_use]
+    pub fn new(schema: Arc<TableSchema>) -> Self {
+        let columns = schema.kinds().iter().map(ColumnBuilder::new).collect();
+        let instants = || TimestampMicrosecondBuilder::with_capacity(0).with_timezone("UTC");
+        let texts = || {
+            ListBuilder::new(StringBuilder::with_capacity(0, 0)).with_field(ArrowField::new(
+                "element",
+                ArrowType::Utf8,
+                true,
+            ))
+        };
+        let names = MapFieldNames { entry: "key_value".into(), key: "key".into(), value: "value".into() };
+        Self {
+            schema,
+            rows: 0,
+            bytes: 0,
+            span: None,
+            id: StringBuilder::with_capacity(0, 0),
+            entity_id: StringBuilder::with_capacity(0, 0),
+            version: Int64Builder::with_capacity(0),
+            op: StringBuilder::with_capacity(0, 0),
+            valid_from: instants(),
+            deleted_at: instants(),
+            lsn: Int64Builder::with_capacity(0),
+            seq: Int64Builder::with_capacity(0),
+            xid: Int64Builder::with_capacity(0),
+            changed: texts(),
+            actor: StringBuilder::with_capacity(0, 0),
+            context: StringBuilder::with_capacity(0, 0),
+            unknown: texts(),
+            schema_version: Int32Builder::with_capacity(0),
+            raw: MapBuilder::new(
+                Some(names),
+                StringBuilder::with_capacity(0, 0),
+                StringBuilder::with_capacity(0, 0),
+            ),
+            columns,
+        }
+    }
+
+    /// The schema of its facts.
+    #[must_use]
+    pub fn schema(&self) -> &Arc<TableSchema> {
+        &self.schema
+    }
+
+    /// Facts in it.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.rows
+    }
+
+    /// There are none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
+    /// It should be taken before more is appended.
+    #[must_use]
+    pub const fn is_full(&self) -> bool {
+        self.rows >= ROWS || self.bytes >= BYTES
+    }
+
+    /// Bytes of values in it, about.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The first `_valid_from` in it.
+    #[must_use]
+    pub fn first_valid_from(&self) -> Option<i64> {
+        self.span.map(|span| span.valid_from.0)
+    }
+
+    /// Appends a fact.
+    ///
+    /// # Errors
+    /// When the row is not one of this schema.
+    pub fn append(&mut self, origin: &Origin, head: &FactHead<'_>, row: &[u8]) -> Result<(), RowError> {
+        let id = uuid_text(fact_id(origin.committed_at, origin.lsn, head.seq));
+        self.id.append_value(std::str::from_utf8(&id).map_err(|_| RowError)?);
+        self.entity_id.append_value(head.entity_id);
+        self.version.append_value(head.version);
+        self.op.append_value(head.op.name());
+        self.valid_from.append_value(origin.valid_from);
+        self.deleted_at.append_option(head.tombstone.then_some(origin.valid_from));
+        self.lsn.append_value(origin.lsn.as_i64());
+        self.seq.append_value(i64::from(head.seq));
+        self.xid.append_value(origin.xid);
+        if let Some(changed) = head.changed {
+            for position in changed {
+                let column = self.schema.columns.get(usize::from(*position)).ok_or(RowError)?;
+                self.changed.values().append_value(&column.physical);
+            }
+        }
+        self.changed.append(head.changed.is_some());
+        self.actor.append_option(head.context.and_then(|context| context.actor.as_deref()));
+        self.context.append_option(head.context.and_then(|context| context.json.as_deref()));
+        self.schema_version.append_value(self.schema.version);
+        self.append_row(row)?;
+        let point = Span::point(origin);
+        self.span = Some(self.span.map_or(point, |span| span.and(point)));
+        self.rows += 1;
+        self.bytes += row.len() + head.entity_id.len() + 64;
+        Ok(())
+    }
+
+    fn append_row(&mut self, row: &[u8]) -> Result<(), RowError> {
+        let schema = Arc::clone(&self.schema);
+        let mut raw = false;
+        let mut unknown = false;
+        let fields = Row::new(row, schema.kinds()).fields();
+        for ((field, builder), column) in fields.zip(&mut self.columns).zip(&schema.columns) {
+            let field = field?;
+            match field.status {
+                Status::Value => builder.append(&column.kind, field)?,
+                Status::Null => builder.append_null(),
+                Status::Raw => {
+                    builder.append_null();
+                    self.raw.keys().append_value(&column.physical);
+                    self.raw.values().append_value(field.text()?);
+                    raw = true;
+                }
+                Status::Unknown => {
+                    builder.append_null();
+                    self.unknown.values().append_value(&column.physical);
+                    unknown = true;
+                }
+            }
+        }
+        self.raw.append(raw).map_err(|_| RowError)?;
+        self.unknown.append(unknown);
+        Ok(())
+    }
+
+    /// Takes what was gathered, and starts anew.
+    ///
+    /// # Errors
+    /// When Arrow finds the columns at odds, which would be a bug here.
+    pub fn take(&mut self) -> Result<Option<(RecordBatch, Span)>, ArrowError> {
+        let Some(span) = self.span.take() else { return Ok(None) };
+        let mut arrays: Vec<ArrayRef> = vec![
+            Arc::new(self.id.finish()),
+            Arc::new(self.entity_id.finish()),
+            Arc::new(self.version.finish()),
+            Arc::new(self.op.finish()),
+            Arc::new(self.valid_from.finish()),
+            Arc::new(self.deleted_at.finish()),
+            Arc::new(self.lsn.finish()),
+            Arc::new(self.seq.finish()),
+            Arc::new(self.xid.finish()),
+            Arc::new(self.changed.finish()),
+            Arc::new(self.actor.finish()),
+            Arc::new(self.context.finish()),
+            Arc::new(self.unknown.finish()),
+            Arc::new(self.schema_version.finish()),
+            Arc::new(self.raw.finish()),
+        ];
+        for column in &mut self.columns {
+            arrays.push(column.finish()?);
+        }
+        self.rows = 0;
+        self.bytes = 0;
+        RecordBatch::try_new(Arc::clone(self.schema.arrow()), arrays).map(|batch| Some((batch, span)))
+    }
+}
+
+/// Builds the Arrow array of one of the user's columns.
+#[derive(Debug)]
+enum ColumnBuilder {
+    Bool(BooleanBuilder),
+    Int16(Int16Builder),
+    Int32(Int32Builder),
+    Int64(Int64Builder),
+    Float32(Float32Builder),
+    Float64(Float64Builder),
+    Text(StringBuilder),
+    Bytes(BinaryBuilder),
+    Date(Date32Builder),
+    Instant(TimestampMicrosecondBuilder),
+    Decimal(Decimal128Builder),
+    List(Box<ListColumn>),
+}
+
+/// Builds a list column.
+#[derive(Debug)]
+struct ListColumn {
+    element: Arc<ArrowField>,
+    offsets: Vec<i32>,
+    nulls: NullBufferBuilder,
+    values: ColumnBuilder,
+    length: i32,
+}
+
+impl ColumnBuilder {
+    fn new(kind: &Kind) -> Self {
+        match kind {
+            Kind::Bool => Self::Bool(BooleanBuilder::with_capacity(0)),
+            Kind::Int16 => Self::Int16(Int16Builder::with_capacity(0)),
+            Kind::Int32 => Self::Int32(Int32Builder::with_capacity(0)),
+            Kind::Int64 | Kind::Oid => Self::Int64(Int64Builder::with_capacity(0)),
+            Kind::Float32 => Self::Float32(Float32Builder::with_capacity(0)),
+            Kind::Float64 => Self::Float64(Float64Builder::with_capacity(0)),
+            Kind::Text | Kind::Json | Kind::Jsonb | Kind::NumericText | Kind::Other | Kind::Uuid => {
+                Self::Text(StringBuilder::with_capacity(0, 0))
+            }
+            Kind::Bytes => Self::Bytes(BinaryBuilder::with_capacity(0, 0)),
+            Kind::Date => Self::Date(Date32Builder::with_capacity(0)),
+            Kind::Timestamp | Kind::Timestamptz => {
+                Self::Instant(TimestampMicrosecondBuilder::with_capacity(0).with_data_type(kind.arrow()))
+            }
+            Kind::Decimal { .. } => {
+                Self::Decimal(Decimal128Builder::with_capacity(0).with_data_type(kind.arrow()))
+            }
+            Kind::List(element) => Self::List(Box::new(ListColumn {
+                element: Arc::new(ArrowField::new("element", element.arrow(), true)),
+                offsets: vec![0],
+                nulls: NullBufferBuilder::new(0),
+                values: Self::new(element),
+                length: 0,
+            })),
+        }
+    }
+
+    #[inline]
+    fn append(&mut self, kind: &Kind, field: Field<'_>) -> Result<(), RowError> {
+        match (self, kind) {
+            (Self::Bool(builder), _) => builder.append_value(field.array()? == [1]),
+            (Self::Int16(builder), _) => builder.append_value(i16::from_le_bytes(field.array()?)),
+            (Self::Int32(builder), _) => builder.append_value(i32::from_le_bytes(field.array()?)),
+            (Self::Int64(builder), Kind::Oid) => {
+                builder.append_value(i64::from(u32::from_le_bytes(field.array()?)));
+            }
+            (Self::Int64(builder), _) => builder.append_value(i64::from_le_bytes(field.array()?)),
+            (Self::Float32(builder), _) => builder.append_value(f32::from_le_bytes(field.array()?)),
+            (Self::Float64(builder), _) => builder.append_value(f64::from_le_bytes(field.array()?)),
+            (Self::Text(builder), Kind::Uuid) => {
+                let text = uuid_text(field.array()?);
+                builder.append_value(std::str::from_utf8(&text).map_err(|_| RowError)?);
+            }
+            (Self::Text(builder), _) => builder.append_value(field.text()?),
+            (Self::Bytes(builder), _) => builder.append_value(field.bytes()),
+            (Self::Date(builder), _) => builder.append_value(i32::from_le_bytes(field.array()?)),
+            (Self::Instant(builder), _) => builder.append_value(i64::from_le_bytes(field.array()?)),
+            (Self::Decimal(builder), _) => builder.append_value(field.decimal()?),
+            (Self::List(list), Kind::List(element)) => {
+                for item in field.elements(element) {
+                    match item? {
+                        Some(item) => list.values.append(element, item)?,
+                        None => list.values.append_null(),
+                    }
+                    list.length = list.length.checked_add(1).ok_or(RowError)?;
+                }
+                list.offsets.push(list.length);
+                list.nulls.append_non_null();
+            }
+            (Self::List(_), _) => return Err(RowError),
+        }
+        Ok(())
+    }
+
+    fn append_null(&mut self) {
+        match self {
+            Self::Bool(builder) => builder.append_null(),
+            Self::Int16(builder) => builder.append_null(),
+            Self::Int32(builder) => builder.append_null(),
+            Self::Int64(builder) => builder.append_null(),
+            Self::Float32(builder) => builder.append_null(),
+            Self::Float64(builder) => builder.append_null(),
+            Self::Text(builder) => builder.append_null(),
+            Self::Bytes(builder) => builder.append_null(),
+            Self::Date(builder) => builder.append_null(),
+            Self::Instant(builder) => builder.append_null(),
+            Self::Decimal(builder) => builder.append_null(),
+            Self::List(list) => {
+                list.offsets.push(list.length);
+                list.nulls.append_null();
+            }
+        }
+    }
+
+    fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
+        Ok(match self {
+            Self::Bool(builder) => Arc::new(builder.finish()),
+            Self::Int16(builder) => Arc::new(builder.finish()),
+            Self::Int32(builder) => Arc::new(builder.finish()),
+            Self::Int64(builder) => Arc::new(builder.finish()),
+            Self::Float32(builder) => Arc::new(builder.finish()),
+            Self::Float64(builder) => Arc::new(builder.finish()),
+            Self::Text(builder) => Arc::new(builder.finish()),
+            Self::Bytes(builder) => Arc::new(builder.finish()),
+            Self::Date(builder) => Arc::new(builder.finish()),
+            Self::Instant(builder) => Arc::new(builder.finish()),
+            Self::Decimal(builder) => Arc::new(builder.finish()),
+            Self::List(list) => {
+                let offsets = std::mem::replace(&mut list.offsets, vec![0]);
+                list.length = 0;
+                Arc::new(ListArray::try_new(
+                    Arc::clone(&list.element),
+                    OffsetBuffer::new(offsets.into()),
+                    list.values.finish()?,
+                    list.nulls.finish(),
+                )?)
+            }
+        })
+    }
+}

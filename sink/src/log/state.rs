@@ -1,0 +1,259 @@
+//! What commits 0…n say together.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bygone_replication::Lsn;
+use serde_json::Value;
+
+use super::commit::{Add, Commit, FORMAT, Source};
+use super::event::Event;
+use super::hash::ContentHash;
+use super::path::{check_data_path, commit_path};
+use super::schema::SchemaVersion;
+use crate::error::{Error, ErrorKind, Result};
+use crate::timestamp::Timestamp;
+
+/// What commits 0…n say together: where reading goes on, which files are live, which tables there are.
+#[derive(Clone, Debug, Default)]
+pub struct LogState {
+    /// The sequence number of the next commit; 0 while there is none.
+    pub next_seq: u64,
+    /// SHA-256 of the last commit's bytes.
+    pub last_hash: Option<ContentHash>,
+    /// The last commit's writer.
+    pub last_writer: Option<String>,
+    /// When the last commit was written, by its writer's clock.
+    pub last_at: Option<Timestamp>,
+    /// The last commit's `resume`.
+    pub resume: Option<Lsn>,
+    /// The last commit's `wal.to`.
+    pub wal_to: Option<Lsn>,
+    /// The last commit's `epoch`.
+    pub epoch: u32,
+    /// The last commit's `source`.
+    pub source: Option<Source>,
+    /// The source's clock at the last message covered: what is later is not known yet.
+    pub server_time: Option<Timestamp>,
+    /// The latest `_valid_from` given.
+    pub high_water: Option<Timestamp>,
+    /// What the publications looked like when that was last recorded.
+    pub publication: Option<Value>,
+    files: BTreeMap<String, LiveFile>,
+    removed: BTreeMap<String, u64>,
+    schemas: BTreeMap<String, Vec<SchemaVersion>>,
+    events: Vec<(u64, Event)>,
+}
+
+/// A file that holds facts as of a commit.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LiveFile {
+    /// What the log says of it.
+    pub add: Add,
+    /// The commit that added it.
+    pub added_by: u64,
+}
+
+impl LogState {
+    /// The last commit's sequence number.
+    #[must_use]
+    pub fn last_seq(&self) -> Option<u64> {
+        self.next_seq.checked_sub(1)
+    }
+
+    /// The live files, by path.
+    pub fn files(&self) -> impl ExactSizeIterator<Item = (&str, &LiveFile)> {
+        self.files.iter().map(|(path, file)| (path.as_str(), file))
+    }
+
+    /// The live files of one table ([`table_text`](super::table_text)), in the order of their commits.
+    #[must_use]
+    pub fn files_of(&self, table: &str) -> Vec<&LiveFile> {
+        let mut files: Vec<_> = self.files.values().filter(|file| file.add.table == table).collect();
+        files.sort_by(|a, b| (a.added_by, &a.add.path).cmp(&(b.added_by, &b.add.path)));
+        files
+    }
+
+    /// The live file of a path.
+    #[must_use]
+    pub fn file(&self, path: &str) -> Option<&LiveFile> {
+        self.files.get(path)
+    }
+
+    /// Files that were live once, with the commit that removed them: their objects may be gone.
+    pub fn removed(&self) -> impl ExactSizeIterator<Item = (&str, u64)> {
+        self.removed.iter().map(|(path, seq)| (path.as_str(), *seq))
+    }
+
+    /// A commit names the path, whether it is live or not.
+    #[must_use]
+    pub fn names(&self, path: &str) -> bool {
+        self.files.contains_key(path) || self.removed.contains_key(path)
+    }
+
+    /// The tables that ever had a schema, as [`table_text`](super::table_text).
+    pub fn tables(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.schemas.keys().map(String::as_str)
+    }
+
+    /// All versions of a table's columns, oldest first.
+    #[must_use]
+    pub fn schemas(&self, table: &str) -> &[SchemaVersion] {
+        self.schemas.get(table).map_or(&[], Vec::as_slice)
+    }
+
+    /// The newest version of a table's columns.
+    #[must_use]
+    pub fn schema(&self, table: &str) -> Option<&SchemaVersion> {
+        self.schemas(table).last()
+    }
+
+    /// All events with the commit that recorded them, oldest first.
+    #[must_use]
+    pub fn events(&self) -> &[(u64, Event)] {
+        &self.events
+    }
+
+    /// Goes on by one commit whose bytes have this hash. Changes nothing where it refuses.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`] where the commit does not follow from the ones before.
+    pub fn apply(&mut self, commit: &Commit, hash: ContentHash) -> Result<()> {
+        self.check(commit)?;
+        let Commit { seq, at, writer, body, .. } = commit;
+        for path in &body.remove {
+            self.files.remove(path);
+            self.removed.insert(path.clone(), *seq);
+        }
+        for add in &body.add {
+            self.files.insert(add.path.clone(), LiveFile { add: add.clone(), added_by: *seq });
+        }
+        for schema in &body.schemas {
+            self.schemas.entry(schema.table.clone()).or_default().push(schema.clone());
+        }
+        self.events.extend(body.events.iter().map(|event| (*seq, event.clone())));
+        self.next_seq = seq + 1;
+        self.last_hash = Some(hash);
+        self.last_writer = Some(writer.clone());
+        self.last_at = Some(*at);
+        self.resume = Some(body.resume);
+        self.wal_to = Some(body.wal.to);
+        self.epoch = body.epoch;
+        self.source = Some(body.source.clone());
+        self.server_time = body.server_time.or(self.server_time);
+        self.high_water = body.high_water.or(self.high_water);
+        if body.publication.is_some() {
+            self.publication.clone_from(&body.publication);
+        }
+        Ok(())
+    }
+
+    /// Whether a commit follows from the ones before.
+    pub(super) fn check(&self, commit: &Commit) -> Result<()> {
+        let seq = self.next_seq;
+        if commit.format != FORMAT {
+            return Err(damaged(seq, format!("its format is {}", commit.format)));
+        }
+        if commit.seq != seq || seq == u64::MAX {
+            return Err(damaged(seq, format!("it says that it is commit {}", commit.seq)));
+        }
+        if commit.prev != self.last_hash {
+            let hash =
+                |hash: Option<ContentHash>| hash.map_or_else(|| "none".to_owned(), |hash| hash.to_string());
+            let (said, is) = (hash(commit.prev), hash(self.last_hash));
+            let what = format!(
+                "the commit before it has the SHA-256 {is}, and it says {said}: one of the two was altered"
+            );
+            return Err(damaged(seq, what));
+        }
+        // A hostile log may name a path twice in one commit.
+        let mut removed = BTreeSet::new();
+        for path in &commit.body.remove {
+            if !self.files.contains_key(path) || !removed.insert(path) {
+                return Err(damaged(seq, format!("it removes {path:?}, which is not live")));
+            }
+        }
+        let mut added = BTreeSet::new();
+        for add in &commit.body.add {
+            check_data_path(&add.path).map_err(|err| damaged(seq, err.to_string()).with_source(err))?;
+            if self.names(&add.path) || !added.insert(&add.path) {
+                return Err(damaged(seq, format!("it adds {}, which a commit named before", add.path)));
+            }
+        }
+        for (at, schema) in commit.body.schemas.iter().enumerate() {
+            let before =
+                commit.body.schemas.iter().take(at).rev().find(|before| before.table == schema.table);
+            let newest = before.or_else(|| self.schema(&schema.table)).map_or(0, |before| before.schema);
+            if schema.schema <= newest {
+                let (table, version) = (&schema.table, schema.schema);
+                return Err(damaged(seq, format!("it gives {table} schema {version} after schema {newest}")));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn damaged(seq: u64, what: String) -> Error {
+    let detail = format!("{}: {what}; `bygone verify` says more", commit_path(seq));
+    Error::new(ErrorKind::Damaged, "the log is damaged", detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::commit::tests::EXAMPLE;
+    use super::*;
+
+    fn commit(seq: u64, prev: Option<ContentHash>, add: &[&str], remove: &[&str]) -> Commit {
+        let mut commit = Commit::from_bytes(EXAMPLE.as_bytes(), seq).unwrap();
+        let file = commit.body.add[0].clone();
+        (commit.seq, commit.prev) = (seq, prev);
+        commit.body.schemas.clear();
+        commit.body.add = add.iter().map(|path| Add { path: (*path).to_owned(), ..file.clone() }).collect();
+        commit.body.remove = remove.iter().map(|path| (*path).to_owned()).collect();
+        commit
+    }
+
+    const A: &str = "tables/public.t/_date=2026-11-23/00000000000000000000-000.parquet";
+    const B: &str = "tables/public.t/_date=2026-11-23/00000000000000000001-000.parquet";
+
+    #[test]
+    fn the_live_files_are_the_adds_less_the_removes() {
+        let mut state = LogState::default();
+        let (first, second) = (ContentHash([1; 32]), ContentHash([2; 32]));
+        state.apply(&commit(0, None, &[A], &[]), first).unwrap();
+        state.apply(&commit(1, Some(first), &[B], &[A]), second).unwrap();
+
+        assert_eq!(state.files().map(|(path, file)| (path, file.added_by)).collect::<Vec<_>>(), [(B, 1)]);
+        assert_eq!(state.removed().collect::<Vec<_>>(), [(A, 1)]);
+        assert!(state.names(A));
+        assert_eq!((state.next_seq, state.last_hash), (2, Some(second)));
+        assert_eq!(state.files_of("public.orders").len(), 1);
+    }
+
+    #[test]
+    fn what_does_not_follow_is_refused_and_changes_nothing() {
+        let mut state = LogState::default();
+        let first = ContentHash([1; 32]);
+        state.apply(&commit(0, None, &[A], &[]), first).unwrap();
+        let mut versions = commit(1, Some(first), &[], &[]);
+        let schema = Commit::from_bytes(EXAMPLE.as_bytes(), 1).unwrap().body.schemas.remove(0);
+        versions.body.schemas = vec![schema.clone(), schema];
+
+        for (name, bad) in [
+            ("seq", commit(2, Some(first), &[], &[])),
+            ("prev", commit(1, None, &[], &[])),
+            ("prev", commit(1, Some(ContentHash([2; 32])), &[], &[])),
+            ("added twice", commit(1, Some(first), &[A], &[])),
+            ("added twice at once", commit(1, Some(first), &[B, B], &[])),
+            ("removed and added again", commit(1, Some(first), &[A], &[A])),
+            ("not live", commit(1, Some(first), &[], &[B])),
+            ("removed twice", commit(1, Some(first), &[], &[A, A])),
+            ("leads out", commit(1, Some(first), &["tables/../../x.parquet"], &[])),
+            ("absolute", commit(1, Some(first), &["/etc/x.parquet"], &[])),
+            ("no data file", commit(1, Some(first), &["log/x.parquet"], &[])),
+            ("schema twice", versions),
+        ] {
+            assert_eq!(state.apply(&bad, first).unwrap_err().kind(), ErrorKind::Damaged, "{name}");
+            assert_eq!((state.next_seq, state.files().len()), (1, 1), "{name}");
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! How fact files are laid out: compression, encodings, row groups.
+
+use arrow::datatypes::{DataType, SchemaRef};
+use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::schema::types::ColumnPath;
+
+/// Bytes of an encoded row group after which a new one is begun: large enough to compress and to scan well, small
+/// enough to be held in memory while it is made.
+pub(crate) const ROW_GROUP_BYTES: usize = 16 << 20;
+const ROW_GROUP_ROWS: usize = 256 * 1024;
+
+/// Writer properties for files of these columns.
+pub(crate) fn properties(schema: &SchemaRef) -> WriterProperties {
+    let mut properties = WriterProperties::builder()
+        .set_created_by(format!("bygone {}", env!("CARGO_PKG_VERSION")))
+        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_statistics_enabled(EnabledStatistics::Page)
+        .set_write_page_header_statistics(false);
+    for field in schema.fields() {
+        let column = ColumnPath::new(vec![field.name().clone()]);
+        properties = match (field.name().as_str(), field.data_type()) {
+            // Ids grow in small steps: what they share with the one before is not written again.
+            ("_id" | "_entity_id", DataType::Utf8) => properties
+                .set_column_dictionary_enabled(column.clone(), false)
+                .set_column_encoding(column, Encoding::DELTA_BYTE_ARRAY),
+            // Whole numbers pack well as differences, whether they repeat or grow; a dictionary costs a hash for each.
+            (
+                _,
+                DataType::Int16
+                | DataType::Int32
+                | DataType::Int64
+                | DataType::Date32
+                | DataType::Timestamp(..),
+            ) => properties
+                .set_column_dictionary_enabled(column.clone(), false)
+                .set_column_encoding(column, Encoding::DELTA_BINARY_PACKED),
+            // These hardly ever repeat: a dictionary would be built only to be given up.
+            (_, DataType::Float32 | DataType::Float64) => {
+                properties.set_column_dictionary_enabled(column, false)
+            }
+            _ if field.metadata().get("postgres.type").is_some_and(|name| name == "uuid") => {
+                properties.set_column_dictionary_enabled(column, false)
+            }
+            _ => properties,
+        };
+    }
+    properties.build()
+}

@@ -1,0 +1,204 @@
+//! A history opened for reading: the log, and where in the WAL and in time its commits lie.
+
+use bygone_replication::Lsn;
+use futures_util::TryStreamExt;
+use parquet::arrow::ProjectionMask;
+
+use super::file::{self, column};
+use crate::error::{Error, ErrorKind, Result};
+use crate::history::read_manifest;
+use crate::log::path::TRANSACTIONS;
+use crate::log::{self, Commit, EventKind, LogState, Manifest, StoredCommit};
+use crate::store::Store;
+use crate::timestamp::Timestamp;
+use arrow::array::{Int64Array, TimestampMicrosecondArray};
+
+/// Where a commit ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommitPlace {
+    /// Which commit it is.
+    pub seq: u64,
+    /// When it was written, by the writer's clock.
+    pub at: Timestamp,
+    /// Its `wal.to`.
+    pub wal_to: Lsn,
+    /// The source's clock at the last message that it covers.
+    pub server_time: Option<Timestamp>,
+    /// The latest `_valid_from` up to it.
+    pub high_water: Option<Timestamp>,
+}
+
+impl CommitPlace {
+    fn of(commit: &Commit) -> Self {
+        let body = &commit.body;
+        Self {
+            seq: commit.seq,
+            at: commit.at,
+            wal_to: body.wal.to,
+            server_time: body.server_time,
+            high_water: body.high_water,
+        }
+    }
+
+    /// Up to when its commit knows everything.
+    #[must_use]
+    pub fn known_until(&self) -> Option<Timestamp> {
+        self.server_time.max(self.high_water)
+    }
+}
+
+/// A history opened for reading.
+#[derive(Clone, Debug)]
+pub struct Archive {
+    store: Store,
+    manifest: Manifest,
+    log: LogState,
+    commits: Vec<CommitPlace>,
+}
+
+impl Archive {
+    /// Opens a history as its last commit left it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoHistory`] where there is none, [`ErrorKind::NewerFormat`], [`ErrorKind::Damaged`].
+    pub async fn open(store: &Store) -> Result<Self> {
+        let manifest = read_manifest(store).await?;
+        let end = log::commit_count(store).await?;
+        let mut archive =
+            Self { store: store.clone(), manifest, log: LogState::default(), commits: Vec::new() };
+        let mut commits = std::pin::pin!(log::commits(store, 0..end));
+        while let Some(stored) = commits.try_next().await? {
+            archive.take(&stored)?;
+        }
+        Ok(archive)
+    }
+
+    /// Reads the commits that came since, and gives them back.
+    ///
+    /// # Errors
+    /// As [`Archive::open`].
+    pub async fn refresh(&mut self) -> Result<Vec<Commit>> {
+        let mut news = Vec::new();
+        loop {
+            match log::read(&self.store, self.log.next_seq).await {
+                Ok(stored) => {
+                    self.take(&stored)?;
+                    news.push(stored.commit);
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(news),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn take(&mut self, StoredCommit { commit, hash }: &StoredCommit) -> Result<()> {
+        self.log.apply(commit, *hash)?;
+        self.commits.push(CommitPlace::of(commit));
+        Ok(())
+    }
+
+    /// Where it is kept.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// What it is of.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// What its log says.
+    #[must_use]
+    pub fn log(&self) -> &LogState {
+        &self.log
+    }
+
+    /// Its commits, oldest first.
+    #[must_use]
+    pub fn commits(&self) -> &[CommitPlace] {
+        &self.commits
+    }
+
+    /// The last position that is known, and the source's clock there.
+    #[must_use]
+    pub fn known_until(&self) -> (Lsn, Option<Timestamp>) {
+        let time = self.commits.iter().filter_map(CommitPlace::known_until).max();
+        (self.log.wal_to.unwrap_or(Lsn::ZERO), time)
+    }
+
+    /// The events of a kind that concern a table or all tables, with the commit that recorded them.
+    pub fn events<'a>(&'a self, table: &'a str) -> impl Iterator<Item = (u64, &'a log::Event)> {
+        let concerns = move |event: &log::Event| event.table.as_deref().is_none_or(|name| name == table);
+        self.log.events().iter().filter(move |(_, event)| concerns(event)).map(|(seq, event)| (*seq, event))
+    }
+
+    /// The last position whose facts, and events, lie at or before a time.
+    ///
+    /// # Errors
+    /// Where a file of transactions cannot be read.
+    pub async fn place_of_time(&self, time: Timestamp) -> Result<Lsn> {
+        let early = |at: Option<Timestamp>| at.is_none_or(|at| at <= time);
+        let commits = self.commits.iter().filter(|place| early(place.server_time) && early(place.high_water));
+        let mut last = commits.map(|place| place.wal_to).max().unwrap_or(Lsn::ZERO);
+        for (_, file) in self.log.files() {
+            let [first, latest] = file.add.valid_from;
+            if latest <= time {
+                last = last.max(file.add.lsn[1]);
+            } else if file.add.table == TRANSACTIONS && first <= time {
+                let within = self.transaction_places(&file.add).await?;
+                let covered = within.into_iter().filter(|(_, valid_from)| *valid_from <= time);
+                last = covered.map(|(lsn, _)| lsn).max().map_or(last, |lsn| last.max(lsn));
+            }
+        }
+        Ok(last)
+    }
+
+    /// The first time at which a position is passed; `None` where that is not known yet.
+    ///
+    /// # Errors
+    /// Where a file of transactions cannot be read.
+    pub async fn time_of_place(&self, place: Lsn) -> Result<Option<Timestamp>> {
+        let commits = self.commits.iter().filter(|commit| commit.wal_to >= place);
+        let mut first = commits.filter_map(CommitPlace::known_until).min();
+        for (_, file) in self.log.files() {
+            let [from, to] = file.add.lsn;
+            if from >= place {
+                first = first.into_iter().chain([file.add.valid_from[0]]).min();
+            } else if file.add.table == TRANSACTIONS && to >= place {
+                let within = self.transaction_places(&file.add).await?;
+                let later = within.into_iter().filter(|(lsn, _)| *lsn >= place).map(|(_, time)| time);
+                first = first.into_iter().chain(later).min();
+            }
+        }
+        Ok(first)
+    }
+
+    async fn transaction_places(&self, add: &log::Add) -> Result<Vec<(Lsn, Timestamp)>> {
+        let builder = file::open(&self.store, add).await?;
+        let mask = ProjectionMask::columns(builder.parquet_schema(), ["lsn", "valid_from"]);
+        let mut batches = file::read(&add.path, builder.with_projection(mask))?;
+        let mut places = Vec::new();
+        while let Some(batch) = file::next(&add.path, &mut batches).await? {
+            let lsn: &Int64Array = column(&add.path, &batch, "lsn")?;
+            let valid_from: &TimestampMicrosecondArray = column(&add.path, &batch, "valid_from")?;
+            let pairs = lsn.values().iter().zip(valid_from.values());
+            places.extend(pairs.map(|(lsn, time)| (Lsn::from_i64(*lsn), Timestamp(*time))));
+        }
+        Ok(places)
+    }
+
+    /// The first moment inside an interval whose facts are not known, or not known to be complete: a gap, a fork, a rewrite.
+    #[must_use]
+    pub fn uncertain<'a>(&'a self, table: &'a str, place: Lsn) -> Option<&'a log::Event> {
+        self.events(table).map(|(_, event)| event).find(|event| {
+            let kind = matches!(event.kind, EventKind::Gap | EventKind::Fork | EventKind::Rewrite);
+            kind && event.lsn.is_some_and(|lsn| lsn.earliest() < place && place < lsn.latest())
+        })
+    }
+}
+
+pub(super) fn unknown_table(name: &str) -> Error {
+    Error::new(ErrorKind::NotFound, "the history has no such table", name.to_owned())
+}

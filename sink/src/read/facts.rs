@@ -1,0 +1,391 @@
+//! A walk over the facts of a table.
+
+use std::collections::HashMap;
+use std::collections::HashSet;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, ListArray, RecordBatch, StringArray,
+    TimestampMicrosecondArray,
+};
+use bygone_replication::Lsn;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ArrowPredicate, ArrowPredicateFn, RowFilter, RowSelection};
+use parquet::file::metadata::RowGroupMetaData;
+
+use super::file::{self, Builder, column, excludes_text, integer_bounds};
+use super::{Cut, Flow, TableHistory};
+use crate::error::Result;
+use crate::fact_file::{FactRows, damaged};
+use crate::log::LiveFile;
+use crate::schema::{SYSTEM_COLUMNS, TableSchema};
+use crate::store::Store;
+use crate::timestamp::Timestamp;
+use crate::value::RowBuilder;
+
+/// Which of the user's columns are read; the others read as null.
+#[derive(Clone, Debug)]
+pub enum Columns {
+    /// All.
+    All,
+    /// Those of these attnums.
+    Some(Vec<i16>),
+}
+
+/// Which facts are wanted.
+#[derive(Clone, Debug, Default)]
+pub struct FactFilter {
+    /// Those at or before this moment.
+    pub until: Option<Cut>,
+    /// Those of these entities.
+    pub entities: Option<HashSet<String>>,
+    /// Those of the transaction that ends here.
+    pub lsn: Option<Lsn>,
+    /// Those of this actor.
+    pub actor: Option<String>,
+}
+
+/// What is said of a fact beside its row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// `_id`.
+    pub id: String,
+    /// `_entity_id`.
+    pub entity_id: String,
+    /// `_version`.
+    pub version: i64,
+    /// `_op`.
+    pub op: String,
+    /// `_valid_from`.
+    pub valid_from: Timestamp,
+    /// `_deleted_at` is set.
+    pub tombstone: bool,
+    /// `_lsn`.
+    pub lsn: Lsn,
+    /// `_seq`.
+    pub seq: i64,
+    /// `_xid`; 0 for a snapshot.
+    pub xid: i64,
+    /// `_actor`.
+    pub actor: Option<String>,
+    /// `_context`.
+    pub context: Option<String>,
+    /// `_changed`: names of columns in the files. None for version 1.
+    pub changed: Option<Vec<String>>,
+}
+
+/// A fact in the midst of a walk.
+#[derive(Debug)]
+pub struct Fact<'a> {
+    /// What is said of it.
+    pub head: &'a Head,
+    /// The schema version that it was written under.
+    pub schema: &'a Arc<TableSchema>,
+    /// Its row, of that schema version.
+    pub row: &'a [u8],
+}
+
+/// A fact of one's own.
+#[derive(Clone, Debug)]
+pub struct OwnedFact {
+    /// What is said of it.
+    pub head: Head,
+    /// The schema version that it was written under.
+    pub schema: Arc<TableSchema>,
+    /// Its row, of that schema version.
+    pub row: Box<[u8]>,
+}
+
+impl Fact<'_> {
+    /// The same, to keep.
+    #[must_use]
+    pub fn to_owned(&self) -> OwnedFact {
+        OwnedFact { head: self.head.clone(), schema: Arc::clone(self.schema), row: self.row.into() }
+    }
+}
+
+/// Walks over facts of a table in the order of its files, which within an entity is the order of its versions until
+/// files are merged.
+///
+/// # Errors
+/// Where a file cannot be read.
+pub async fn facts(
+    store: &Store,
+    table: &TableHistory,
+    filter: &FactFilter,
+    columns: &Columns,
+    visit: &mut dyn FnMut(&Fact<'_>) -> Flow,
+) -> Result<()> {
+    for file in &table.files {
+        if !filter.may_take_file(file) {
+            continue;
+        }
+        let builder = file::open(store, &file.add).await?;
+        let groups: Vec<usize> = builder
+            .metadata()
+            .row_groups()
+            .iter()
+            .enumerate()
+            .filter(|(_, group)| filter.may_take_group(group))
+            .map(|(at, _)| at)
+            .collect();
+        if groups.is_empty() {
+            continue;
+        }
+        let rows = filter.row_filter(&builder);
+        let mut builder = builder.with_row_groups(groups);
+        if let Some(rows) = rows {
+            builder = builder.with_row_filter(rows);
+        }
+        let mut walk = Walk::new(table, &file.add.path);
+        let flow = walk
+            .over(builder, columns, &mut |_, fact| {
+                if filter.takes(fact.head) { visit(fact) } else { Flow::Continue(()) }
+            })
+            .await?;
+        if flow.is_break() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+impl FactFilter {
+    /// Facts of one entity.
+    #[must_use]
+    pub fn entity(entity_id: &str) -> Self {
+        Self { entities: Some(HashSet::from([entity_id.to_owned()])), ..Self::default() }
+    }
+
+    fn takes(&self, head: &Head) -> bool {
+        self.until.is_none_or(|cut| cut.covers(head.lsn.as_i64(), head.valid_from.0))
+            && self.lsn.is_none_or(|lsn| head.lsn == lsn)
+            && self.entities.as_ref().is_none_or(|wanted| wanted.contains(&head.entity_id))
+            && self.actor.as_ref().is_none_or(|wanted| head.actor.as_ref() == Some(wanted))
+    }
+
+    pub(super) fn may_take_file(&self, file: &LiveFile) -> bool {
+        let [first, last] = file.add.lsn;
+        self.until.is_none_or(|cut| cut.covers(first.as_i64(), file.add.valid_from[0].0))
+            && self.lsn.is_none_or(|lsn| first <= lsn && lsn <= last)
+    }
+
+    fn may_take_group(&self, group: &RowGroupMetaData) -> bool {
+        let within = |name: &str, wanted: i64| {
+            integer_bounds(group, name).is_none_or(|(min, max)| min <= wanted && wanted <= max)
+        };
+        let begun = match self.until {
+            Some(Cut::Lsn(lsn)) => integer_bounds(group, "_lsn").is_none_or(|(min, _)| min <= lsn.as_i64()),
+            Some(Cut::Time(time)) => {
+                integer_bounds(group, "_valid_from").is_none_or(|(min, _)| min <= time.0)
+            }
+            None => true,
+        };
+        begun
+            && self.lsn.is_none_or(|lsn| within("_lsn", lsn.as_i64()))
+            && self.actor.as_ref().is_none_or(|actor| !excludes_text(group, "_actor", actor))
+            && self
+                .entities
+                .as_ref()
+                .is_none_or(|wanted| wanted.iter().any(|id| !excludes_text(group, "_entity_id", id)))
+    }
+
+    /// What is decided on small columns before the others are decoded.
+    fn row_filter(&self, builder: &Builder) -> Option<RowFilter> {
+        let mut predicates: Vec<Box<dyn ArrowPredicate>> = Vec::new();
+        let mask = |name: &str| ProjectionMask::columns(builder.parquet_schema(), [name]);
+        if let Some(wanted) = self.entities.clone() {
+            predicates.push(Box::new(ArrowPredicateFn::new(mask("_entity_id"), move |batch| {
+                Ok(on_texts(&batch, |text| text.is_some_and(|text| wanted.contains(text))))
+            })));
+        }
+        if let Some(wanted) = self.actor.clone() {
+            predicates.push(Box::new(ArrowPredicateFn::new(mask("_actor"), move |batch| {
+                Ok(on_texts(&batch, |text| text == Some(wanted.as_str())))
+            })));
+        }
+        if let Some(lsn) = self.lsn {
+            predicates.push(Box::new(ArrowPredicateFn::new(mask("_lsn"), move |batch| {
+                Ok(on_integers(&batch, |value| value == lsn.as_i64()))
+            })));
+        }
+        (!predicates.is_empty()).then(|| RowFilter::new(predicates))
+    }
+}
+
+/// A column of another type keeps every row: the one who reads it then says what is wrong.
+fn on_texts(batch: &RecordBatch, mut takes: impl FnMut(Option<&str>) -> bool) -> BooleanArray {
+    match batch.columns().first().and_then(|array: &ArrayRef| array.as_string_opt::<i32>()) {
+        Some(texts) => texts.iter().map(|text| Some(takes(text))).collect(),
+        None => std::iter::repeat_n(Some(true), batch.num_rows()).collect(),
+    }
+}
+
+fn on_integers(batch: &RecordBatch, mut takes: impl FnMut(i64) -> bool) -> BooleanArray {
+    match batch.columns().first().and_then(|array| array.as_any().downcast_ref::<Int64Array>()) {
+        Some(numbers) => numbers.iter().map(|number| Some(number.is_some_and(&mut takes))).collect(),
+        None => std::iter::repeat_n(Some(true), batch.num_rows()).collect(),
+    }
+}
+
+/// Walks over facts at known rows of one file, given in order; says which with each.
+pub(super) async fn facts_at(
+    store: &Store,
+    table: &TableHistory,
+    file: &LiveFile,
+    rows: &[u32],
+    columns: &Columns,
+    visit: &mut dyn FnMut(u32, &Fact<'_>) -> Flow,
+) -> Result<Flow> {
+    let builder = file::open(store, &file.add).await?;
+    let total: i64 = builder.metadata().row_groups().iter().map(RowGroupMetaData::num_rows).sum();
+    let total = usize::try_from(total).unwrap_or(0);
+    let ranges =
+        rows.iter().filter_map(|row| usize::try_from(*row).ok()).map(|row| row..row.saturating_add(1));
+    let selection = RowSelection::from_consecutive_ranges(ranges, total);
+    let mut walk = Walk::new(table, &file.add.path);
+    walk.over(builder.with_row_selection(selection), columns, &mut |at, fact| {
+        rows.get(at).map_or(Flow::Break(()), |row| visit(*row, fact))
+    })
+    .await
+}
+
+/// The facts of one file.
+struct Walk<'a> {
+    table: &'a TableHistory,
+    path: &'a str,
+    row: RowBuilder,
+}
+
+impl<'a> Walk<'a> {
+    fn new(table: &'a TableHistory, path: &'a str) -> Self {
+        Self { table, path, row: RowBuilder::default() }
+    }
+
+    /// Visits each fact, with how many came before it.
+    async fn over(
+        &mut self,
+        builder: Builder,
+        columns: &Columns,
+        visit: &mut dyn FnMut(usize, &Fact<'_>) -> Flow,
+    ) -> Result<Flow> {
+        let mut names: Vec<&str> = SYSTEM_COLUMNS.to_vec();
+        for version in &self.table.versions {
+            names.extend(
+                version
+                    .schema
+                    .columns
+                    .iter()
+                    .filter(|column| match columns {
+                        Columns::All => true,
+                        Columns::Some(attnums) => attnums.contains(&column.column.attnum),
+                    })
+                    .map(|column| column.physical.as_str()),
+            );
+        }
+        // Roots, not paths: a column may be called like a part of another one.
+        let descriptor = builder.parquet_schema();
+        let roots = descriptor.root_schema().get_fields().iter().enumerate();
+        let wanted: Vec<usize> =
+            roots.filter(|(_, field)| names.contains(&field.name())).map(|(at, _)| at).collect();
+        let mask = ProjectionMask::roots(descriptor, wanted);
+        let mut batches = file::read(self.path, builder.with_projection(mask))?;
+        let mut before = 0;
+        while let Some(batch) = file::next(self.path, &mut batches).await? {
+            if self.over_batch(&batch, before, visit)?.is_break() {
+                return Ok(Flow::Break(()));
+            }
+            before += batch.num_rows();
+        }
+        Ok(Flow::Continue(()))
+    }
+
+    fn over_batch(
+        &mut self,
+        batch: &RecordBatch,
+        before: usize,
+        visit: &mut dyn FnMut(usize, &Fact<'_>) -> Flow,
+    ) -> Result<Flow> {
+        let heads = Heads::new(self.path, batch)?;
+        let mut rows: HashMap<i32, (FactRows<'_>, &Arc<TableSchema>)> = HashMap::new();
+        for at in 0..batch.num_rows() {
+            let number = heads.schema.value(at);
+            let (facts, schema) = match rows.entry(number) {
+                Entry::Occupied(known) => &*known.into_mut(),
+                Entry::Vacant(unknown) => {
+                    let schema = self.table.version(number).ok_or_else(|| {
+                        damaged(self.path, &format!("the log has no schema {number} of its table"))
+                    })?;
+                    &*unknown.insert((FactRows::new(self.path, Arc::clone(schema), batch)?, schema))
+                }
+            };
+            facts.row(at, &mut self.row)?;
+            let head = heads.get(at);
+            let fact = Fact { head: &head, schema, row: self.row.bytes() };
+            if visit(before + at, &fact).is_break() {
+                return Ok(Flow::Break(()));
+            }
+        }
+        Ok(Flow::Continue(()))
+    }
+}
+
+/// The system columns of a batch.
+struct Heads<'a> {
+    id: &'a StringArray,
+    entity_id: &'a StringArray,
+    version: &'a Int64Array,
+    op: &'a StringArray,
+    valid_from: &'a TimestampMicrosecondArray,
+    deleted_at: &'a TimestampMicrosecondArray,
+    lsn: &'a Int64Array,
+    seq: &'a Int64Array,
+    xid: &'a Int64Array,
+    actor: &'a StringArray,
+    context: &'a StringArray,
+    changed: &'a ListArray,
+    schema: &'a Int32Array,
+}
+
+impl<'a> Heads<'a> {
+    fn new(path: &str, batch: &'a RecordBatch) -> Result<Self> {
+        Ok(Self {
+            id: column(path, batch, "_id")?,
+            entity_id: column(path, batch, "_entity_id")?,
+            version: column(path, batch, "_version")?,
+            op: column(path, batch, "_op")?,
+            valid_from: column(path, batch, "_valid_from")?,
+            deleted_at: column(path, batch, "_deleted_at")?,
+            lsn: column(path, batch, "_lsn")?,
+            seq: column(path, batch, "_seq")?,
+            xid: column(path, batch, "_xid")?,
+            actor: column(path, batch, "_actor")?,
+            context: column(path, batch, "_context")?,
+            changed: column(path, batch, "_changed")?,
+            schema: column(path, batch, "_schema")?,
+        })
+    }
+
+    fn get(&self, at: usize) -> Head {
+        let text = |array: &StringArray| array.is_valid(at).then(|| array.value(at).to_owned());
+        Head {
+            id: self.id.value(at).to_owned(),
+            entity_id: self.entity_id.value(at).to_owned(),
+            version: self.version.value(at),
+            op: self.op.value(at).to_owned(),
+            valid_from: Timestamp(self.valid_from.value(at)),
+            tombstone: self.deleted_at.is_valid(at),
+            lsn: Lsn::from_i64(self.lsn.value(at)),
+            seq: self.seq.value(at),
+            xid: self.xid.value(at),
+            actor: text(self.actor),
+            context: text(self.context),
+            changed: self.changed.is_valid(at).then(|| {
+                let names = self.changed.value(at);
+                let names = names.as_string_opt::<i32>().into_iter().flatten();
+                names.flatten().map(str::to_owned).collect()
+            }),
+        }
+    }
+}

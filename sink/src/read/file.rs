@@ -1,0 +1,194 @@
+//! Parquet files of a history, read in the pieces that are needed.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, RecordBatch};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use parquet::arrow::async_reader::{
+    AsyncFileReader, ParquetRecordBatchStream, ParquetRecordBatchStreamBuilder,
+};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
+use parquet::file::statistics::Statistics;
+
+use crate::error::{Error, Result};
+use crate::fact_file::damaged;
+use crate::log::Add;
+use crate::store::Store;
+
+/// The end of a file that is read at first: footers of small files fit in, so that one request tells all.
+const FOOTER: usize = 64 << 10;
+/// Pieces of one file that are asked for at the same time.
+const REQUESTS: usize = 8;
+/// Two pieces are asked for as one where no more than this lies between: a request to a bucket takes as long as a
+/// megabyte does.
+const GAP: u64 = 1 << 20;
+/// Rows decoded at a time.
+const ROWS: usize = 8_192;
+
+/// A file in a store.
+#[derive(Clone, Debug)]
+pub(super) struct StoredFile {
+    store: Store,
+    path: String,
+    bytes: u64,
+}
+
+impl StoredFile {
+    async fn range(&self, range: Range<u64>) -> parquet::errors::Result<Bytes> {
+        self.store.get_range(&self.path, range).await.map_err(|error| ParquetError::External(Box::new(error)))
+    }
+}
+
+impl AsyncFileReader for StoredFile {
+    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, parquet::errors::Result<Bytes>> {
+        async move { self.range(range).await }.boxed()
+    }
+
+    fn get_byte_ranges(
+        &mut self,
+        ranges: Vec<Range<u64>>,
+    ) -> BoxFuture<'_, parquet::errors::Result<Vec<Bytes>>> {
+        async move {
+            let file = &*self;
+            let pieces: Vec<(Range<u64>, Bytes)> = stream::iter(merged(&ranges))
+                .map(|piece| async move { Ok::<_, ParquetError>((piece.clone(), file.range(piece).await?)) })
+                .buffered(REQUESTS)
+                .try_collect()
+                .await?;
+            ranges.iter().map(|range| cut_out(&pieces, range)).collect()
+        }
+        .boxed()
+    }
+
+    fn get_metadata<'a>(
+        &'a mut self,
+        options: Option<&'a ArrowReaderOptions>,
+    ) -> BoxFuture<'a, parquet::errors::Result<Arc<ParquetMetaData>>> {
+        async move {
+            let reader = ParquetMetaDataReader::new()
+                .with_arrow_reader_options(options)
+                .with_prefetch_hint(Some(FOOTER));
+            let bytes = self.bytes;
+            Ok(Arc::new(reader.load_and_finish(self, bytes).await?))
+        }
+        .boxed()
+    }
+}
+
+/// The ranges, those that nearly touch as one.
+fn merged(ranges: &[Range<u64>]) -> Vec<Range<u64>> {
+    let mut sorted = ranges.to_vec();
+    sorted.sort_by_key(|range| range.start);
+    let mut merged: Vec<Range<u64>> = Vec::new();
+    for range in sorted {
+        match merged.last_mut() {
+            Some(last) if range.start <= last.end.saturating_add(GAP) => last.end = last.end.max(range.end),
+            _ => merged.push(range),
+        }
+    }
+    merged
+}
+
+fn cut_out(pieces: &[(Range<u64>, Bytes)], range: &Range<u64>) -> parquet::errors::Result<Bytes> {
+    let found = pieces.iter().find(|(piece, _)| piece.start <= range.start && range.end <= piece.end);
+    let cut = found.and_then(|(piece, bytes)| {
+        let from = usize::try_from(range.start - piece.start).ok()?;
+        let to = usize::try_from(range.end - piece.start).ok()?;
+        (to <= bytes.len() && from <= to).then(|| bytes.slice(from..to))
+    });
+    cut.ok_or_else(|| ParquetError::General("a piece of the file is missing".to_owned()))
+}
+
+pub(super) type Builder = ParquetRecordBatchStreamBuilder<StoredFile>;
+pub(super) type Batches = ParquetRecordBatchStream<StoredFile>;
+
+/// Opens a file by its footer.
+pub(super) async fn open(store: &Store, add: &Add) -> Result<Builder> {
+    let mut file = StoredFile { store: store.clone(), path: add.path.clone(), bytes: add.bytes };
+    // Offsets let a reader that wants some rows skip the pages without any.
+    let options = ArrowReaderOptions::new().with_offset_index_policy(PageIndexPolicy::Optional);
+    let metadata = ArrowReaderMetadata::load_async(&mut file, options)
+        .await
+        .map_err(|error| failed(&add.path, error))?;
+    Ok(ParquetRecordBatchStreamBuilder::new_with_metadata(file, metadata).with_batch_size(ROWS))
+}
+
+pub(super) fn read(path: &str, builder: Builder) -> Result<Batches> {
+    builder.build().map_err(|error| failed(path, error))
+}
+
+pub(super) async fn next(path: &str, batches: &mut Batches) -> Result<Option<RecordBatch>> {
+    batches.try_next().await.map_err(|error| failed(path, error))
+}
+
+/// What the store said, where it was the store; else the file is damaged.
+fn failed(path: &str, error: ParquetError) -> Error {
+    match error {
+        ParquetError::External(source) => match source.downcast::<Error>() {
+            Ok(error) => *error,
+            Err(source) => damaged(path, &source.to_string()),
+        },
+        error => damaged(path, &error.to_string()).with_source(error),
+    }
+}
+
+/// A column of a batch, as an array of its type.
+pub(super) fn column<'a, T: 'static>(path: &str, batch: &'a RecordBatch, name: &str) -> Result<&'a T> {
+    batch
+        .column_by_name(name)
+        .and_then(|array: &ArrayRef| array.as_any().downcast_ref())
+        .ok_or_else(|| damaged(path, &format!("it lacks column {name}, or that has another type")))
+}
+
+/// The least and the greatest whole number of a column in a row group, where its statistics say.
+pub(super) fn integer_bounds(group: &RowGroupMetaData, name: &str) -> Option<(i64, i64)> {
+    match statistics(group, name)? {
+        Statistics::Int64(bounds) => Some((*bounds.min_opt()?, *bounds.max_opt()?)),
+        _ => None,
+    }
+}
+
+/// No text of the column in a row group is this one, as its statistics say.
+pub(super) fn excludes_text(group: &RowGroupMetaData, name: &str, text: &str) -> bool {
+    match statistics(group, name) {
+        // Bounds may be cut short, and are then still bounds.
+        Some(Statistics::ByteArray(bounds)) => {
+            let below = bounds.min_opt().is_some_and(|min| text.as_bytes() < min.data());
+            let above = bounds.max_opt().is_some_and(|max| text.as_bytes() > max.data());
+            below || above
+        }
+        _ => false,
+    }
+}
+
+fn statistics<'a>(group: &'a RowGroupMetaData, name: &str) -> Option<&'a Statistics> {
+    let is_it =
+        |column: &&parquet::file::metadata::ColumnChunkMetaData| column.column_path().string() == name;
+    group.columns().iter().find(is_it)?.statistics()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn near_pieces_are_one_request_and_come_apart_again() {
+        let ranges = [10..20, 0..5, GAP * 2..GAP * 2 + 4];
+        let asked = merged(&ranges);
+        assert_eq!(asked, [0..20, GAP * 2..GAP * 2 + 4]);
+        let pieces: Vec<_> = asked
+            .into_iter()
+            .map(|piece| (piece.clone(), piece.map(|at| (at % 251) as u8).collect::<Bytes>()))
+            .collect();
+        for range in &ranges {
+            let expected: Bytes = range.clone().map(|at| (at % 251) as u8).collect();
+            assert_eq!(cut_out(&pieces, range).unwrap(), expected);
+        }
+        assert!(cut_out(&pieces, &(18..22)).is_err());
+    }
+}

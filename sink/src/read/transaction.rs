@@ -1,0 +1,145 @@
+//! The table of transactions, read back.
+
+use arrow::array::{
+    Array, AsArray, Int64Array, MapArray, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
+use bygone_replication::Lsn;
+
+use super::file::{self, column, integer_bounds};
+use super::{Archive, Cut, Flow};
+use crate::error::{Error, Result};
+use crate::fact_file::damaged;
+use crate::log::path::TRANSACTIONS;
+use crate::timestamp::Timestamp;
+
+/// A transaction that changed something captured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transaction {
+    /// The 64-bit transaction id.
+    pub xid: i64,
+    /// The end of its commit record.
+    pub lsn: Lsn,
+    /// Its commit time as the source recorded it.
+    pub committed_at: Timestamp,
+    /// Its commit time, made non-decreasing.
+    pub valid_from: Timestamp,
+    /// Who, as the application said.
+    pub actor: Option<String>,
+    /// What the application said, as a JSON object.
+    pub context: Option<String>,
+    /// The replication origin.
+    pub origin: Option<String>,
+    /// How many facts it left in each table.
+    pub tables: Vec<(String, i64)>,
+}
+
+/// Which transactions are wanted.
+#[derive(Clone, Debug, Default)]
+pub struct TransactionFilter {
+    /// Those with this id, or with these 32 low bits of it (as `xmin` shows them).
+    pub xid: Option<i64>,
+    /// The one that ends here.
+    pub lsn: Option<Lsn>,
+    /// Those of this actor.
+    pub actor: Option<String>,
+    /// Those at or before this moment.
+    pub until: Option<Cut>,
+    /// Those at or after this time.
+    pub since: Option<Timestamp>,
+}
+
+const LOW: i64 = 0xFFFF_FFFF;
+
+impl TransactionFilter {
+    fn takes(&self, transaction: &Transaction) -> bool {
+        let Transaction { xid, lsn, valid_from, actor, .. } = transaction;
+        self.xid.is_none_or(|wanted| *xid == wanted || (wanted <= LOW && xid & LOW == wanted))
+            && self.lsn.is_none_or(|wanted| *lsn == wanted)
+            && self.actor.as_ref().is_none_or(|wanted| actor.as_ref() == Some(wanted))
+            && self.until.is_none_or(|cut| cut.covers(lsn.as_i64(), valid_from.0))
+            && self.since.is_none_or(|since| *valid_from >= since)
+    }
+}
+
+impl Archive {
+    /// Walks over transactions, newest first.
+    ///
+    /// # Errors
+    /// Where a file cannot be read.
+    pub async fn transactions(
+        &self,
+        filter: &TransactionFilter,
+        visit: &mut dyn FnMut(Transaction) -> Flow,
+    ) -> Result<()> {
+        let mut files = self.log().files_of(TRANSACTIONS);
+        files.sort_by_key(|file| std::cmp::Reverse((file.add.lsn[1], file.add.lsn[0])));
+        for file in files {
+            let add = &file.add;
+            let [first, last] = add.lsn;
+            let [earliest, latest] = add.valid_from;
+            let out = filter.lsn.is_some_and(|lsn| lsn < first || lsn > last)
+                || filter.until.is_some_and(|cut| !cut.covers(first.as_i64(), earliest.0))
+                || filter.since.is_some_and(|since| latest < since);
+            if out {
+                continue;
+            }
+            let builder = file::open(self.store(), add).await?;
+            let wanted = filter.xid.filter(|xid| *xid > LOW);
+            let groups: Vec<usize> = builder
+                .metadata()
+                .row_groups()
+                .iter()
+                .enumerate()
+                .filter(|(_, group)| {
+                    let bounds = wanted.and_then(|xid| Some((xid, integer_bounds(group, "xid")?)));
+                    bounds.is_none_or(|(xid, (min, max))| (min..=max).contains(&xid))
+                })
+                .map(|(at, _)| at)
+                .collect();
+            let mut batches = file::read(&add.path, builder.with_row_groups(groups))?;
+            let mut found = Vec::new();
+            while let Some(batch) = file::next(&add.path, &mut batches).await? {
+                for at in 0..batch.num_rows() {
+                    let transaction = transaction(&add.path, &batch, at)?;
+                    if filter.takes(&transaction) {
+                        found.push(transaction);
+                    }
+                }
+            }
+            for transaction in found.into_iter().rev() {
+                if visit(transaction).is_break() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn transaction(path: &str, batch: &RecordBatch, at: usize) -> Result<Transaction> {
+    let number = |name| Ok::<_, Error>(column::<Int64Array>(path, batch, name)?.value(at));
+    let time =
+        |name| Ok::<_, Error>(Timestamp(column::<TimestampMicrosecondArray>(path, batch, name)?.value(at)));
+    let text = |name| {
+        let array: &StringArray = column(path, batch, name)?;
+        Ok::<_, Error>(array.is_valid(at).then(|| array.value(at).to_owned()))
+    };
+    let counts: &MapArray = column(path, batch, "tables")?;
+    let counts = counts.value(at);
+    let names = counts.column(0).as_string_opt::<i32>();
+    let numbers = counts.column(1).as_any().downcast_ref::<Int64Array>();
+    let (Some(names), Some(numbers)) = (names, numbers) else {
+        return Err(damaged(path, "its counts per table have another type"));
+    };
+    let tables = names.iter().flatten().zip(numbers.values()).map(|(name, count)| (name.to_owned(), *count));
+    Ok(Transaction {
+        xid: number("xid")?,
+        lsn: Lsn::from_i64(number("lsn")?),
+        committed_at: time("committed_at")?,
+        valid_from: time("valid_from")?,
+        actor: text("actor")?,
+        context: text("context")?,
+        origin: text("origin")?,
+        tables: tables.collect(),
+    })
+}

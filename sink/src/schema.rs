@@ -1,0 +1,239 @@
+//! What a table looks like at one moment: its columns, its key, and the shape of its fact files.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType as ArrowType, Field, Fields, Schema, SchemaRef, TimeUnit};
+use bygone_replication::table::{Column, Table, TableName};
+
+use crate::value::Kind;
+
+/// The columns that bygone adds, in file order: see "A fact" in `docs/design.md`.
+pub const SYSTEM_COLUMNS: [&str; 15] = [
+    "_id",
+    "_entity_id",
+    "_version",
+    "_op",
+    "_valid_from",
+    "_deleted_at",
+    "_lsn",
+    "_seq",
+    "_xid",
+    "_changed",
+    "_actor",
+    "_context",
+    "_unknown",
+    "_schema",
+    "_raw",
+];
+
+/// Names that readers derive: no column of the user's may have them either.
+pub const RESERVED_COLUMNS: [&str; 3] = ["_date", "_valid_to", "_current"];
+
+/// A user's column in a [`TableSchema`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SchemaColumn {
+    /// The column as the catalog has it.
+    pub column: Column,
+    /// Its name in the fact files: its own, unless that name already belonged to another column or type [25].
+    pub physical: String,
+    /// What sort of value it holds.
+    pub kind: Kind,
+    /// The server sends it: virtual generated columns, and stored ones before PostgreSQL 18, are not sent [26].
+    pub sent: bool,
+}
+
+/// A table at one schema version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableSchema {
+    /// Names the table in state: its place in the order in which the history came to know tables.
+    pub number: u32,
+    /// Schema and name in the source.
+    pub name: TableName,
+    /// The name in the log: `schema.table`.
+    pub log_name: String,
+    /// `pg_class.oid` (of the root, for a partitioned table).
+    pub oid: u32,
+    /// `_schema`: 1, 2, 3 … per table.
+    pub version: i32,
+    /// The user's columns, by attnum.
+    pub columns: Vec<SchemaColumn>,
+    /// Positions in `columns` of the key's parts, in key order. Empty: the row's content names the entity.
+    pub key: Vec<usize>,
+    kinds: Vec<Kind>,
+    arrow: SchemaRef,
+}
+
+impl TableSchema {
+    /// The schema of a table as the catalog has it. The key is given by attnum, because it is pinned at attach [16].
+    #[must_use]
+    pub fn new(
+        number: u32,
+        log_name: String,
+        version: i32,
+        table: &Table,
+        key: &[i16],
+        physical: &PhysicalNames,
+    ) -> Self {
+        let columns: Vec<SchemaColumn> = table
+            .columns
+            .iter()
+            .map(|column| {
+                let kind = Kind::of(&column.data_type);
+                SchemaColumn {
+                    physical: physical.of(column.attnum, &column.name, &kind),
+                    sent: column.generated.is_none(),
+                    column: column.clone(),
+                    kind,
+                }
+            })
+            .collect();
+        Self::of_columns(number, table.name.clone(), log_name, table.oid, version, columns, key)
+    }
+
+    /// The schema of columns that are already known.
+    #[must_use]
+    pub fn of_columns(
+        number: u32,
+        name: TableName,
+        log_name: String,
+        oid: u32,
+        version: i32,
+        columns: Vec<SchemaColumn>,
+        key: &[i16],
+    ) -> Self {
+        let key = key
+            .iter()
+            .filter_map(|attnum| columns.iter().position(|column| column.column.attnum == *attnum))
+            .collect();
+        let kinds = columns.iter().map(|column| column.kind.clone()).collect();
+        let arrow = Arc::new(Schema::new(fact_fields(&columns)));
+        Self { number, name, log_name, oid, version, columns, key, kinds, arrow }
+    }
+
+    /// What sort of value each of the user's columns holds.
+    #[must_use]
+    pub fn kinds(&self) -> &[Kind] {
+        &self.kinds
+    }
+
+    /// The shape of the fact files: system columns, then the user's.
+    #[must_use]
+    pub fn arrow(&self) -> &SchemaRef {
+        &self.arrow
+    }
+
+    /// Position of the column with an attnum.
+    #[must_use]
+    pub fn position(&self, attnum: i16) -> Option<usize> {
+        self.columns.iter().position(|column| column.column.attnum == attnum)
+    }
+
+    /// Every column's binary form can be asked for, and gives the same facts as its text.
+    #[must_use]
+    pub fn reads_binary(&self) -> bool {
+        let key_ready = self.key.iter().all(|at| self.kinds.get(*at).is_some_and(Kind::keys_binary));
+        key_ready
+            && self.columns.iter().all(|column| column.kind.reads_binary() && column.column.data_type.binary)
+    }
+
+    /// The first of the user's columns whose name bygone needs for itself.
+    #[must_use]
+    pub fn clash(table: &Table) -> Option<&str> {
+        table
+            .columns
+            .iter()
+            .map(|column| column.name.as_str())
+            .find(|name| SYSTEM_COLUMNS.contains(name) || RESERVED_COLUMNS.contains(name))
+    }
+}
+
+/// Which column, holding which type, owns each column name of a table's fact files.
+///
+/// Files of one table are read together, so a name keeps one meaning for ever: a second column of the same name, or
+/// another type, gets a name of its own (`total__2`); a column that is renamed goes on under its new name, and the log's
+/// attnums tell that both are one [25, 36, 38].
+#[derive(Clone, Debug, Default)]
+pub struct PhysicalNames {
+    owners: HashMap<String, (i16, ArrowType)>,
+}
+
+impl PhysicalNames {
+    /// Notes the names that a schema version uses.
+    pub fn learn(&mut self, schema: &TableSchema) {
+        for column in &schema.columns {
+            self.owners
+                .entry(column.physical.to_lowercase())
+                .or_insert_with(|| (column.column.attnum, column.kind.arrow()));
+        }
+    }
+
+    /// The name for a column.
+    fn of(&self, attnum: i16, name: &str, kind: &Kind) -> String {
+        let wanted = (attnum, kind.arrow());
+        (1..)
+            .map(|count| if count == 1 { name.to_owned() } else { format!("{name}__{count}") })
+            .find(|candidate| self.owners.get(&candidate.to_lowercase()).is_none_or(|owner| *owner == wanted))
+            .unwrap_or_else(|| name.to_owned())
+    }
+}
+
+/// `timestamp(us, UTC)`.
+pub(crate) fn instant() -> ArrowType {
+    ArrowType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
+}
+
+pub(crate) fn text_list() -> ArrowType {
+    ArrowType::List(Arc::new(Field::new("element", ArrowType::Utf8, true)))
+}
+
+pub(crate) fn text_map() -> ArrowType {
+    let entries = Fields::from(vec![
+        Field::new("key", ArrowType::Utf8, false),
+        Field::new("value", ArrowType::Utf8, true),
+    ]);
+    ArrowType::Map(Arc::new(Field::new("key_value", ArrowType::Struct(entries), false)), false)
+}
+
+fn fact_fields(columns: &[SchemaColumn]) -> Vec<Field> {
+    let mut fields = vec![
+        Field::new("_id", ArrowType::Utf8, false),
+        Field::new("_entity_id", ArrowType::Utf8, false),
+        Field::new("_version", ArrowType::Int64, false),
+        Field::new("_op", ArrowType::Utf8, false),
+        Field::new("_valid_from", instant(), false),
+        Field::new("_deleted_at", instant(), true),
+        Field::new("_lsn", ArrowType::Int64, false),
+        Field::new("_seq", ArrowType::Int64, false),
+        Field::new("_xid", ArrowType::Int64, false),
+        Field::new("_changed", text_list(), true),
+        Field::new("_actor", ArrowType::Utf8, true),
+        Field::new("_context", ArrowType::Utf8, true),
+        Field::new("_unknown", text_list(), true),
+        Field::new("_schema", ArrowType::Int32, false),
+        Field::new("_raw", text_map(), true),
+    ];
+    fields.extend(columns.iter().map(|column| {
+        let data_type = &column.column.data_type;
+        let mut metadata = HashMap::from([
+            ("postgres.type".to_owned(), qualified_type(&data_type.schema, &data_type.name)),
+            ("postgres.typmod".to_owned(), data_type.typmod.to_string()),
+            ("postgres.attnum".to_owned(), column.column.attnum.to_string()),
+        ]);
+        if column.physical != column.column.name {
+            metadata.insert("postgres.column".to_owned(), column.column.name.clone());
+        }
+        if matches!(column.kind, Kind::Json | Kind::Jsonb) {
+            metadata.insert("ARROW:extension:name".to_owned(), "arrow.json".to_owned());
+            metadata.insert("ARROW:extension:metadata".to_owned(), String::new());
+        }
+        Field::new(&column.physical, column.kind.arrow(), true).with_metadata(metadata)
+    }));
+    fields
+}
+
+/// A type's name, with its schema unless that is `pg_catalog`.
+#[must_use]
+pub fn qualified_type(schema: &str, name: &str) -> String {
+    if schema == "pg_catalog" { name.to_owned() } else { format!("{schema}.{name}") }
+}

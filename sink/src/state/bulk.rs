@@ -1,0 +1,236 @@
+//! Loading a table's rows when it has just been copied.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use super::State;
+use super::error::{Result, StateError, StateErrorKind};
+use super::sort_buffer::SortBuffer;
+use super::stored_value::Stored;
+use super::tree::{Run, Tree, check_sizes};
+
+/// A writer hands its rows over when it has gathered this many bytes.
+const CHUNK_BYTES: usize = 8 << 20;
+/// Each sorted run holds a file open until the load ends.
+const MAX_RUNS: usize = 500;
+
+/// Loads rows of one table: the quick way for a first copy.
+///
+/// Rows come through [`BulkWriter`]s, one for each thread. They are sorted in chunks of a few MiB and written as sorted
+/// files beside the store; chunks that follow each other in key order end in one file, and cost no merging later.
+/// Nothing is visible before [`BulkLoader::finish`]. A load that is dropped instead leaves nothing but files that the
+/// next open removes.
+///
+/// Each key comes once, and the table has no newer rows yet: a loaded row replaces an earlier one.
+#[derive(Debug)]
+pub struct BulkLoader {
+    state: Arc<State>,
+    table: u32,
+    sender: SyncSender<Message>,
+    thread: JoinHandle<Result<()>>,
+}
+
+/// Takes rows on behalf of one thread. End it with [`BulkWriter::finish`].
+#[derive(Debug)]
+pub struct BulkWriter {
+    table: u32,
+    sender: SyncSender<Message>,
+    buffer: SortBuffer,
+    finished: bool,
+}
+
+#[derive(Debug)]
+enum Message {
+    /// Rows in key order.
+    Chunk(SortBuffer),
+    /// A writer was dropped before its end: rows are missing.
+    Abandon,
+    /// All writers are done.
+    Install { commit: Option<u64> },
+}
+
+impl BulkLoader {
+    pub(super) fn start(state: Arc<State>, table: u32) -> Result<Self> {
+        // One chunk may wait while one is written: writers are held up beyond that.
+        let (sender, receiver) = sync_channel(1);
+        let theirs = Loading { tree: state.rows.clone(), writer: state.writer.clone() };
+        let thread = std::thread::Builder::new()
+            .name("state-load".into())
+            .spawn(move || theirs.run(&receiver))
+            .map_err(|err| StateError::io("no thread for loading the state", err))?;
+        Ok(Self { state, table, sender, thread })
+    }
+
+    /// A writer for one thread.
+    #[must_use]
+    pub fn writer(&self) -> BulkWriter {
+        BulkWriter {
+            table: self.table,
+            sender: self.sender.clone(),
+            buffer: SortBuffer::default(),
+            finished: false,
+        }
+    }
+
+    /// Makes the rows durable and visible, and records `seq`, the commit that holds their facts and is durable in the log.
+    ///
+    /// # Errors
+    /// As [`State::apply`]; also when a writer was dropped before its end.
+    pub fn finish(self, seq: u64) -> Result<()> {
+        self.end(Some(seq))
+    }
+
+    /// Makes the rows durable and visible without recording a commit: for a commit of several tables, whose last step
+    /// is [`State::apply`], if only of no changes.
+    ///
+    /// # Errors
+    /// As [`BulkLoader::finish`].
+    pub fn install(self) -> Result<()> {
+        self.end(None)
+    }
+
+    fn end(self, commit: Option<u64>) -> Result<()> {
+        let Self { state, sender, thread, .. } = self;
+        // When the thread has failed, it has gone, and its result says why.
+        let _ = sender.send(Message::Install { commit });
+        drop(sender);
+        thread.join().unwrap_or_else(|_| {
+            Err(StateError::new(StateErrorKind::Stopped, "loading the state failed")
+                .with("its thread panicked"))
+        })?;
+        state.compactor.look_at(&state.rows);
+        Ok(())
+    }
+}
+
+impl BulkWriter {
+    /// Adds a row.
+    ///
+    /// # Errors
+    /// [`StateErrorKind::TooLarge`]; [`StateErrorKind::Stopped`] when the load has failed: [`BulkLoader::finish`] says
+    /// why.
+    pub fn push(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+        check_sizes(key, Some(value))?;
+        if self.buffer.is_empty() {
+            self.buffer.reserve(CHUNK_BYTES);
+        }
+        self.buffer.push(self.table, key, Some(&Stored::new(value)));
+        if self.buffer.size() >= CHUNK_BYTES {
+            self.hand_over()?;
+        }
+        Ok(())
+    }
+
+    /// Hands over the last rows.
+    ///
+    /// # Errors
+    /// As [`BulkWriter::push`].
+    pub fn finish(mut self) -> Result<()> {
+        self.finished = true;
+        self.hand_over()
+    }
+
+    fn hand_over(&mut self) -> Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let mut chunk = std::mem::take(&mut self.buffer);
+        chunk.sort();
+        self.sender.send(Message::Chunk(chunk)).map_err(|_| stopped())
+    }
+}
+
+impl Drop for BulkWriter {
+    fn drop(&mut self) {
+        if !self.finished {
+            let _ = self.sender.send(Message::Abandon);
+        }
+    }
+}
+
+fn stopped() -> StateError {
+    StateError::new(StateErrorKind::Stopped, "loading the state was given up")
+}
+
+/// The thread that writes the files.
+struct Loading {
+    tree: Tree,
+    writer: Arc<std::sync::Mutex<super::Writer>>,
+}
+
+/// A run under way, with the keys that it spans.
+struct OpenRun<'a> {
+    run: Run<'a>,
+    first: Vec<u8>,
+    last: Vec<u8>,
+}
+
+impl Loading {
+    fn run(&self, receiver: &Receiver<Message>) -> Result<()> {
+        let mut runs: Vec<OpenRun<'_>> = Vec::new();
+        for message in receiver {
+            match message {
+                Message::Chunk(chunk) => self.add(&mut runs, &chunk)?,
+                Message::Abandon => return Err(stopped()),
+                Message::Install { commit } => {
+                    let mut writer = self.writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    for open in runs {
+                        open.run.finish()?;
+                    }
+                    if let Some(commit) = commit {
+                        writer.applied(commit, true)?;
+                    }
+                    return Ok(());
+                }
+            }
+        }
+        // The loader was dropped.
+        Ok(())
+    }
+
+    /// Writes a chunk: behind the run that ends before it, where no other run lies between, or else as a new run.
+    /// So runs stay apart from each other as far as the chunks do, and need no merging.
+    fn add<'a>(&'a self, runs: &mut Vec<OpenRun<'a>>, chunk: &SortBuffer) -> Result<()> {
+        let (Some(first), Some(last)) = (chunk.first_key(), chunk.last_key()) else {
+            return Ok(());
+        };
+        let before = runs
+            .iter()
+            .enumerate()
+            .filter(|(_, open)| open.last.as_slice() < first)
+            .max_by(|(_, a), (_, b)| a.last.cmp(&b.last))
+            .map(|(index, _)| index);
+        let apart = |index: usize| {
+            runs.iter().enumerate().all(|(other, open)| {
+                other == index
+                    || open.first.as_slice() > last
+                    || runs.get(index).is_some_and(|run| open.last < run.first)
+            })
+        };
+        let behind = before.filter(|&index| apart(index));
+        let open = match behind.and_then(|index| runs.get_mut(index)) {
+            Some(open) => open,
+            None => {
+                if runs.len() >= MAX_RUNS {
+                    return Err(StateError::new(
+                        StateErrorKind::TooLarge,
+                        "too many unsorted rows in one load of the state: finish it in parts",
+                    ));
+                }
+                let run = self.tree.start_run()?;
+                runs.push(OpenRun { run, first: first.to_vec(), last: Vec::new() });
+                match runs.last_mut() {
+                    Some(open) => open,
+                    None => return Ok(()),
+                }
+            }
+        };
+        open.last.clear();
+        open.last.extend_from_slice(last);
+        for (key, value) in chunk.iter() {
+            open.run.push(key, value)?;
+        }
+        Ok(())
+    }
+}

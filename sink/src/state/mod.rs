@@ -1,0 +1,408 @@
+//! State: what each entity looked like last.
+//!
+//! State is a local, disposable cache derived from facts: `(table, entity key) -> bytes`, where the bytes are the encoded
+//! last version and row, opaque to this module. Keys are ordered by table number, then by the key's bytes.
+//!
+//! The commit log is the state's write-ahead log, so the state keeps none of its own: [`State::applied`] says up to
+//! which commit it holds the facts, and whoever opens it replays the commits after that. Replaying a commit again does
+//! no harm. After a crash `applied` may say less than was applied, never more than is there.
+//!
+//! What cannot be trusted (another history, another format, a damaged file) is wiped, and the state starts empty.
+//!
+//! ```text
+//! <dir>/lock            held by the process that has the state open
+//! <dir>/store/applied   format, history and the last commit whose facts are durable here
+//! <dir>/store/rows/     the rows
+//! <dir>/store/spill-N/  entries of a transaction that did not fit into memory and is not in the log yet
+//! ```
+//!
+//! The engine is `lsm-tree`, the storage engine of fjall, used without fjall's journal: see `docs/design.md` for the
+//! measurements. Small commits go to its memtable, large ones in as sorted files; one background thread merges files.
+
+mod applied;
+mod bulk;
+mod change_writer;
+mod compactor;
+mod directory;
+mod error;
+mod scan;
+mod sort_buffer;
+mod spill;
+mod stored_value;
+mod tree;
+
+use std::ops::Bound;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+pub use bulk::{BulkLoader, BulkWriter};
+pub use error::{Result, StateError, StateErrorKind};
+pub use scan::{Key, Scan};
+pub use stored_value::Slice;
+
+use applied::Applied;
+use change_writer::ChangeWriter;
+use compactor::Compactor;
+use directory::Directory;
+use spill::Spill;
+use tree::{Shared, Tree, full_key};
+
+/// What the state belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The history's id, from its `bygone.json`.
+    pub history_id: String,
+}
+
+/// How long small commits may stay in memory alone. After a crash they are replayed from the log.
+const FLUSH_AFTER: Duration = Duration::from_secs(300);
+
+/// The state store. See the [module](self).
+///
+/// All calls block and may be made from several threads; writers take turns.
+#[derive(Debug)]
+pub struct State {
+    rows: Tree,
+    spill: Spill,
+    writer: Arc<Mutex<Writer>>,
+    compactor: Compactor,
+    shared: Shared,
+    directory: Arc<Directory>,
+}
+
+/// What only the writer whose turn it is may touch.
+#[derive(Debug)]
+struct Writer {
+    applied: Applied,
+    /// The last commit applied, durable or not.
+    latest: Option<u64>,
+    /// When the oldest commit that is in memory alone was applied.
+    unflushed_since: Option<Instant>,
+}
+
+impl Writer {
+    /// Records a commit. `durable` says that the rows of it and of all commits before are durable.
+    fn applied(&mut self, seq: u64, durable: bool) -> Result<()> {
+        self.latest = Some(self.latest.map_or(seq, |latest| latest.max(seq)));
+        if durable {
+            self.flushed()
+        } else {
+            self.unflushed_since.get_or_insert_with(Instant::now);
+            Ok(())
+        }
+    }
+
+    /// Everything applied so far is durable.
+    fn flushed(&mut self) -> Result<()> {
+        self.unflushed_since = None;
+        self.applied.record(self.latest)
+    }
+}
+
+impl State {
+    /// Opens the state in `dir`, creating the directory (mode 0700) where it is missing, with a block cache of
+    /// `cache_bytes` bytes.
+    ///
+    /// A state of another history or format, or a damaged one, is wiped.
+    ///
+    /// # Errors
+    /// [`StateErrorKind::InUse`] when another process has it open, [`StateErrorKind::Io`] when the directory cannot be
+    /// read or written.
+    pub fn open(dir: &Path, identity: &Identity, cache_bytes: u64) -> Result<Self> {
+        let directory = Directory::lock(dir)?;
+        directory.sweep()?;
+        if directory.is_marked_damaged() {
+            tracing::warn!(directory = %dir.display(), "the state was found damaged before: it starts empty");
+            directory.wipe()?;
+        }
+        let store = directory.store();
+        let found = match Applied::read(&store, &identity.history_id) {
+            // The engine takes a directory without its manifest for a new one.
+            Ok(Some(Some(_))) if !store.join("rows").join("current").exists() => {
+                Err("its rows are missing".into())
+            }
+            found => found,
+        };
+        let seq = match found {
+            Ok(Some(Some(seq))) => Some(seq),
+            Ok(_) => {
+                // Rows that no record vouches for, if any.
+                directory.wipe()?;
+                None
+            }
+            Err(reason) => {
+                tracing::warn!(directory = %dir.display(), %reason, "the state cannot be used: it starts empty");
+                directory.wipe()?;
+                None
+            }
+        };
+        let opened = Self::open_store(&directory, identity, cache_bytes, seq);
+        let (shared, writer, rows) = match opened {
+            Err(error) if error.kind() == StateErrorKind::Damaged => {
+                tracing::warn!(directory = %dir.display(), %error, "the state is damaged: it starts empty");
+                directory.wipe()?;
+                Self::open_store(&directory, identity, cache_bytes, None)?
+            }
+            opened => opened?,
+        };
+        let writer = Arc::new(Mutex::new(writer));
+        let directory = Arc::new(directory);
+        let compactor = Compactor::start(rows.clone(), writer.clone(), directory.clone())
+            .map_err(|err| StateError::io("no thread for merging the state's files", err))?;
+        compactor.look_at(&rows);
+        let spill = Spill::new(store, shared.clone());
+        Ok(Self { rows, spill, writer, compactor, shared, directory })
+    }
+
+    fn open_store(
+        directory: &Directory,
+        identity: &Identity,
+        cache_bytes: u64,
+        seq: Option<u64>,
+    ) -> Result<(Shared, Writer, Tree)> {
+        let store = directory.store();
+        let shared = Shared::new(cache_bytes);
+        Spill::sweep(&store)?;
+        let applied = Applied::open(&store, &identity.history_id, seq)?;
+        let rows = Tree::open(&store.join("rows"), &shared)?;
+        Ok((shared, Writer { latest: applied.seq(), applied, unflushed_since: None }, rows))
+    }
+
+    /// The commit up to which the state holds the facts; none when it is empty.
+    #[must_use]
+    pub fn applied(&self) -> Option<u64> {
+        self.writing().latest
+    }
+
+    fn writing(&self) -> MutexGuard<'_, Writer> {
+        // A panic while the lock was held leaves nothing half-done that the next call could see: the engine's own
+        // failures are kept in `Health`.
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The last value of an entity, spilled entries first.
+    ///
+    /// # Errors
+    /// [`StateErrorKind::Damaged`] or [`StateErrorKind::Io`] when a file cannot be read.
+    pub fn get(&self, table: u32, key: &[u8]) -> Result<Option<Slice>> {
+        let mut short = [0; 64];
+        let long;
+        let key = match short.get_mut(..4 + key.len()) {
+            Some(full) => {
+                let (head, tail) = full.split_at_mut(4);
+                head.copy_from_slice(&table.to_be_bytes());
+                tail.copy_from_slice(key);
+                &*full
+            }
+            None => {
+                long = full_key(table, key);
+                &long
+            }
+        };
+        if let Some(spilled) = self.spill.get(key)? {
+            return Ok(spilled);
+        }
+        Ok(self.rows.get(key)?.flatten())
+    }
+
+    /// Applies the facts of commit `seq`, which is durable in the log: writes or (value none) removes each entity.
+    ///
+    /// Of several changes to one entity the last one counts. `sorted` says that keys ascend within ascending tables,
+    /// which spares a large commit the sorting; when it turns out wrong, nothing is lost but that.
+    ///
+    /// # Errors
+    /// [`StateErrorKind::TooLarge`] for a key above 64 KiB or a value above 4 GiB; otherwise as [`State::get`]. After an
+    /// error the state takes no more writes and has to be reopened.
+    pub fn apply<K, V, I>(&self, seq: u64, changes: I, sorted: bool) -> Result<()>
+    where
+        I: IntoIterator<Item = (u32, K, Option<V>)>,
+        K: AsRef<[u8]>,
+        V: AsRef<[u8]>,
+    {
+        let mut writer = self.writing();
+        let mut into = ChangeWriter::new(&self.rows, sorted, false);
+        for (table, key, value) in changes {
+            into.push(table, key.as_ref(), value.as_ref().map(AsRef::as_ref))?;
+        }
+        let durable = into.finish()?;
+        writer.applied(seq, durable)?;
+        self.after_write(&mut writer)
+    }
+
+    /// Flushes the memtable where it is due, and has the files looked at.
+    fn after_write(&self, writer: &mut Writer) -> Result<()> {
+        let old = writer.unflushed_since.is_some_and(|since| since.elapsed() >= FLUSH_AFTER);
+        if self.rows.flush_if_large()? {
+            writer.flushed()?;
+        } else if old {
+            self.flush_with(writer)?;
+        }
+        self.compactor.look_at(&self.rows);
+        Ok(())
+    }
+
+    /// Makes everything that was applied durable. Dropping the state does so too, but cannot report a failure.
+    ///
+    /// # Errors
+    /// [`StateErrorKind::Io`] when the disk fails.
+    pub fn flush(&self) -> Result<()> {
+        let mut writer = self.writing();
+        self.flush_with(&mut writer)
+    }
+
+    fn flush_with(&self, writer: &mut Writer) -> Result<()> {
+        if writer.unflushed_since.is_some() {
+            self.rows.flush()?;
+            writer.flushed()?;
+        }
+        Ok(())
+    }
+
+    /// Starts loading rows of a table that has just been copied. See [`BulkLoader`].
+    ///
+    /// # Errors
+    /// [`StateErrorKind::Io`] when no thread can be started.
+    pub fn bulk_load(self: &Arc<Self>, table: u32) -> Result<BulkLoader> {
+        BulkLoader::start(self.clone(), table)
+    }
+
+    /// Keeps entries of a transaction that does not fit into memory and is not in the log yet.
+    ///
+    /// They are seen by [`State::get`] and [`State::scan`] before anything applied, and are gone after
+    /// [`State::discard_spill`], [`State::apply_spilled`] or a restart.
+    ///
+    /// # Errors
+    /// As [`State::apply`].
+    pub fn spill<K, V, I>(&self, changes: I) -> Result<()>
+    where
+        I: IntoIterator<Item = (u32, K, Option<V>)>,
+        K: AsRef<[u8]>,
+        V: AsRef<[u8]>,
+    {
+        let _writer = self.writing();
+        let tree = self.spill.write(changes)?;
+        self.compactor.look_at(&tree);
+        Ok(())
+    }
+
+    /// Applies what was spilled: its transaction is durable in the log as part of commit `seq`.
+    ///
+    /// # Errors
+    /// As [`State::apply`].
+    pub fn apply_spilled(&self, seq: u64) -> Result<()> {
+        let mut writer = self.writing();
+        let durable = match self.spill.scan(..)? {
+            Some(mut entries) => {
+                let mut run = self.rows.start_run()?;
+                while let Some(entry) = entries.next_stored() {
+                    let (key, stored) = entry?;
+                    run.push(&key, stored_value::unless_removed(&stored))?;
+                }
+                run.finish()?;
+                true
+            }
+            None => false,
+        };
+        writer.applied(seq, durable)?;
+        self.spill.discard();
+        self.after_write(&mut writer)
+    }
+
+    /// Forgets what was spilled.
+    ///
+    /// # Errors
+    /// [`StateErrorKind::Io`] when its files cannot be removed.
+    pub fn discard_spill(&self) -> Result<()> {
+        let _writer = self.writing();
+        self.spill.discard();
+        Ok(())
+    }
+
+    /// The entities of a table in key order, spilled entries included, as they stand now: later writes do not show.
+    ///
+    /// Each item is the entity's key and value. Files that the scan reads stay until it is dropped.
+    ///
+    /// # Errors
+    /// As [`State::get`]; the iterator yields them too, and ends after the first.
+    pub fn scan(&self, table: u32) -> Result<Scan> {
+        // No writer may be at work while the snapshot is taken.
+        let _writer = self.writing();
+        Scan::start(&self.rows, &self.spill, table)
+    }
+
+    /// Removes all entities of a table.
+    ///
+    /// Like an applied change it is durable only with the next flush; the log replays it.
+    ///
+    /// # Errors
+    /// As [`State::apply`].
+    pub fn remove_table(&self, table: u32) -> Result<()> {
+        let mut writer = self.writing();
+        self.flush_with(&mut writer)?;
+        self.rows.flush()?;
+        self.rows.drop_files_within(table_range(table))?;
+        // What shares its file with another table is removed one by one.
+        let mut run = self.rows.start_run()?;
+        for entry in self.rows.scan(table_range(table))? {
+            run.push(&entry?.0, None)?;
+        }
+        run.finish()?;
+        self.after_write(&mut writer)
+    }
+
+    /// Removes everything: [`State::applied`] is none afterwards.
+    ///
+    /// # Errors
+    /// [`StateErrorKind::Io`] when the disk fails.
+    pub fn clear(&self) -> Result<()> {
+        let mut writer = self.writing();
+        self.spill.discard();
+        // In this order: a crash between the two leaves rows that nothing vouches for, not the reverse.
+        writer.latest = None;
+        writer.flushed()?;
+        self.rows.clear()
+    }
+
+    /// Bytes on disk, spilled entries included.
+    #[must_use]
+    pub fn disk_bytes(&self) -> u64 {
+        self.rows.disk_bytes() + self.spill.disk_bytes()
+    }
+
+    /// About how many entities there are: entries that a later one replaces count until files are merged.
+    #[must_use]
+    pub fn len_estimate(&self) -> u64 {
+        self.rows.len_estimate()
+    }
+
+    /// Waits until the background thread has nothing left to merge.
+    pub fn wait_until_compacted(&self) {
+        self.compactor.wait();
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        self.compactor.stop();
+        let mut writer = self.writing();
+        if let Err(error) = self.flush_with(&mut writer) {
+            tracing::warn!(%error, "the state could not be flushed: the log will be replayed from further back");
+        }
+        drop(writer);
+        if self.shared.health.damaged.load(std::sync::atomic::Ordering::Relaxed) {
+            self.directory.mark_damaged();
+        }
+    }
+}
+
+/// All full keys of a table.
+fn table_range(table: u32) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
+    let first = Bound::Included(table.to_be_bytes().to_vec());
+    let last =
+        table.checked_add(1).map_or(Bound::Unbounded, |next| Bound::Excluded(next.to_be_bytes().to_vec()));
+    (first, last)
+}
+
+#[cfg(test)]
+mod tests;

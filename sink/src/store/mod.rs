@@ -1,0 +1,368 @@
+//! The place where a history's objects are kept: a directory or a bucket.
+//!
+//! Both give the same promises:
+//! - [`Store::put_new`] and [`Sealed::publish`] create an object whole or not at all, never replace one, and return
+//!   once it will survive a crash of the machine (or of whatever the bucket's owner promises).
+//! - Of several writers of one path exactly one is told [`PutOutcome::Created`], unless they wrote the same bytes.
+//!
+//! A directory must offer `fsync` on files and directories and either `renameat2(RENAME_NOREPLACE)` or hard links.
+//! A bucket must honour `If-None-Match: *` on `PutObject` and `CompleteMultipartUpload`;
+//! [`Store::check_put_if_absent`] finds out.
+
+mod aws_profile;
+mod local;
+mod location;
+mod remote;
+mod remote_error;
+mod staged;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use tempfile::NamedTempFile;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::failpoint;
+use local::LocalStore;
+use remote::RemoteStore;
+
+pub use location::Location;
+pub use staged::{Sealed, StagedFile};
+
+/// What became of a put-if-absent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PutOutcome {
+    /// The object stands there with these bytes and will survive a crash.
+    ///
+    /// Also when an object with exactly these bytes stood there already: it may be our own, from an attempt whose reply
+    /// was lost. Who needs to know the winner of a race puts something of his own into the bytes.
+    Created,
+    /// An object with other bytes stands there; it is untouched.
+    AlreadyExists,
+}
+
+/// An object of a store.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Object {
+    /// Its path below the history, segments separated by `/`.
+    pub path: String,
+    /// Its length in bytes.
+    pub bytes: u64,
+}
+
+/// How a [`Store`] behaves.
+#[derive(Clone)]
+pub struct StoreOptions {
+    /// How long a request to a bucket is repeated before the error is passed on.
+    pub retry_for: Duration,
+    /// Where files are gathered before they are uploaded to a bucket; the system's temporary directory without it.
+    pub spool: Option<PathBuf>,
+    /// The environment that a bucket's settings are read from; the process's without it.
+    pub environment: Option<BTreeMap<String, String>>,
+}
+
+impl Default for StoreOptions {
+    /// Half a minute outlasts the usual fail-over of a store; what lasts longer is for the operator to see.
+    fn default() -> Self {
+        Self { retry_for: Duration::from_secs(30), spool: None, environment: None }
+    }
+}
+
+impl fmt::Debug for StoreOptions {
+    /// Without the environment, which holds secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoreOptions")
+            .field("retry_for", &self.retry_for)
+            .field("spool", &self.spool)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A place for objects; cheap to clone. See the [module](self) for its promises.
+#[derive(Clone, Debug)]
+pub struct Store(Arc<Kind>);
+
+#[derive(Debug)]
+enum Kind {
+    Local(Arc<LocalStore>),
+    Remote(RemoteStore),
+}
+
+impl Store {
+    /// Opens a place. Does no I/O apart from reading AWS' settings: neither rights nor existence are checked.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`] where AWS' settings make no sense.
+    pub fn open(location: &Location, options: &StoreOptions) -> Result<Self> {
+        Ok(Self(Arc::new(match location {
+            Location::Local(root) => Kind::Local(Arc::new(LocalStore::new(root.clone()))),
+            Location::S3 { bucket, prefix } => Kind::Remote(RemoteStore::s3(bucket, prefix, options)?),
+        })))
+    }
+
+    /// Puts an object unless one with other bytes stands there. Durable when it returns.
+    ///
+    /// # Errors
+    /// After [`ErrorKind::Unreachable`] or [`ErrorKind::Io`] the object may or may not be there. A local store refuses all
+    /// further writes then ([`ErrorKind::Latched`]) until it is opened again.
+    pub async fn put_new(&self, path: &str, bytes: Bytes) -> Result<PutOutcome> {
+        check_path(path)?;
+        match &*self.0 {
+            Kind::Local(store) => store.put_new(path, bytes).await,
+            Kind::Remote(store) => store.put_new(path, bytes).await,
+        }
+    }
+
+    /// Begins a file that need not fit into memory; it becomes an object only through [`Sealed::publish`].
+    ///
+    /// Blocks for a file creation.
+    ///
+    /// # Errors
+    /// Where no file can be created.
+    pub fn stage(&self) -> Result<StagedFile> {
+        failpoint::hit("file.before_write")?;
+        Ok(StagedFile::new(self.clone(), self.temporary_file()?))
+    }
+
+    fn temporary_file(&self) -> Result<NamedTempFile> {
+        match &*self.0 {
+            Kind::Local(store) => store.staging_file(),
+            Kind::Remote(store) => store.spool_file(),
+        }
+    }
+
+    /// Finds out early, and without a trace, whether files can be created: in the directory, or for a bucket in the spool.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Denied`], [`ErrorKind::ReadOnly`], [`ErrorKind::NoSpace`] and what else stands against it.
+    pub async fn check_writable(&self) -> Result<()> {
+        let store = self.clone();
+        blocking(move || store.temporary_file().map(drop)).await
+    }
+
+    /// Proves that the store refuses to replace an object: puts the bytes that already stand at `path` once more and
+    /// expects a refusal. Changes nothing either way.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] where the store took them.
+    pub async fn check_put_if_absent(&self, path: &str, bytes: Bytes) -> Result<()> {
+        check_path(path)?;
+        match &*self.0 {
+            // The kernel's word is enough.
+            Kind::Local(_) => Ok(()),
+            Kind::Remote(store) => store.check_put_if_absent(path, bytes).await,
+        }
+    }
+
+    /// The bytes of an object.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] without it.
+    pub async fn get(&self, path: &str) -> Result<Bytes> {
+        check_path(path)?;
+        match &*self.0 {
+            Kind::Local(store) => store.get(path).await,
+            Kind::Remote(store) => store.get(path).await,
+        }
+    }
+
+    /// Bytes `range` of an object, all of them.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`] where the object ends before the range does.
+    pub async fn get_range(&self, path: &str, range: Range<u64>) -> Result<Bytes> {
+        check_path(path)?;
+        let wanted = range.end.saturating_sub(range.start);
+        if wanted == 0 {
+            return Ok(Bytes::new());
+        }
+        let bytes = match &*self.0 {
+            Kind::Local(store) => store.get_range(path, range.clone()).await?,
+            Kind::Remote(store) => store.get_range(path, range.clone()).await?,
+        };
+        if u64::try_from(bytes.len()).ok() != Some(wanted) {
+            return Err(cut_short(path, &range));
+        }
+        Ok(bytes)
+    }
+
+    /// The bytes of an object in pieces of moderate size, so that it need not fit into memory.
+    ///
+    /// # Errors
+    /// As [`Store::get`], also in the midst of the stream.
+    pub async fn get_stream(&self, path: &str) -> Result<BoxStream<'static, Result<Bytes>>> {
+        check_path(path)?;
+        match &*self.0 {
+            Kind::Local(store) => store.get_stream(path).await,
+            Kind::Remote(store) => store.get_stream(path).await,
+        }
+    }
+
+    /// The length of an object in bytes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] without it.
+    pub async fn head(&self, path: &str) -> Result<u64> {
+        check_path(path)?;
+        match &*self.0 {
+            Kind::Local(store) => store.head(path).await,
+            Kind::Remote(store) => store.head(path).await,
+        }
+    }
+
+    /// Whether there is such an object.
+    ///
+    /// # Errors
+    /// Where the store does not say.
+    pub async fn exists(&self, path: &str) -> Result<bool> {
+        match self.head(path).await {
+            Ok(_) => Ok(true),
+            Err(err) if err.kind() == ErrorKind::NotFound => Ok(false),
+            Err(err) => Err(err),
+        }
+    }
+
+    /// The objects below the directory `prefix` (`""` for all), by path. What is being staged is not among them.
+    ///
+    /// # Errors
+    /// Where the store does not say. A directory that does not exist holds nothing.
+    pub async fn list(&self, prefix: &str) -> Result<Vec<Object>> {
+        if !prefix.is_empty() {
+            check_path(prefix)?;
+        }
+        let mut objects = match &*self.0 {
+            Kind::Local(store) => store.list(prefix).await?,
+            Kind::Remote(store) => store.list(prefix).await?,
+        };
+        objects.sort_unstable();
+        Ok(objects)
+    }
+
+    /// Removes an object. One that is not there is no error.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Denied`] under object lock or without the right.
+    pub async fn delete(&self, path: &str) -> Result<()> {
+        check_path(path)?;
+        match &*self.0 {
+            Kind::Local(store) => store.delete(path).await,
+            Kind::Remote(store) => store.delete(path).await,
+        }
+    }
+
+    /// Removes what earlier openings of this store began to stage and never published; says how many files.
+    ///
+    /// # Errors
+    /// Where files cannot be listed or removed.
+    pub async fn remove_stale_staging(&self) -> Result<usize> {
+        match &*self.0 {
+            Kind::Local(store) => store.remove_stale_staging().await,
+            // Spool files have no name that outlives the process, except after a crash; those lie in the spool directory.
+            Kind::Remote(store) => store.remove_stale_spool().await,
+        }
+    }
+
+    /// The store's name for messages: a path or an address. Holds no secrets.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        match &*self.0 {
+            Kind::Local(store) => store.root().display().to_string(),
+            Kind::Remote(store) => store.describe().to_owned(),
+        }
+    }
+
+    /// The directory, where it is one.
+    #[must_use]
+    pub fn local_root(&self) -> Option<&Path> {
+        match &*self.0 {
+            Kind::Local(store) => Some(store.root()),
+            Kind::Remote(_) => None,
+        }
+    }
+
+    async fn publish(&self, sealed: &mut Sealed, path: &str) -> Result<PutOutcome> {
+        check_path(path)?;
+        match &*self.0 {
+            Kind::Local(store) => store.publish(sealed, path).await,
+            Kind::Remote(store) => store.upload(sealed, path).await,
+        }
+    }
+}
+
+/// Runs what blocks on a thread where it may.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|err| {
+        Err(Error::new(ErrorKind::Io, "a task of the store ended before its time", "").with_source(err))
+    })
+}
+
+fn cut_short(path: &str, range: &Range<u64>) -> Error {
+    let detail = format!("{path} ends before byte {}; `bygone verify` says what is damaged", range.end);
+    Error::new(ErrorKind::Damaged, "an object is cut short", detail)
+}
+
+/// Refuses what is no plain relative path of [`is_plain_segment`]s.
+///
+/// Every path passes here, those that were read back from a log among them: none may lead out of the history.
+pub(crate) fn check_path(path: &str) -> Result<()> {
+    // S3 takes keys of 1,024 bytes; this leaves room for the prefix.
+    if path.len() <= 900 && path.split('/').all(is_plain_segment) {
+        return Ok(());
+    }
+    let shown: String = path.chars().take(200).collect();
+    Err(Error::new(ErrorKind::InvalidPath, "not a path inside a history", format!("{shown:?}")))
+}
+
+/// The characters are those that every file system, bucket and reader takes without escaping.
+fn is_plain_segment(segment: &str) -> bool {
+    !matches!(segment, "" | "." | "..")
+        && segment.len() <= 255
+        && segment.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-~=+".contains(&b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_path_leads_out_of_the_history() {
+        let long = "a/".repeat(500) + "a";
+        for path in [
+            "",
+            "/",
+            "/etc/passwd",
+            "..",
+            "../x",
+            "a/../b",
+            "a/..",
+            "./a",
+            "a//b",
+            "a/",
+            "a\\b",
+            "a b",
+            "a%2e",
+            "a\0b",
+            "é",
+            "a\nb",
+            "c:/x",
+            &long,
+            &"a".repeat(256),
+        ] {
+            assert_eq!(check_path(path).unwrap_err().kind(), ErrorKind::InvalidPath, "{path:?}");
+        }
+        for path in [
+            "bygone.json",
+            "log/00000000000000000000.json",
+            "tables/public.~41~/_date=2026-11-23/0-0.parquet",
+            "..a",
+        ] {
+            assert!(check_path(path).is_ok(), "{path:?}");
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Values: what sort a column holds, how one is read from the wire, how it is kept, how it is shown.
+//!
+//! A value has one kept form, whether it came as text, in Postgres' binary format or out of a fact file. Rows in that
+//! form are compared byte by byte to find what an update changed.
+
+mod binary;
+mod civil;
+mod kind;
+mod numeric;
+mod render;
+mod row;
+mod text;
+
+pub use kind::Kind;
+pub use render::render;
+pub(crate) use render::{uuid as push_uuid, uuid_text};
+pub(crate) use row::ListBuilder;
+pub use row::{Field, Row, RowBuilder, RowError, Status};
+
+use bygone_replication::pgoutput::Cell;
+
+/// Appends a value from the wire to a row, as `kind`.
+///
+/// A value that the kind cannot hold (`NaN` in a decimal, `infinity` in a date, a ragged array) is kept as its exact
+/// Postgres text instead ([`Status::Raw`]): nothing is lost.
+///
+/// # Errors
+/// When the bytes are not what the server sends for this type.
+#[inline]
+pub fn read(kind: &Kind, cell: Cell<'_>, row: &mut RowBuilder) -> Result<(), ValueError> {
+    match cell {
+        Cell::Null => row.null(),
+        Cell::Unchanged => row.unknown(),
+        Cell::Text(bytes) => text::read(kind, bytes, row)?,
+        Cell::Binary(bytes) => binary::read(kind, bytes, row)?,
+    }
+    Ok(())
+}
+
+/// A value that is not what its type says. It never shows the value itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ValueError {
+    /// The text is not one that Postgres prints for the type.
+    #[error("a value is not the text of a {0}")]
+    Text(&'static str),
+    /// The bytes are not the type's binary form.
+    #[error("a value is not the binary form of a {0}")]
+    Binary(&'static str),
+    /// The type came in binary although bygone did not ask for it.
+    #[error("a value of a type that bygone reads as text came in binary form")]
+    UnexpectedBinary,
+}

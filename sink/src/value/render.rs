@@ -1,0 +1,201 @@
+//! Values as the text that Postgres prints under the session settings of [18].
+
+use std::fmt::Write as _;
+
+use super::civil::civil_from_days;
+use super::kind::Kind;
+use super::numeric::render_decimal;
+use super::row::{Field, RowError, Status};
+
+/// Appends the text of a value: what `column::text` gives in Postgres.
+///
+/// A null or unknown field appends nothing: ask its status. The text of a float is the shortest that reads back as the
+/// same value, though its exponent may be written in another way than Postgres'.
+///
+/// # Errors
+/// When the field is damaged.
+pub fn render(kind: &Kind, field: Field<'_>, out: &mut String) -> Result<(), RowError> {
+    match field.status {
+        Status::Null | Status::Unknown => return Ok(()),
+        Status::Raw => {
+            out.push_str(field.text()?);
+            return Ok(());
+        }
+        Status::Value => {}
+    }
+    // Writing to a String does not fail.
+    let _ = match kind {
+        Kind::Text | Kind::Json | Kind::Jsonb | Kind::NumericText | Kind::Other => {
+            out.push_str(field.text()?);
+            Ok(())
+        }
+        Kind::Bool => {
+            out.push(if field.array()? == [1] { 't' } else { 'f' });
+            Ok(())
+        }
+        Kind::Int16 => write!(out, "{}", i16::from_le_bytes(field.array()?)),
+        Kind::Int32 => write!(out, "{}", i32::from_le_bytes(field.array()?)),
+        Kind::Int64 => write!(out, "{}", i64::from_le_bytes(field.array()?)),
+        Kind::Oid => write!(out, "{}", u32::from_le_bytes(field.array()?)),
+        Kind::Float32 => {
+            let value = f32::from_le_bytes(field.array()?);
+            float(f64::from(value), &value, out);
+            Ok(())
+        }
+        Kind::Float64 => {
+            let value = f64::from_le_bytes(field.array()?);
+            float(value, &value, out);
+            Ok(())
+        }
+        Kind::Uuid => {
+            uuid(field.array()?, out);
+            Ok(())
+        }
+        Kind::Bytes => {
+            out.push_str(&hex(field.bytes()));
+            Ok(())
+        }
+        Kind::Date => {
+            let (day, era) = date(i64::from(i32::from_le_bytes(field.array()?)));
+            write!(out, "{day}{era}")
+        }
+        Kind::Timestamp => {
+            timestamp(i64::from_le_bytes(field.array()?).into(), false, out);
+            Ok(())
+        }
+        Kind::Timestamptz => {
+            timestamp(i64::from_le_bytes(field.array()?).into(), true, out);
+            Ok(())
+        }
+        Kind::Decimal { scale, .. } => {
+            render_decimal(field.decimal()?, *scale, out);
+            Ok(())
+        }
+        Kind::List(element) => {
+            list(element, field, out)?;
+            Ok(())
+        }
+    };
+    Ok(())
+}
+
+/// `bytea` in hex form.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len() * 2 + 2);
+    out.push_str("\\x");
+    for byte in bytes {
+        let pair = HEX_PAIRS.get(usize::from(*byte)).copied().unwrap_or_default();
+        out.extend(pair.map(char::from));
+    }
+    out
+}
+
+/// The two digits of every byte.
+const HEX_PAIRS: [[u8; 2]; 256] = {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    #[expect(clippy::indexing_slicing, reason = "evaluated by the compiler")]
+    while byte < 256 {
+        pairs[byte] = [DIGITS[byte >> 4], DIGITS[byte & 15]];
+        byte += 1;
+    }
+    pairs
+};
+
+/// The text of a UUID.
+#[inline]
+pub(crate) fn uuid_text(bytes: [u8; 16]) -> [u8; 36] {
+    let mut text = [b'-'; 36];
+    let (a, rest) = text.split_at_mut(8);
+    let (b, rest) = rest.split_at_mut(5);
+    let (c, rest) = rest.split_at_mut(5);
+    let (d, e) = rest.split_at_mut(5);
+    let digits = a.iter_mut().chain(b.iter_mut().skip(1)).chain(c.iter_mut().skip(1));
+    let digits = digits.chain(d.iter_mut().skip(1)).chain(e.iter_mut().skip(1));
+    let pairs = bytes.iter().filter_map(|byte| HEX_PAIRS.get(usize::from(*byte)));
+    for (slot, digit) in digits.zip(pairs.flatten()) {
+        *slot = *digit;
+    }
+    text
+}
+
+/// Appends the text of a UUID.
+#[inline]
+pub(crate) fn uuid(bytes: [u8; 16], out: &mut String) {
+    // ASCII throughout.
+    out.push_str(std::str::from_utf8(&uuid_text(bytes)).unwrap_or_default());
+}
+
+fn float(value: f64, shortest: &dyn std::fmt::Display, out: &mut String) {
+    if value.is_nan() {
+        out.push_str("NaN");
+    } else if value.is_infinite() {
+        out.push_str(if value > 0.0 { "Infinity" } else { "-Infinity" });
+    } else {
+        let _ = write!(out, "{shortest}");
+    }
+}
+
+fn date(days: i64) -> (String, &'static str) {
+    let (year, month, day) = civil_from_days(days);
+    let (year, era) = if year > 0 { (year, "") } else { (1 - year, " BC") };
+    (format!("{year:04}-{month:02}-{day:02}"), era)
+}
+
+/// Appends the text of a count of microseconds since the Unix epoch.
+pub(super) fn timestamp(us: i128, zone: bool, out: &mut String) {
+    let days = us.div_euclid(86_400_000_000);
+    let of_day = us.rem_euclid(86_400_000_000);
+    let (day, era) = date(i64::try_from(days).unwrap_or(i64::MAX));
+    let seconds = of_day / 1_000_000;
+    let _ = write!(out, "{day} {:02}:{:02}:{:02}", seconds / 3_600, seconds / 60 % 60, seconds % 60);
+    let micros = of_day % 1_000_000;
+    if micros != 0 {
+        let fraction = format!("{micros:06}");
+        let _ = write!(out, ".{}", fraction.trim_end_matches('0'));
+    }
+    if zone {
+        out.push_str("+00");
+    }
+    out.push_str(era);
+}
+
+fn list(element: &Kind, field: Field<'_>, out: &mut String) -> Result<(), RowError> {
+    out.push('{');
+    let mut item = String::new();
+    for (at, value) in field.elements(element).enumerate() {
+        if at > 0 {
+            out.push(',');
+        }
+        let Some(value) = value? else {
+            out.push_str("NULL");
+            continue;
+        };
+        item.clear();
+        render(element, value, &mut item)?;
+        if needs_quotes(&item) {
+            out.push('"');
+            for character in item.chars() {
+                if matches!(character, '"' | '\\') {
+                    out.push('\\');
+                }
+                out.push(character);
+            }
+            out.push('"');
+        } else {
+            out.push_str(&item);
+        }
+    }
+    out.push('}');
+    Ok(())
+}
+
+/// What `array_out` puts into quotes.
+fn needs_quotes(item: &str) -> bool {
+    item.is_empty()
+        || item.eq_ignore_ascii_case("null")
+        || item.bytes().any(|byte| {
+            matches!(byte, b'"' | b'\\' | b'{' | b'}' | b',' | b' ' | b'\t' | b'\n' | b'\r' | 0x0B | 0x0C)
+        })
+}

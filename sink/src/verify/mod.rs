@@ -1,0 +1,64 @@
+//! Whether a history is what was written: the chain of commits, and every live file's bytes.
+//!
+//! What the chain proves: nobody changed, removed or inserted anything before the last commit without changing every later
+//! one. What it does not prove: who can write to the history can make up a whole new chain, or cut commits off its end. Who
+//! keeps the [head](Report::head) of an earlier verification elsewhere can tell ([`Expectation`]).
+
+mod chain;
+mod files;
+mod report;
+
+use std::collections::BTreeMap;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::log::{ContentHash, MANIFEST, Manifest};
+use crate::store::Store;
+
+pub use report::{Head, Problem, ProblemKind, Progress, Report};
+
+/// A commit whose hash is known from elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expectation {
+    /// The commit's sequence number.
+    pub seq: u64,
+    /// SHA-256 of its bytes.
+    pub sha256: ContentHash,
+}
+
+/// Recomputes the chain and the hash, length and row count of every live file. Memory is bounded by the number of files
+/// and commits' names, not by their size. `progress` is called after each commit and each file.
+///
+/// # Errors
+/// [`ErrorKind::NoHistory`] where there is none, and where the store does not answer. What is wrong with the history is in
+/// the report, not an error.
+pub async fn verify(
+    store: &Store,
+    expected: Option<Expectation>,
+    mut progress: impl FnMut(&Progress),
+) -> Result<Report> {
+    let mut report = Report::default();
+    // Before the listing: what is committed meanwhile is left for the next time.
+    let objects: BTreeMap<String, u64> =
+        store.list("").await?.into_iter().map(|object| (object.path, object.bytes)).collect();
+    verify_manifest(store, &objects, &mut report).await?;
+    let named = chain::verify(store, &objects, expected, &mut report, &mut progress).await?;
+    files::verify(store, &objects, &named, &mut report, &mut progress).await?;
+    report.ok = report.problems.is_empty();
+    Ok(report)
+}
+
+async fn verify_manifest(store: &Store, objects: &BTreeMap<String, u64>, report: &mut Report) -> Result<()> {
+    if !objects.contains_key(MANIFEST) {
+        if !objects.keys().any(|path| path.starts_with("log/")) {
+            let detail = format!("{} holds no {MANIFEST}; is the address right?", store.describe());
+            return Err(Error::new(ErrorKind::NoHistory, "there is no history", detail));
+        }
+        report.problem(ProblemKind::MissingManifest, MANIFEST, "the manifest is missing");
+        return Ok(());
+    }
+    match Manifest::from_bytes(&store.get(MANIFEST).await?) {
+        Ok(manifest) => report.history = Some(manifest.id),
+        Err(err) => report.problem(ProblemKind::UnreadableManifest, MANIFEST, &err.to_string()),
+    }
+    Ok(())
+}

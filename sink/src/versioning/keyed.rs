@@ -1,0 +1,258 @@
+//! Changes of tables whose rows have a key.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use bygone_replication::pgoutput::{Old, Tuple};
+
+use crate::entity::{entity_id, state_key};
+use crate::error::Result;
+use crate::fact::{Context, Op};
+use crate::schema::TableSchema;
+use crate::value::{Field, Kind, Row, RowBuilder, Status};
+
+use super::context::with_note;
+use super::emit::{Emitter, Said};
+use super::known::{Entities, Entity, Known};
+use super::table::{CapturedTable, RelationMap, damaged_row};
+
+/// Buffers that each change uses anew.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    pub(super) row: RowBuilder,
+    pub(super) filled: RowBuilder,
+    pub(super) old: RowBuilder,
+    pub(super) entity: String,
+    pub(super) old_entity: String,
+    pub(super) changed: Vec<u16>,
+}
+
+/// All that a change works on.
+pub(super) struct Change<'a> {
+    pub(super) map: &'a RelationMap,
+    pub(super) table: &'a mut CapturedTable,
+    pub(super) entities: &'a mut Entities,
+    pub(super) out: &'a mut Emitter,
+    pub(super) scratch: &'a mut Scratch,
+}
+
+impl Change<'_> {
+    pub(super) fn insert(&mut self, new: Tuple<'_>) -> Result<()> {
+        let schema = Arc::clone(&self.table.schema);
+        self.map.read(&schema, new, &mut self.scratch.row)?;
+        row_entity(&schema, self.scratch.row.bytes(), &mut self.scratch.entity)?;
+        let prior = self.entity(&schema, false)?;
+        self.version(Op::Insert, prior, None)
+    }
+
+    pub(super) fn update(&mut self, old: Option<Old<'_>>, new: Tuple<'_>) -> Result<()> {
+        let schema = Arc::clone(&self.table.schema);
+        let unsent = self.map.read(&schema, new, &mut self.scratch.row)?;
+        let mut whole_old = false;
+        let mut has_old = false;
+        if let Some(old) = old {
+            self.map.read(&schema, old.tuple(), &mut self.scratch.old)?;
+            whole_old = matches!(old, Old::Row(_));
+            has_old = has_key(&schema, self.scratch.old.bytes())?;
+        }
+        // A key stored out of line that did not change stands in the old tuple alone [13].
+        if unsent && has_old {
+            fill_key(&schema, self.scratch.row.bytes(), self.scratch.old.bytes(), &mut self.scratch.filled)?;
+            std::mem::swap(&mut self.scratch.row, &mut self.scratch.filled);
+        }
+        row_entity(&schema, self.scratch.row.bytes(), &mut self.scratch.entity)?;
+        if has_old {
+            row_entity(&schema, self.scratch.old.bytes(), &mut self.scratch.old_entity)?;
+        } else {
+            self.scratch.old_entity.clone_from(&self.scratch.entity);
+        }
+        let rekeyed = self.scratch.old_entity != self.scratch.entity;
+        let prior = self.entity(&schema, true)?;
+        if unsent {
+            // The old row as sent knows best, then the last row of the entity that had the old key [14].
+            let known = prior.as_ref().map(|prior| &*prior.row);
+            let sent = whole_old.then(|| self.scratch.old.bytes());
+            let older: Vec<&[u8]> = sent.into_iter().chain(known).collect();
+            self.map.fill(&schema, self.scratch.row.bytes(), &older, &mut self.scratch.filled)?;
+            std::mem::swap(&mut self.scratch.row, &mut self.scratch.filled);
+        }
+        if !rekeyed {
+            return self.version(Op::Update, prior, None);
+        }
+        let note = with_note(self.out.context.as_deref(), json!({"rekeyed_to": self.scratch.entity}));
+        self.tombstone(&schema, Op::Rekey, prior, Some(&note))?;
+        let prior = self.entity(&schema, false)?;
+        let note = with_note(self.out.context.as_deref(), json!({"rekeyed_from": self.scratch.old_entity}));
+        self.version(Op::Rekey, prior, Some(&note))
+    }
+
+    pub(super) fn delete(&mut self, old: Old<'_>) -> Result<()> {
+        let schema = Arc::clone(&self.table.schema);
+        self.map.read(&schema, old.tuple(), &mut self.scratch.old)?;
+        row_entity(&schema, self.scratch.old.bytes(), &mut self.scratch.old_entity)?;
+        let prior = self.entity(&schema, true)?;
+        if prior.is_none() && matches!(old, Old::Key(_)) {
+            only_key_known(&schema, self.scratch.old.bytes(), &mut self.scratch.filled)?;
+            std::mem::swap(&mut self.scratch.old, &mut self.scratch.filled);
+        }
+        self.tombstone(&schema, Op::Delete, prior, None)
+    }
+
+    /// What is known of the old or the new entity, as a row of the newest schema.
+    fn entity(&mut self, schema: &TableSchema, old: bool) -> Result<Option<Entity>> {
+        let id = if old { &self.scratch.old_entity } else { &self.scratch.entity };
+        let known = self.entities.get(schema.number, &state_key(id))?;
+        let Some(Known::Entity(mut entity)) = known else { return Ok(None) };
+        if let Some(row) = self.table.convert(&entity.row, entity.schema)? {
+            entity.row = row;
+        }
+        Ok(Some(entity))
+    }
+
+    /// Emits the row in `scratch.row` as the next version of the entity in `scratch.entity`.
+    fn version(&mut self, op: Op, prior: Option<Entity>, context: Option<&Context>) -> Result<()> {
+        let row = self.scratch.row.bytes();
+        let kinds = self.table.schema.kinds();
+        let version = prior.as_ref().map_or(1, |prior| prior.version + 1);
+        let changed = match &prior {
+            Some(prior) => {
+                differences(kinds, &prior.row, row, &mut self.scratch.changed)?;
+                Some(self.scratch.changed.as_slice())
+            }
+            None => None,
+        };
+        let said = Said {
+            entity_id: &self.scratch.entity,
+            version,
+            leaf: self.map.leaf,
+            op,
+            tombstone: false,
+            changed,
+            context,
+        };
+        self.out.emit(self.table, &said, row)?;
+        let entity = Entity {
+            version,
+            live: true,
+            leaf: self.map.leaf,
+            schema: self.table.schema.version,
+            row: row.into(),
+        };
+        let key = state_key(&self.scratch.entity);
+        self.entities.put(self.table.schema.number, &key, Some(Known::Entity(entity)));
+        Ok(())
+    }
+
+    /// Ends the entity in `scratch.old_entity`; of one never seen, the row in `scratch.old` is all that is known.
+    fn tombstone(
+        &mut self,
+        schema: &TableSchema,
+        op: Op,
+        prior: Option<Entity>,
+        context: Option<&Context>,
+    ) -> Result<()> {
+        let unseen;
+        let context = if prior.is_none() && context.is_none() {
+            unseen = with_note(self.out.context.as_deref(), json!({"unseen": true}));
+            Some(&unseen)
+        } else {
+            context
+        };
+        let entity = prior.map_or_else(
+            || Entity {
+                version: 0,
+                live: true,
+                leaf: self.map.leaf,
+                schema: schema.version,
+                row: self.scratch.old.bytes().into(),
+            },
+            |prior| Entity { schema: schema.version, ..prior },
+        );
+        let id = std::mem::take(&mut self.scratch.old_entity);
+        let done = bury(self.table, self.entities, self.out, &id, op, entity, context);
+        self.scratch.old_entity = id;
+        done
+    }
+}
+
+/// Emits a tombstone of an entity with its last row, which must be of the newest schema.
+pub(super) fn bury(
+    table: &mut CapturedTable,
+    entities: &mut Entities,
+    out: &mut Emitter,
+    entity_id: &str,
+    op: Op,
+    entity: Entity,
+    context: Option<&Context>,
+) -> Result<()> {
+    let version = entity.version + 1;
+    // The tombstone holds the last row: nothing differs. Of an entity never seen it is the first version.
+    let changed: Option<&[u16]> = (version > 1).then_some(&[]);
+    let said = Said { entity_id, version, leaf: entity.leaf, op, tombstone: true, changed, context };
+    out.emit(table, &said, &entity.row)?;
+    let number = table.schema.number;
+    let buried = Entity { version, live: false, ..entity };
+    entities.put(number, &state_key(entity_id), Some(Known::Entity(buried)));
+    Ok(())
+}
+
+/// Positions of the columns in which two rows differ.
+pub(super) fn differences(kinds: &[Kind], before: &[u8], after: &[u8], out: &mut Vec<u16>) -> Result<()> {
+    out.clear();
+    if before == after {
+        return Ok(());
+    }
+    let pairs = Row::new(before, kinds).fields().zip(Row::new(after, kinds).fields());
+    for (at, (before, after)) in pairs.enumerate() {
+        if before.map_err(damaged_row)? != after.map_err(damaged_row)? {
+            out.push(u16::try_from(at).unwrap_or(u16::MAX));
+        }
+    }
+    Ok(())
+}
+
+/// The entity id of a row.
+pub(super) fn row_entity(schema: &TableSchema, row: &[u8], out: &mut String) -> Result<()> {
+    out.clear();
+    // Keys stand in front as a rule: few fields are walked.
+    let last = schema.key.iter().max().copied().unwrap_or(0);
+    let mut fields = smallvec::SmallVec::<[Field<'_>; 8]>::new();
+    for field in Row::new(row, schema.kinds()).fields().take(last + 1) {
+        fields.push(field.map_err(damaged_row)?);
+    }
+    entity_id(schema, |at| fields.get(at).copied().unwrap_or(Field::NULL), out).map_err(damaged_row)
+}
+
+/// The old tuple names the key: that of another identity index leaves it null [16].
+fn has_key(schema: &TableSchema, row: &[u8]) -> Result<bool> {
+    for (at, field) in Row::new(row, schema.kinds()).fields().enumerate() {
+        let missing = matches!(field.map_err(damaged_row)?.status, Status::Null | Status::Unknown);
+        if missing && schema.key.contains(&at) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Key columns that were not sent, from the old tuple.
+fn fill_key(schema: &TableSchema, row: &[u8], old: &[u8], out: &mut RowBuilder) -> Result<()> {
+    out.start(schema.columns.len());
+    let pairs = Row::new(row, schema.kinds()).fields().zip(Row::new(old, schema.kinds()).fields());
+    for (at, (field, old)) in pairs.enumerate() {
+        let (field, old) = (field.map_err(damaged_row)?, old.map_err(damaged_row)?);
+        let missing = field.status == Status::Unknown && schema.key.contains(&at);
+        out.field(if missing { old } else { field });
+    }
+    Ok(())
+}
+
+/// Of a row never seen, a delete tells the key alone: the rest is unknown, not null.
+fn only_key_known(schema: &TableSchema, row: &[u8], out: &mut RowBuilder) -> Result<()> {
+    out.start(schema.columns.len());
+    for field in Row::new(row, schema.kinds()).fields() {
+        let field = field.map_err(damaged_row)?;
+        out.field(if field.status == Status::Null { Field::UNKNOWN } else { field });
+    }
+    Ok(())
+}

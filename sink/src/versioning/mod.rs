@@ -1,0 +1,389 @@
+//! Changes become facts: each is versioned against what state knows of its entity.
+//!
+//! A [`Versioner`] is given whole transactions, change by change, in commit order. What it learns of entities stays in
+//! memory (or, for a transaction that outgrows it, in a spill file) until the log has the facts: see
+//! [`Versioner::seal`].
+
+mod content;
+mod context;
+mod emit;
+mod keyed;
+mod known;
+mod rebuild;
+mod snapshot;
+mod table;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bygone_replication::Lsn;
+use bygone_replication::pgoutput::{Message, Relations};
+
+use crate::encoder::Encoder;
+use crate::entity::{entity_id_of, twin_key};
+use crate::error::{Error, ErrorKind, Result};
+use crate::fact::{Context, Op, Origin};
+use crate::schema::TableSchema;
+use crate::state::State;
+use crate::transactions::TransactionBatch;
+
+use emit::Emitter;
+use keyed::{Change, Scratch};
+use known::{Entities, Known};
+use table::{CapturedTable, RelationMap};
+
+pub use known::Sealed;
+pub use rebuild::{CatchUp, LEAF, catch_up};
+pub use snapshot::SnapshotWriter;
+
+/// What a transaction brought.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TransactionSummary {
+    /// Facts of all tables.
+    pub facts: u64,
+}
+
+/// Turns changes into facts.
+#[derive(Debug)]
+pub struct Versioner {
+    tables: Vec<CapturedTable>,
+    relations: HashMap<u32, Option<RelationMap>>,
+    entities: Entities,
+    out: Emitter,
+    scratch: Scratch,
+    transactions: TransactionBatch,
+    replication_origin: Option<String>,
+    /// The last context of the transaction, for its row in the table of transactions.
+    said: Option<Arc<Context>>,
+    counts: Vec<(usize, i64)>,
+    /// Bytes of changes in memory after which a transaction is spilled.
+    spill_bytes: usize,
+}
+
+impl Versioner {
+    /// A versioner over a state that holds all facts of the log.
+    #[must_use]
+    pub fn new(state: Arc<State>, encoder: Encoder, spill_bytes: usize) -> Self {
+        let origin = Origin { lsn: Lsn::ZERO, xid: 0, committed_at: 0, valid_from: 0 };
+        Self {
+            tables: Vec::new(),
+            relations: HashMap::new(),
+            entities: Entities::new(state),
+            out: Emitter { encoder, origin, context: None, facts: 0 },
+            scratch: Scratch::default(),
+            transactions: TransactionBatch::default(),
+            replication_origin: None,
+            said: None,
+            counts: Vec::new(),
+            spill_bytes,
+        }
+    }
+
+    /// Adds a captured table: older schema versions first, the newest last. Changes of transactions that end at `start`
+    /// or before it are part of the table's snapshot, and skipped. Returns its index.
+    ///
+    /// # Panics
+    /// Never; without any version nothing is added and the index is that of the next table.
+    pub fn add_table(&mut self, versions: &[Arc<TableSchema>], start: Lsn) -> usize {
+        let mut versions = versions.iter();
+        let Some(first) = versions.next() else { return self.tables.len() };
+        let mut table = CapturedTable::new(Arc::clone(first), start);
+        for schema in versions {
+            table.learn(Arc::clone(schema));
+        }
+        self.tables.push(table);
+        self.tables.len() - 1
+    }
+
+    /// Facts of a table are of this schema version from now on.
+    ///
+    /// # Errors
+    /// When the facts before cannot be written.
+    pub fn change_schema(&mut self, table: usize, schema: Arc<TableSchema>) -> Result<()> {
+        if let Some(table) = self.tables.get_mut(table) {
+            self.out.flush(table)?;
+            table.learn(schema);
+        }
+        Ok(())
+    }
+
+    /// A table's snapshot is in the log: changes of transactions that end at `start` or before it are part of it.
+    pub fn set_start(&mut self, table: usize, start: Lsn) {
+        if let Some(table) = self.tables.get_mut(table) {
+            table.start = start;
+        }
+    }
+
+    /// The newest schema of a captured table.
+    #[must_use]
+    pub fn schema(&self, table: usize) -> Option<&Arc<TableSchema>> {
+        self.tables.get(table).map(|table| &table.schema)
+    }
+
+    /// Rows of relation `oid` in the stream belong to a captured table; `positions` gives the place in its newest schema
+    /// of each column of the relation. `leaf` is the partition's oid, or 0.
+    pub fn map_relation(&mut self, oid: u32, table: usize, leaf: u32, positions: Vec<Option<usize>>) {
+        let columns = self.tables.get(table).map_or(0, |table| table.schema.columns.len());
+        self.relations.insert(oid, Some(RelationMap::new(table, leaf, positions, columns)));
+    }
+
+    /// Rows of relation `oid` are none of ours.
+    pub fn ignore_relation(&mut self, oid: u32) {
+        self.relations.insert(oid, None);
+    }
+
+    /// Relations are announced anew by each connection.
+    pub fn forget_relations(&mut self) {
+        self.relations.clear();
+    }
+
+    /// Starts a transaction.
+    pub fn begin(&mut self, origin: Origin) {
+        self.out.origin = origin;
+        self.out.context = None;
+        self.out.facts = 0;
+        self.said = None;
+        self.replication_origin = None;
+        self.counts.clear();
+    }
+
+    /// Takes one message of the transaction. Begin, Commit, Relation and Type are the caller's.
+    ///
+    /// # Errors
+    /// When a change cannot be read, or facts cannot be written.
+    pub fn message(&mut self, message: &Message<'_>) -> Result<()> {
+        match *message {
+            Message::Insert { relation, new } => {
+                self.change(
+                    relation,
+                    |change, keyed| {
+                        if keyed { change.insert(new) } else { change.insert_content(new) }
+                    },
+                )
+            }
+            Message::Update { relation, old, new } => self.change(relation, |change, keyed| {
+                if keyed { change.update(old, new) } else { change.update_content(old, new) }
+            }),
+            Message::Delete { relation, old } => {
+                self.change(
+                    relation,
+                    |change, keyed| {
+                        if keyed { change.delete(old) } else { change.delete_content(old) }
+                    },
+                )
+            }
+            Message::Truncate { relations, .. } => self.truncate(relations),
+            Message::Logical { transactional: true, prefix, content, .. }
+                if context::PREFIXES.contains(&prefix) =>
+            {
+                let said = Arc::new(context::parse(prefix, content));
+                self.out.context = Some(Arc::clone(&said));
+                self.said = Some(said);
+                Ok(())
+            }
+            Message::Origin { name, .. } => {
+                self.replication_origin = Some(name.to_owned());
+                Ok(())
+            }
+            // A message outside transactions may come from one that aborted: never context [33].
+            Message::Logical { .. }
+            | Message::Begin(_)
+            | Message::Commit(_)
+            | Message::Relation(_)
+            | Message::Type { .. } => Ok(()),
+        }
+    }
+
+    fn change(
+        &mut self,
+        relation: u32,
+        work: impl FnOnce(&mut Change<'_>, bool) -> Result<()>,
+    ) -> Result<()> {
+        let map = match self.relations.get(&relation) {
+            Some(Some(map)) => map,
+            Some(None) => return Ok(()),
+            None => return Err(unannounced(relation)),
+        };
+        let Some(table) = self.tables.get_mut(map.table) else { return Err(unannounced(relation)) };
+        if self.out.origin.lsn <= table.start {
+            return Ok(());
+        }
+        let before = self.out.facts;
+        let keyed = !table.schema.key.is_empty();
+        let index = map.table;
+        let mut change = Change {
+            map,
+            table,
+            entities: &mut self.entities,
+            out: &mut self.out,
+            scratch: &mut self.scratch,
+        };
+        work(&mut change, keyed)?;
+        self.count(index, before);
+        self.spill_if_large()
+    }
+
+    fn count(&mut self, table: usize, before: u64) {
+        let facts = i64::try_from(self.out.facts - before).unwrap_or(i64::MAX);
+        match self.counts.iter_mut().find(|(counted, _)| *counted == table) {
+            Some((_, count)) => *count += facts,
+            None => self.counts.push((table, facts)),
+        }
+    }
+
+    /// A tombstone for each live entity of the tables. A leaf partition takes with it the rows that it holds.
+    fn truncate(&mut self, relations: Relations<'_>) -> Result<()> {
+        for relation in relations.oids() {
+            let map = match self.relations.get(&relation) {
+                Some(Some(map)) => map.clone(),
+                Some(None) => continue,
+                None => return Err(unannounced(relation)),
+            };
+            let skipped = self.tables.get(map.table).is_none_or(|table| self.out.origin.lsn <= table.start);
+            if !skipped {
+                let before = self.out.facts;
+                self.bury_all(map.table, Op::Truncate, (map.leaf != 0).then_some(map.leaf))?;
+                self.count(map.table, before);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends every live entity of a table, or of one of its leaves.
+    fn bury_all(&mut self, index: usize, op: Op, leaf: Option<u32>) -> Result<()> {
+        let Some(number) = self.tables.get(index).map(|table| table.schema.number) else { return Ok(()) };
+        let changed = self.entities.changed_keys(number);
+        let store = Arc::clone(self.entities.store());
+        for entry in store.scan(number)? {
+            let (key, value) = entry?;
+            if changed.binary_search_by(|other| other.as_slice().cmp(&key)).is_err() {
+                self.bury_known(index, &key, Known::decode(&value)?, op, leaf)?;
+            }
+        }
+        for key in changed {
+            if let Some(known) = self.entities.get(number, &key)? {
+                self.bury_known(index, &key, known, op, leaf)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn bury_known(
+        &mut self,
+        index: usize,
+        key: &[u8],
+        known: Known,
+        op: Op,
+        leaf: Option<u32>,
+    ) -> Result<()> {
+        let Some(table) = self.tables.get_mut(index) else { return Ok(()) };
+        let wanted = |of: u32| leaf.is_none_or(|leaf| leaf == of);
+        match known {
+            Known::Entity(mut entity) if entity.live && wanted(entity.leaf) => {
+                let id = entity_id_of(key).ok_or_else(|| {
+                    Error::new(
+                        ErrorKind::Damaged,
+                        "a key of the state is damaged",
+                        table.schema.log_name.clone(),
+                    )
+                })?;
+                if let Some(row) = table.convert(&entity.row, entity.schema)? {
+                    entity.row = row;
+                    entity.schema = table.schema.version;
+                }
+                keyed::bury(table, &mut self.entities, &mut self.out, &id, op, entity, None)?;
+            }
+            Known::Content(mut content) => {
+                let row =
+                    table.convert(&content.row, content.schema)?.unwrap_or_else(|| Arc::clone(&content.row));
+                let (gone, left): (Vec<_>, Vec<_>) = content.twins.iter().partition(|twin| wanted(twin.leaf));
+                for twin in gone {
+                    content::bury_twin(table, &mut self.out, twin, op, &row)?;
+                    self.entities.put(table.schema.number, &twin_key(twin.id), None);
+                }
+                content.twins = left;
+                let known = (!content.twins.is_empty()).then_some(Known::Content(content));
+                self.entities.put(table.schema.number, key, known);
+            }
+            Known::Entity(_) | Known::Place(_) => {}
+        }
+        self.spill_if_large()
+    }
+
+    /// A transaction that outgrows memory goes on over a file.
+    fn spill_if_large(&mut self) -> Result<()> {
+        if self.entities.bytes() > self.spill_bytes && !self.entities.is_sealed() {
+            self.entities.spill()?;
+        }
+        Ok(())
+    }
+
+    /// Ends the transaction.
+    ///
+    /// # Errors
+    /// When facts cannot be written.
+    pub fn commit(&mut self) -> Result<TransactionSummary> {
+        let summary = TransactionSummary { facts: self.out.facts };
+        if summary.facts > 0 {
+            if self.transactions.is_full(&self.out.origin) {
+                self.flush_transactions()?;
+            }
+            let tables = &self.tables;
+            let counts = self.counts.iter().filter_map(|(table, count)| {
+                tables.get(*table).map(|table| (table.schema.log_name.as_str(), *count))
+            });
+            self.transactions
+                .append(&self.out.origin, self.said.as_deref(), self.replication_origin.as_deref(), counts)
+                .map_err(|error| Error::new(ErrorKind::Io, "facts cannot be gathered", error.to_string()))?;
+        }
+        Ok(summary)
+    }
+
+    fn flush_transactions(&mut self) -> Result<()> {
+        let taken = self
+            .transactions
+            .take()
+            .map_err(|error| Error::new(ErrorKind::Io, "facts cannot be gathered", error.to_string()))?;
+        match taken {
+            Some((batch, span)) => self.out.encoder.write_transactions(batch, span),
+            None => Ok(()),
+        }
+    }
+
+    /// Memory that changes since the last commit take, about: they wait for the log.
+    #[must_use]
+    pub fn pending_bytes(&self) -> usize {
+        self.entities.bytes()
+    }
+
+    /// A sealed commit was not released yet: another cannot be sealed.
+    #[must_use]
+    pub const fn is_sealed(&self) -> bool {
+        self.entities.is_sealed()
+    }
+
+    /// Ends a commit: hands all its facts to the encoder, and gives what state must be told once the log has them.
+    ///
+    /// # Errors
+    /// When facts cannot be written.
+    pub fn seal(&mut self) -> Result<Sealed> {
+        for table in &mut self.tables {
+            self.out.flush(table)?;
+        }
+        self.flush_transactions()?;
+        Ok(self.entities.seal())
+    }
+
+    /// State holds the sealed commit: it need not be remembered any longer.
+    pub fn release(&mut self) {
+        self.entities.unseal();
+    }
+}
+
+fn unannounced(relation: u32) -> Error {
+    Error::new(
+        ErrorKind::Damaged,
+        "the stream holds a row of a relation that it never announced",
+        format!("relation {relation}"),
+    )
+}

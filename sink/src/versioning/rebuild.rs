@@ -1,0 +1,172 @@
+//! State caught up from facts: after a crash, or when it was lost.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bygone_replication::Lsn;
+
+use crate::entity::{state_key, twin_key};
+use crate::error::{Error, ErrorKind, Result};
+use crate::fact::parse_fact_id;
+use crate::fact_file::{self, FactRows};
+use crate::log::LogState;
+use crate::schema::TableSchema;
+use crate::state::State;
+use crate::store::Store;
+use crate::value::RowBuilder;
+
+use super::content::{put_twin, take_twin_by_id};
+use super::known::{Entities, Entity, Known, Twin};
+use super::table::CapturedTable;
+
+/// The field of an `add` that names the leaf partition of a file's facts.
+pub const LEAF: &str = "leaf";
+
+/// Bytes of changes after which they are moved to disk.
+const CHUNK_BYTES: usize = 48 << 20;
+
+/// What catching up came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CatchUp {
+    /// Fact files read.
+    pub files: u64,
+    /// Facts read.
+    pub facts: u64,
+}
+
+/// Brings state up to the last commit of the log, by the facts of the commits that it lacks.
+///
+/// `schemas` gives, by name in the log, the schema versions of each table, oldest first. Reading a fact again does no
+/// harm: a version that state has already, or a later one, stands.
+///
+/// # Errors
+/// When files or state cannot be read, or state cannot be written.
+pub async fn catch_up(
+    state: &Arc<State>,
+    store: &Store,
+    log: &LogState,
+    schemas: &HashMap<String, Vec<Arc<TableSchema>>>,
+) -> Result<CatchUp> {
+    let mut done = CatchUp::default();
+    let Some(last) = log.last_seq() else { return Ok(done) };
+    let applied = state.applied();
+    if applied == Some(last) {
+        return Ok(done);
+    }
+    if applied.is_some_and(|applied| applied > last) {
+        // State of a history that was put back: nothing in it can be trusted.
+        tracing::warn!(log = last, state = applied, "the state is ahead of the log: it is rebuilt");
+        state.clear()?;
+    }
+    let from = state.applied().map_or(0, |applied| applied + 1);
+    let mut entities = Entities::new(Arc::clone(state));
+    for (table, versions) in schemas {
+        let mut files = log.files_of(table);
+        files.retain(|file| file.added_by >= from);
+        let Some(newest) = versions.last() else { continue };
+        let captured = CapturedTable::new(Arc::clone(newest), Lsn::ZERO);
+        for file in files {
+            let path = file.add.path.clone();
+            let schema =
+                versions.iter().find(|schema| schema.version == file.add.schema).ok_or_else(|| {
+                    fact_file::damaged(
+                        &path,
+                        &format!("the log has no schema {} of {table}", file.add.schema),
+                    )
+                })?;
+            let leaf = file.add.extra.get(LEAF).and_then(serde_json::Value::as_u64);
+            let leaf = leaf.and_then(|leaf| u32::try_from(leaf).ok()).unwrap_or(0);
+            let bytes = store.get(&path).await?;
+            let schema = Arc::clone(schema);
+            let mut work = std::mem::replace(&mut entities, Entities::new(Arc::clone(state)));
+            let captured = captured.share();
+            // Decoding is work for a thread that may block.
+            let (back, facts) = tokio::task::spawn_blocking(move || {
+                let facts = read_file(&mut work, &captured, &schema, &path, leaf, bytes);
+                (work, facts)
+            })
+            .await
+            .map_err(|error| {
+                Error::new(ErrorKind::Io, "a task was ended", "rebuilding state").with_source(error)
+            })?;
+            entities = back;
+            done.facts += facts?;
+            done.files += 1;
+        }
+    }
+    entities.seal().apply(state, last)?;
+    tracing::info!(files = done.files, facts = done.facts, seq = last, "state caught up from facts");
+    Ok(done)
+}
+
+fn read_file(
+    entities: &mut Entities,
+    table: &CapturedTable,
+    schema: &Arc<TableSchema>,
+    path: &str,
+    leaf: u32,
+    bytes: bytes::Bytes,
+) -> Result<u64> {
+    let mut row = RowBuilder::default();
+    let mut count = 0;
+    for batch in fact_file::open(path, bytes)? {
+        let batch = batch.map_err(|error| fact_file::damaged(path, &error.to_string()))?;
+        let facts = FactRows::new(path, Arc::clone(schema), &batch)?;
+        for at in 0..batch.num_rows() {
+            facts.row(at, &mut row)?;
+            if schema.key.is_empty() {
+                content_fact(entities, table, &facts, at, leaf, row.bytes())?;
+            } else {
+                keyed_fact(entities, schema, &facts, at, leaf, row.bytes())?;
+            }
+        }
+        count += batch.num_rows() as u64;
+        if entities.bytes() > CHUNK_BYTES {
+            entities.spill()?;
+        }
+    }
+    Ok(count)
+}
+
+fn keyed_fact(
+    entities: &mut Entities,
+    schema: &TableSchema,
+    facts: &FactRows<'_>,
+    at: usize,
+    leaf: u32,
+    row: &[u8],
+) -> Result<()> {
+    let key = state_key(facts.entity_id(at));
+    let version = facts.version(at);
+    if let Some(Known::Entity(known)) = entities.get(schema.number, &key)?
+        && known.version >= version
+    {
+        return Ok(());
+    }
+    let entity =
+        Entity { version, live: !facts.is_tombstone(at), leaf, schema: schema.version, row: row.into() };
+    entities.put(schema.number, &key, Some(Known::Entity(entity)));
+    Ok(())
+}
+
+fn content_fact(
+    entities: &mut Entities,
+    table: &CapturedTable,
+    facts: &FactRows<'_>,
+    at: usize,
+    leaf: u32,
+    row: &[u8],
+) -> Result<()> {
+    let Some(id) = parse_fact_id(facts.entity_id(at)) else { return Ok(()) };
+    let version = facts.version(at);
+    if let Some(Known::Place(place)) = entities.get(table.schema.number, &twin_key(id))?
+        && place.version >= version
+    {
+        return Ok(());
+    }
+    take_twin_by_id(table, entities, id)?;
+    if !facts.is_tombstone(at) {
+        put_twin(table, entities, row, Twin { id, version, leaf })?;
+    }
+    Ok(())
+}
