@@ -1,0 +1,465 @@
+//! Attaching to a source: publications, slot, log and state are made or found, and fit each other.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bygone_replication::catalog::{ErrorKind as CatalogErrorKind, Loaded};
+use bygone_replication::conninfo::ConnectOptions;
+use bygone_replication::pattern::Patterns;
+use bygone_replication::preflight;
+use bygone_replication::publication::{self, PublicationState};
+use bygone_replication::slot::{self, CreateOptions};
+use bygone_replication::table::{Table, TableKind, quote_identifier};
+use bygone_replication::wire::{Connection, Mode};
+use bygone_replication::{Lsn, catalog, session};
+use bygone_sink::error::ErrorKind as SinkErrorKind;
+use bygone_sink::failpoint;
+use bygone_sink::history::{History, Identity};
+use bygone_sink::log::{LogWriter, ManifestSource, Source, table_text};
+use bygone_sink::schema::TableSchema;
+use bygone_sink::state::{Identity as StateIdentity, State};
+use bygone_sink::store::Store;
+use bygone_sink::versioning;
+use tokio_postgres::Client;
+
+use super::commit::Said;
+use super::registry::Registry;
+use super::source::{self, Wanted};
+use super::{Memory, RunOptions, state_directory};
+use crate::error::{Error, Result};
+
+/// How often it is said what the making of a slot waits for.
+const TELL_WAITING_EVERY: Duration = Duration::from_secs(5);
+
+/// A slot's exported snapshot. It lives as long as the connection does nothing else.
+#[derive(Debug)]
+pub(super) struct Exported {
+    pub(super) connection: Connection,
+    pub(super) name: String,
+    pub(super) point: Lsn,
+    /// The server's clock just after, microseconds since the Unix epoch.
+    pub(super) at: i64,
+}
+
+/// Everything that a capture begins with.
+pub(super) struct Attached {
+    pub(super) log: LogWriter,
+    pub(super) state: Arc<State>,
+    pub(super) registry: Registry,
+    pub(super) wanted: Wanted,
+    pub(super) recorded: PublicationState,
+    pub(super) source: Source,
+    pub(super) next_xid: u64,
+    pub(super) exported: Option<Exported>,
+    /// Where the source's WAL ended at the start.
+    pub(super) current: Lsn,
+    /// Where large transactions wait.
+    pub(super) spool: PathBuf,
+}
+
+/// Attaches: for the first time, or again.
+pub(super) async fn attach(
+    options: &RunOptions,
+    connect: &ConnectOptions,
+    store: &Store,
+    memory: Memory,
+) -> Result<Attached> {
+    let sql = session::connect_sql(connect).await?;
+    let server = preflight::read_server(&sql).await?;
+    let history = match History::open(store).await {
+        Ok(history) => Some(history),
+        Err(error) if error.kind() == SinkErrorKind::NoHistory => None,
+        Err(error) => return Err(error.into()),
+    };
+    let begun = history.as_ref().is_some_and(|history| history.state().last_seq().is_some());
+    preflight::check_server(&server, u32::from(!begun && options.slot.is_none()), 1).map_err(|refused| {
+        let lines: Vec<String> = refused.iter().map(ToString::to_string).collect();
+        Error::other(lines.join("\n"))
+    })?;
+    let mut replication = Connection::connect(connect, Mode::Replication).await?;
+    let identified = source::identify(&mut replication).await?;
+    let patterns = Patterns::parse(&options.tables).map_err(catalog::CatalogError::from)?;
+    let loaded = match catalog::load_tables(&sql, &patterns).await {
+        // A table that was captured and then dropped is no longer there to be matched.
+        Err(error) if begun && error.kind() == CatalogErrorKind::Pattern => {
+            tracing::warn!(error = %error, "going on with the tables that are captured already");
+            let known = history.as_ref().map(|history| Registry::of_log(history.state())).transpose()?;
+            let oids: Vec<u32> = known.iter().flat_map(Registry::oids).collect();
+            Loaded { tables: catalog::load_tables_by_oid(&sql, &oids).await?, skipped: Vec::new() }
+        }
+        loaded => loaded?,
+    };
+    for skipped in &loaded.skipped {
+        tracing::warn!("not captured: {skipped}");
+    }
+    for table in &loaded.tables {
+        if let Some(column) = TableSchema::clash(table) {
+            return Err(Error::other(format!(
+                "column {column} of {} has a name that bygone needs for itself: leave the table out with --table '-{}', or \
+                 rename the column",
+                table.name, table.name
+            )));
+        }
+    }
+    if loaded.tables.is_empty() && !begun {
+        return Err(Error::other(
+            "there is no table to capture: the database has none, or --table selects none",
+        ));
+    }
+    let names = publication::Names::new(&options.name)?;
+    let wanted = Wanted {
+        slot: options.slot.clone().unwrap_or_else(|| options.name.clone()),
+        publications: if options.publications.is_empty() {
+            names.both().map(str::to_owned).to_vec()
+        } else {
+            options.publications.clone()
+        },
+    };
+    slot::check_name(&wanted.slot)?;
+    let identity = Identity {
+        name: options.name.clone(),
+        source: ManifestSource {
+            system_id: identified.system_id.to_string(),
+            database: server.server.database.clone(),
+        },
+        slot: wanted.slot.clone(),
+        publications: wanted.publications.clone(),
+    };
+    let current = end_of_wal(&server.server, identified.wal_end);
+    let source = Source {
+        system_id: identified.system_id.to_string(),
+        timeline: identified.timeline,
+        database: server.server.database.clone(),
+    };
+    let mut begin =
+        Begin { options, sql: &sql, store, names: &names, wanted: &wanted, server: &server, source: &source };
+    let (log, registry, recorded, exported, history_id) = if begun {
+        drop(replication);
+        begin.again(&identity, &loaded.tables).await?
+    } else {
+        begin.first(&identity, &loaded.tables, history.is_some(), replication).await?
+    };
+    let directory = state_directory(options.state.as_deref(), &history_id)?;
+    let cache = memory.state_cache;
+    let state = tokio::task::spawn_blocking({
+        let directory = directory.clone();
+        move || State::open(&directory, &StateIdentity { history_id }, cache)
+    })
+    .await
+    .map_err(|error| Error::other(format!("opening state: {error}")))?
+    .map_err(bygone_sink::error::Error::from)?;
+    let state = Arc::new(state);
+    versioning::catch_up(&state, store, log.state(), &registry.schemas()).await?;
+    Ok(Attached {
+        log,
+        state,
+        registry,
+        wanted,
+        recorded,
+        source,
+        next_xid: server.server.next_xid,
+        exported,
+        current,
+        spool: directory,
+    })
+}
+
+/// The last position that the stream can reach without anything more being written.
+///
+/// The insert position stands behind a page's header when the last record ended with the page, the stream's before it.
+fn end_of_wal(server: &catalog::ServerInfo, flushed: Lsn) -> Lsn {
+    const PAGE: u64 = 8192;
+    const SHORT_HEADER: u64 = 24;
+    const LONG_HEADER: u64 = 40;
+    let Some(insert) = server.wal_insert else { return server.wal_replay.unwrap_or(flushed) };
+    match insert.0 % PAGE {
+        in_header @ (SHORT_HEADER | LONG_HEADER) => Lsn(insert.0 - in_header),
+        _ => insert,
+    }
+}
+
+type Begun = (LogWriter, Registry, PublicationState, Option<Exported>, String);
+
+struct Begin<'a> {
+    options: &'a RunOptions,
+    sql: &'a Client,
+    store: &'a Store,
+    names: &'a publication::Names,
+    wanted: &'a Wanted,
+    server: &'a preflight::ServerState,
+    source: &'a Source,
+}
+
+impl Begin<'_> {
+    fn owns_slot(&self) -> bool {
+        self.options.slot.is_none()
+    }
+
+    /// The first commit: publications, then the slot [3], then the log says where it begins.
+    async fn first(
+        &mut self,
+        identity: &Identity,
+        tables: &[Table],
+        manifest: bool,
+        mut replication: Connection,
+    ) -> Result<Begun> {
+        let existing = slot::read(self.sql, &self.wanted.slot).await?;
+        match (&existing, self.owns_slot()) {
+            (Some(_), true) if manifest => {
+                // Ours, from a start that did not come to its first commit.
+                slot::drop(self.sql, &self.wanted.slot).await?;
+            }
+            (Some(slot), true) => {
+                return Err(Error::other(format!(
+                    "replication slot {0:?} exists already, and {1} holds no history that it belongs to: another capture of \
+                     this server uses it (then give this one another --name), or it was left behind (then run: select \
+                     pg_drop_replication_slot('{0}');)",
+                    slot.name,
+                    self.store.describe()
+                )));
+            }
+            (None, false) => {
+                return Err(Error::other(format!(
+                    "there is no replication slot {0:?}: run select pg_create_logical_replication_slot('{0}', 'pgoutput'); \
+                     or leave --slot out, and bygone makes one of its own",
+                    self.wanted.slot
+                )));
+            }
+            (Some(slot), false) => {
+                preflight::check_slot(slot, &self.server.server.database, self.server.server.in_recovery)
+                    .map_err(|refused| Error::other(refused.to_string()))?;
+            }
+            (None, true) => {}
+        }
+        // A place that cannot be written to, and rights that do not suffice, are found out before anything is made.
+        self.store.check_writable().await?;
+        self.publish(tables).await?;
+        self.check_readable(tables).await?;
+        let history = History::open_or_create(self.store, identity).await?;
+        let history_id = history.manifest().id.clone();
+        let recorded = publication::inspect(self.sql, &self.wanted.publications).await?;
+        let (point, exported) = if self.owns_slot() {
+            let exported =
+                export(self.sql, replication, &self.wanted.slot, self.server.server.version, false).await?;
+            (exported.point, Some(exported))
+        } else {
+            let confirmed = existing.and_then(|slot| slot.confirmed_flush_lsn).unwrap_or(Lsn::ZERO);
+            replication.simple_query("IDENTIFY_SYSTEM").await?;
+            (confirmed, None)
+        };
+        failpoint::hit("snapshot.after_slot")?;
+        let mut registry = Registry::default();
+        for table in tables.iter().filter(|table| !matches!(table.kind, TableKind::Leaf { .. })) {
+            registry.attach(table, point);
+        }
+        registry.know_relations(tables);
+        let mut log = history.into_writer();
+        let said = Said {
+            from: point,
+            to: point,
+            source: self.source.clone(),
+            epoch: 0,
+            server_time: exported.as_ref().map(|exported| exported.at),
+            high_water: None,
+            publication: Some(recorded.fingerprint().into()),
+            schemas: std::mem::take(&mut registry.new_schemas),
+            events: std::mem::take(&mut registry.new_events),
+        };
+        let appended = log.append(said.body(&[])).await?;
+        tracing::info!(
+            seq = appended.seq(),
+            tables = registry.tables().len(),
+            slot = self.wanted.slot,
+            from = %point,
+            "attached"
+        );
+        Ok((log, registry, recorded, exported, history_id))
+    }
+
+    /// Goes on where the log ends; tables that match the patterns by now are added.
+    async fn again(&mut self, identity: &Identity, tables: &[Table]) -> Result<Begun> {
+        let history = History::open_or_create(self.store, identity).await?;
+        let history_id = history.manifest().id.clone();
+        let mut registry = Registry::of_log(history.state())?;
+        let damaged = || Error::other("the log does not say what the publications were: run bygone verify");
+        let recorded: PublicationState = history
+            .state()
+            .publication
+            .as_ref()
+            .and_then(serde_json::Value::as_str)
+            .ok_or_else(damaged)?
+            .parse()
+            .map_err(|_| damaged())?;
+        registry.know_relations(tables);
+        let mut log = history.into_writer();
+        let new: Vec<&Table> = tables
+            .iter()
+            .filter(|table| !matches!(table.kind, TableKind::Leaf { .. }))
+            .filter(|table| registry.index_of(&table_text(&table.name)).is_none())
+            .collect();
+        if new.is_empty() {
+            return Ok((log, registry, recorded, None, history_id));
+        }
+        // What was recorded must still hold before anything is added to it.
+        let resume = log.state().resume.unwrap_or(Lsn::ZERO);
+        let timeline = log.state().source.as_ref().map_or(self.source.timeline, |source| source.timeline);
+        let system_id = self.source.system_id.parse().unwrap_or(0);
+        let options = ConnectOptions::parse(&self.options.source)?.with_application_name("bygone");
+        let captured = registry.oids();
+        match source::connect(&options, self.wanted, system_id, timeline, resume, &recorded, &captured).await
+        {
+            Ok(ready) => ready.connection.close().await,
+            Err(error) => return Err(error),
+        }
+        self.publish(tables).await?;
+        let recorded = publication::inspect(self.sql, &self.wanted.publications).await?;
+        for table in new {
+            tracing::info!(table = %table.name, "new table");
+            registry.attach(table, resume);
+        }
+        registry.know_relations(tables);
+        let said = Said {
+            from: resume,
+            to: resume,
+            source: Source { timeline, ..self.source.clone() },
+            epoch: log.state().epoch,
+            server_time: log.state().server_time.map(|at| at.0),
+            high_water: log.state().high_water.map(|at| at.0),
+            publication: Some(recorded.fingerprint().into()),
+            schemas: std::mem::take(&mut registry.new_schemas),
+            events: std::mem::take(&mut registry.new_events),
+        };
+        let appended = log.append(said.body(&[])).await?;
+        tracing::debug!(seq = appended.seq(), "new tables are in the log");
+        Ok((log, registry, recorded, None, history_id))
+    }
+
+    /// The role may read what it has to copy.
+    async fn check_readable(&self, tables: &[Table]) -> Result<()> {
+        let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
+        let rights = catalog::table_rights(self.sql, &oids).await?;
+        let unreadable: Vec<String> = tables
+            .iter()
+            .filter(|table| table.kind != TableKind::Partitioned)
+            .filter(|table| rights.iter().any(|right| right.oid == table.oid && !right.select))
+            .map(|table| table.name.quoted())
+            .collect();
+        if unreadable.is_empty() {
+            return Ok(());
+        }
+        let role = quote_identifier(&self.server.role.role);
+        Err(Error::other(format!(
+            "the role {role} may not read all tables that are to be copied; as their owner or a superuser, run:\n\
+             grant select on {} to {role};\n\
+             (and grant usage on the schema, where that is lacking)",
+            unreadable.join(", ")
+        )))
+    }
+
+    /// Has the tables published, each where its identity allows [9].
+    async fn publish(&self, tables: &[Table]) -> Result<()> {
+        if !self.options.publications.is_empty() {
+            let state = publication::inspect(self.sql, &self.wanted.publications).await?;
+            publication::check_user_made(&state, &self.wanted.publications, false)?;
+            let listed: HashSet<u32> = publication::published_tables(self.sql, &self.wanted.publications)
+                .await?
+                .into_iter()
+                .collect();
+            let missing: Vec<String> = tables
+                .iter()
+                .filter(|table| table.kind != TableKind::Partitioned && !listed.contains(&table.oid))
+                .map(|table| table.name.to_string())
+                .collect();
+            if !missing.is_empty() {
+                return Err(Error::other(format!(
+                    "the publications {} do not publish {}: add them, or give --table patterns that select what is published",
+                    self.wanted.publications.join(", "),
+                    missing.join(", ")
+                )));
+            }
+            return Ok(());
+        }
+        let (insert_only, all): (Vec<&Table>, Vec<&Table>) =
+            tables.iter().partition(|table| publication::is_insert_only(table));
+        for table in insert_only.iter().filter(|table| table.kind != TableKind::Partitioned) {
+            tracing::warn!(
+                "{}: updates and deletes cannot be seen, for it has neither a primary key nor another replica identity; to \
+                 change that, add a primary key or run: alter table {} replica identity full;",
+                table.name,
+                table.name.quoted()
+            );
+        }
+        let ensured = publication::ensure(self.sql, self.names, &all, &insert_only).await?;
+        for statement in &ensured.statements {
+            tracing::debug!(statement, "publication");
+        }
+        Ok(())
+    }
+}
+
+/// Makes a slot and exports the snapshot of its consistent point.
+pub(super) async fn export(
+    sql: &Client,
+    mut connection: Connection,
+    name: &str,
+    version: u32,
+    temporary: bool,
+) -> Result<Exported> {
+    let options = CreateOptions { temporary, export_snapshot: true, failover: false };
+    let command = slot::create_command(version, name, options)?;
+    let rows = wait_for_slot(sql, connection.simple_query(&command)).await?;
+    let field = |at: usize| rows.first().and_then(|row| row.get(at)).and_then(Option::as_deref);
+    let (Some(point), Some(snapshot)) = (field(1).and_then(|lsn| lsn.parse().ok()), field(2)) else {
+        return Err(Error::other("the server's answer to CREATE_REPLICATION_SLOT makes no sense"));
+    };
+    let row = sql
+        .query_one("select (extract(epoch from clock_timestamp()) * 1000000)::int8", &[])
+        .await
+        .map_err(|error| Error::other(format!("asking the server for its time: {error}")))?;
+    Ok(Exported { connection, name: snapshot.to_owned(), point, at: row.get(0) })
+}
+
+/// Waits while a slot is made, and says what that waits for: transactions that began before [28].
+async fn wait_for_slot<T>(
+    sql: &Client,
+    made: impl Future<Output = bygone_replication::Result<T>>,
+) -> Result<T> {
+    let mut made = std::pin::pin!(made);
+    loop {
+        tokio::select! {
+            result = &mut made => return Ok(result?),
+            () = tokio::time::sleep(TELL_WAITING_EVERY) => {
+                for running in slot::running_transactions(sql).await? {
+                    tracing::warn!(
+                        pid = running.pid,
+                        prepared = running.prepared,
+                        application = running.application,
+                        seconds = running.seconds,
+                        "the making of the slot waits for this transaction to end"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// There are objects that no commit names.
+pub(super) async fn has_orphans(log: &LogWriter) -> Result<bool> {
+    // Files that were begun and never named, by a writer that died.
+    let staging = log.store().local_root().map(|root| root.join(".staging"));
+    if let Some(mut left) = staging.and_then(|staging| std::fs::read_dir(staging).ok())
+        && left.next().is_some()
+    {
+        return Ok(true);
+    }
+    for directory in ["tables", "transactions"] {
+        for object in log.store().list(directory).await? {
+            if bygone_sink::log::path::fact_seq(&object.path).is_some() && !log.state().names(&object.path) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}

@@ -1,0 +1,168 @@
+//! Commits: files, then the log, then state. One at a time is on its way, while the next is gathered.
+
+use std::sync::Arc;
+
+use bygone_replication::Lsn;
+use bygone_sink::encoder::WrittenFile;
+use bygone_sink::failpoint;
+use bygone_sink::log::{Add, CommitBody, Event, LogWriter, SchemaVersion, Source, Wal};
+use bygone_sink::state::State;
+use bygone_sink::timestamp::Timestamp;
+use bygone_sink::versioning::{LEAF, Sealed};
+use tokio::runtime::Handle;
+use tokio::sync::{Mutex, oneshot};
+
+use crate::error::{Error, Result};
+
+/// What a commit says beside its files.
+#[derive(Clone, Debug)]
+pub(crate) struct Said {
+    pub(crate) from: Lsn,
+    pub(crate) to: Lsn,
+    pub(crate) source: Source,
+    pub(crate) epoch: u32,
+    /// Microseconds since the Unix epoch.
+    pub(crate) server_time: Option<i64>,
+    /// Microseconds since the Unix epoch.
+    pub(crate) high_water: Option<i64>,
+    pub(crate) publication: Option<serde_json::Value>,
+    pub(crate) schemas: Vec<SchemaVersion>,
+    pub(crate) events: Vec<Event>,
+}
+
+impl Said {
+    /// The document, with the files.
+    pub(crate) fn body(self, files: &[WrittenFile]) -> CommitBody {
+        CommitBody {
+            wal: Wal { from: self.from, to: self.to },
+            resume: self.to,
+            epoch: self.epoch,
+            source: self.source,
+            server_time: self.server_time.map(Timestamp),
+            high_water: self.high_water.map(Timestamp),
+            publication: self.publication,
+            schemas: self.schemas,
+            events: self.events,
+            add: files.iter().map(added).collect(),
+            remove: Vec::new(),
+            extra: serde_json::Map::new(),
+        }
+    }
+}
+
+fn added(file: &WrittenFile) -> Add {
+    let mut extra = serde_json::Map::new();
+    if file.leaf != 0 {
+        extra.insert(LEAF.to_owned(), file.leaf.into());
+    }
+    Add {
+        path: file.path.clone(),
+        table: file.table.clone(),
+        schema: file.schema,
+        rows: file.rows,
+        bytes: file.bytes,
+        sha256: file.sha256,
+        lsn: [Lsn::from_i64(file.span.lsn.0), Lsn::from_i64(file.span.lsn.1)],
+        valid_from: [Timestamp(file.span.valid_from.0), Timestamp(file.span.valid_from.1)],
+        digest: None,
+        extra,
+    }
+}
+
+/// A commit that is durable in the log: what it covers may be acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Durable {
+    pub(crate) seq: u64,
+    pub(crate) resume: Lsn,
+}
+
+/// A commit on its way.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    durable: Option<oneshot::Receiver<Result<Durable>>>,
+    applied: oneshot::Receiver<Result<()>>,
+}
+
+/// What became of the commit on its way since one last looked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    Waiting,
+    Durable(Durable),
+    Applied,
+}
+
+/// Appends commits to the log and applies them to state.
+#[derive(Clone, Debug)]
+pub(crate) struct Committer {
+    pub(crate) log: Arc<Mutex<LogWriter>>,
+    pub(crate) state: Arc<State>,
+    pub(crate) runtime: Handle,
+}
+
+type Files = oneshot::Receiver<bygone_sink::error::Result<Vec<WrittenFile>>>;
+
+impl Committer {
+    /// Sends a commit on its way.
+    pub(crate) fn start(&self, files: Files, said: Said, sealed: Sealed) -> Pending {
+        let (tell_durable, durable) = oneshot::channel();
+        let (tell_applied, applied) = oneshot::channel();
+        let this = self.clone();
+        self.runtime.spawn(async move {
+            let appended = this.append(files, said).await;
+            let seq = appended.as_ref().ok().map(|durable| durable.seq);
+            // Whoever started the commit may have given up in the meantime.
+            let _ = tell_durable.send(appended);
+            if let Some(seq) = seq {
+                let state = Arc::clone(&this.state);
+                let done = tokio::task::spawn_blocking(move || {
+                    failpoint::hit("state.before_apply")?;
+                    sealed.apply(&state, seq)?;
+                    failpoint::hit("state.after_apply")
+                });
+                let done = done.await.map_err(|error| Error::other(format!("applying state: {error}")));
+                let _ = tell_applied.send(done.and_then(|done| done.map_err(Error::from)));
+            }
+        });
+        Pending { durable: Some(durable), applied }
+    }
+
+    async fn append(&self, files: Files, said: Said) -> Result<Durable> {
+        let files = files.await.map_err(|_| Error::other("the encoder has stopped"))??;
+        let resume = said.to;
+        let appended = self.log.lock().await.append(said.body(&files)).await?;
+        Ok(Durable { seq: appended.seq(), resume })
+    }
+}
+
+impl Pending {
+    /// Looks what became of it, without waiting.
+    pub(crate) fn look(&mut self) -> Result<Progress> {
+        if let Some(durable) = &mut self.durable {
+            return match durable.try_recv() {
+                Ok(result) => {
+                    self.durable = None;
+                    result.map(Progress::Durable)
+                }
+                Err(oneshot::error::TryRecvError::Empty) => Ok(Progress::Waiting),
+                Err(oneshot::error::TryRecvError::Closed) => Err(lost()),
+            };
+        }
+        match self.applied.try_recv() {
+            Ok(result) => result.map(|()| Progress::Applied),
+            Err(oneshot::error::TryRecvError::Empty) => Ok(Progress::Waiting),
+            Err(oneshot::error::TryRecvError::Closed) => Err(lost()),
+        }
+    }
+
+    /// Waits for the next thing to become of it.
+    pub(crate) fn wait(&mut self, runtime: &Handle) -> Result<Progress> {
+        if let Some(durable) = self.durable.take() {
+            return runtime.block_on(durable).map_err(|_| lost())?.map(Progress::Durable);
+        }
+        runtime.block_on(&mut self.applied).map_err(|_| lost())?.map(|()| Progress::Applied)
+    }
+}
+
+fn lost() -> Error {
+    Error::other("the task that commits has ended before its commit: see the error before")
+}

@@ -1,0 +1,111 @@
+//! A table's columns as the stream shows them, told from what is known before and what the catalog says now [21].
+
+use bygone_replication::pgoutput::{Relation, RelationColumn};
+use bygone_replication::table::{Column, DataType, Table, TableKind, TableName, TypeKind};
+use bygone_sink::schema::TableSchema;
+
+/// The table that a relation of the stream describes.
+///
+/// The stream tells names and types of then, the catalog attnums and the rest of now. A column is looked for in the
+/// catalog under its name and type; else it is the one that had the name before; else a rename of the one that is no
+/// longer there, if the place and type agree.
+pub(super) fn as_of_stream(relation: &Relation<'_>, old: &TableSchema, now: Option<&Table>) -> Table {
+    let listed: Vec<RelationColumn<'_>> = relation.columns().collect();
+    let mut columns: Vec<Column> = Vec::with_capacity(listed.len());
+    for (at, column) in listed.iter().enumerate() {
+        let same = |known: &&Column| {
+            known.name == column.name
+                && known.data_type.oid == column.type_oid
+                && known.data_type.typmod == column.typmod
+        };
+        let in_catalog = now.and_then(|table| table.columns.iter().find(same)).cloned();
+        let by_name =
+            || old.columns.iter().map(|known| &known.column).find(|known| known.name == column.name).cloned();
+        let renamed = || {
+            let known = &old.columns.get(at)?.column;
+            let gone = !listed.iter().any(|other| other.name == known.name);
+            (gone && known.data_type.oid == column.type_oid).then(|| known.clone())
+        };
+        let mut found = in_catalog.or_else(by_name).or_else(renamed).unwrap_or_else(|| unknown(at, old, now));
+        if found.data_type.oid != column.type_oid {
+            found.data_type = type_of(column, old, now);
+        }
+        found.data_type.typmod = column.typmod;
+        column.name.clone_into(&mut found.name);
+        columns.push(found);
+    }
+    // Columns that are never sent stay.
+    let unsent = now.map_or_else(Vec::new, |table| {
+        table.columns.iter().filter(|column| column.generated.is_some()).cloned().collect()
+    });
+    for column in unsent {
+        if !columns.iter().any(|known| known.attnum == column.attnum) {
+            columns.push(column);
+        }
+    }
+    columns.sort_by_key(|column| column.attnum);
+    match now {
+        Some(table) => Table { columns, ..table.clone() },
+        None => Table {
+            oid: relation.oid,
+            name: TableName::new(relation.schema, relation.name),
+            kind: TableKind::Ordinary,
+            identity: bygone_replication::table::ReplicaIdentity::Full,
+            primary_key: Vec::new(),
+            identity_index: Vec::new(),
+            columns,
+            filenode: 0,
+            persistence: 'p',
+            blocks: 0,
+            rows: None,
+            row_security: false,
+        },
+    }
+}
+
+/// A column that nobody can tell any more of: it came and went between two looks at the catalog.
+fn unknown(at: usize, old: &TableSchema, now: Option<&Table>) -> Column {
+    let highest = old
+        .columns
+        .iter()
+        .map(|column| column.column.attnum)
+        .chain(now.iter().flat_map(|table| table.columns.iter().map(|column| column.attnum)))
+        .max()
+        .unwrap_or(0);
+    let attnum = highest.saturating_add(1).saturating_add(i16::try_from(at).unwrap_or(0));
+    Column {
+        name: String::new(),
+        attnum,
+        data_type: text_type(0),
+        not_null: false,
+        generated: None,
+        identity: None,
+        storage: 'x',
+        missing: None,
+        has_default: false,
+    }
+}
+
+/// The type of a column by its oid, as any known column has it.
+fn type_of(column: &RelationColumn<'_>, old: &TableSchema, now: Option<&Table>) -> DataType {
+    old.columns
+        .iter()
+        .map(|known| &known.column)
+        .chain(now.iter().flat_map(|table| table.columns.iter()))
+        .map(|known| &known.data_type)
+        .find(|known| known.oid == column.type_oid)
+        .cloned()
+        .unwrap_or_else(|| text_type(column.type_oid))
+}
+
+/// A type that is not known: its values are kept as Postgres' text.
+fn text_type(oid: u32) -> DataType {
+    DataType {
+        oid,
+        schema: "pg_catalog".to_owned(),
+        name: format!("type {oid}"),
+        typmod: -1,
+        kind: TypeKind::Base,
+        binary: false,
+    }
+}

@@ -1,0 +1,242 @@
+//! Tables without a snapshot get one: at the slot's own consistent point, or at that of a temporary slot [4].
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bygone_replication::catalog;
+use bygone_replication::session;
+use bygone_replication::table::{Table, TableKind};
+use bygone_replication::wire::{Connection, Mode};
+use bygone_sink::fact::Origin;
+use bygone_sink::log::{Event, EventKind};
+use bygone_sink::versioning;
+use tokio::sync::mpsc;
+
+use super::Capture;
+use super::attach::{Exported, export};
+use super::pipeline::{Rest, Until};
+use super::snapshot::{self, Copied, CopySettings, Outcome, Wanted};
+use crate::error::{Error, Result};
+
+/// A table that is altered each time it is copied is given up after so many tries.
+const ATTEMPTS: usize = 5;
+/// Copied tables are committed together, so that thousands of small ones do not make thousands of commits.
+const COMMIT_EVERY: Duration = Duration::from_secs(10);
+
+impl Capture {
+    /// Copies the tables whose snapshot is not in the log.
+    pub(super) async fn copy_missing(&mut self) -> Result<()> {
+        for _ in 0..ATTEMPTS {
+            let missing = self.pipeline()?.registry.without_snapshot();
+            if missing.is_empty() {
+                return Ok(());
+            }
+            if self.options.discard {
+                return Err(Error::other(
+                    "--discard measures the stream: let an ordinary run take the snapshot first",
+                ));
+            }
+            match self.exported.take() {
+                Some(exported) => {
+                    self.copy_at(exported, missing, None).await?;
+                }
+                None => {
+                    let (exported, held) = self.copy_beside_stream(missing).await?;
+                    // Facts are committed in the order of their positions: first the stream up to the copy's point.
+                    let pipeline = self.pipeline()?;
+                    pipeline.ceiling = Some(exported.at);
+                    let rest = self.stream(Until::Exactly(exported.point)).await?;
+                    self.pipeline()?.ceiling = None;
+                    if rest == Rest::Stopped {
+                        return Err(Error::other(
+                            "stopped during the snapshot; it begins anew for the tables that are not done",
+                        ));
+                    }
+                    let point = exported.point;
+                    self.commit_copied(point, exported.at, held).await?;
+                    exported.connection.close().await;
+                }
+            }
+        }
+        let left = self.pipeline()?.registry.without_snapshot().len();
+        if left == 0 {
+            return Ok(());
+        }
+        Err(Error::other(format!(
+            "{left} tables were altered or rewritten each of the {ATTEMPTS} times that they were copied: start again when no \
+             ALTER TABLE, VACUUM FULL, CLUSTER or TRUNCATE runs on them"
+        )))
+    }
+
+    async fn copy_beside_stream(&mut self, missing: Vec<usize>) -> Result<(Exported, Vec<Copied>)> {
+        let sql = session::connect_sql(&self.connect).await?;
+        let connection = Connection::connect(&self.connect, Mode::Replication).await?;
+        let version = connection.server_version();
+        let name =
+            format!("{}_copy_{}", self.wanted.slot.chars().take(40).collect::<String>(), std::process::id());
+        let mut exported = export(&sql, connection, &name, version, true).await?;
+        // The time axis never goes back: the copy is of no earlier moment than what is there already.
+        exported.at = exported.at.max(self.pipeline()?.high_water.unwrap_or(i64::MIN));
+        let mut held = Vec::new();
+        let exported = self.copy_at(exported, missing, Some(&mut held)).await?;
+        Ok((exported, held))
+    }
+
+    /// Copies tables at a consistent point; what is done is committed from time to time, or held back.
+    async fn copy_at(
+        &mut self,
+        exported: Exported,
+        missing: Vec<usize>,
+        mut hold: Option<&mut Vec<Copied>>,
+    ) -> Result<Exported> {
+        let sql = session::connect_sql(&self.connect).await?;
+        let block_size = catalog::server_info(&sql).await?.block_size;
+        let wanted = self.wanted_tables(&sql, &missing).await?;
+        let settings = CopySettings {
+            options: self.connect.clone(),
+            snapshot_name: exported.name.clone(),
+            origin: Origin {
+                lsn: exported.point,
+                xid: 0,
+                committed_at: exported.at,
+                valid_from: exported.at,
+            },
+            workers: self.options.snapshot_workers,
+            block_size,
+            limits: self.memory.encoder,
+            stop: Arc::clone(&self.stop),
+        };
+        let state = Arc::clone(&self.pipeline()?.committer.state);
+        let (done, mut outcomes) = mpsc::channel(64);
+        let store = self.store.clone();
+        let numbers = Arc::clone(&self.numbers);
+        let copying =
+            tokio::spawn(
+                async move { snapshot::copy(&settings, &store, &state, &numbers, wanted, done).await },
+            );
+        let mut ready = Vec::new();
+        let mut last = Instant::now();
+        while let Some(outcome) = outcomes.recv().await {
+            match outcome {
+                Outcome::Copied(copied) => ready.push(copied),
+                Outcome::Altered(index) => {
+                    let name = self
+                        .pipeline()?
+                        .registry
+                        .tables()
+                        .get(index)
+                        .map(|table| table.schema().log_name.clone());
+                    tracing::warn!(table = name, "altered during the snapshot: it is copied once more");
+                }
+            }
+            if let Some(held) = &mut hold {
+                held.append(&mut ready);
+            } else if last.elapsed() >= COMMIT_EVERY {
+                self.commit_copied(exported.point, exported.at, std::mem::take(&mut ready)).await?;
+                last = Instant::now();
+            }
+        }
+        copying.await.map_err(|error| Error::other(format!("the snapshot has failed: {error}")))??;
+        if !ready.is_empty() {
+            self.commit_copied(exported.point, exported.at, ready).await?;
+        }
+        Ok(exported)
+    }
+
+    /// The tables as the catalog has them now, with the parts that hold their rows.
+    async fn wanted_tables(
+        &mut self,
+        sql: &tokio_postgres::Client,
+        missing: &[usize],
+    ) -> Result<Vec<Wanted>> {
+        let registry = &self.pipeline()?.registry;
+        let roots: Vec<(usize, u32, Arc<bygone_sink::schema::TableSchema>)> = missing
+            .iter()
+            .filter_map(|index| {
+                let schema = registry.tables().get(*index)?.schema();
+                Some((*index, schema.oid, Arc::clone(schema)))
+            })
+            .collect();
+        let mut oids: Vec<u32> = roots.iter().map(|(_, oid, _)| *oid).collect();
+        oids.extend(registry.leaves_of(missing));
+        let tables: Vec<Table> = catalog::load_tables_by_oid(sql, &oids).await?;
+        Ok(roots
+            .into_iter()
+            .map(|(index, oid, schema)| {
+                let parts = tables
+                    .iter()
+                    .filter(|table| match table.kind {
+                        TableKind::Ordinary => table.oid == oid,
+                        TableKind::Leaf { root } => root == oid,
+                        TableKind::Partitioned => false,
+                    })
+                    .cloned()
+                    .collect();
+                Wanted { index, schema, parts }
+            })
+            .collect())
+    }
+
+    /// Commits copied tables, and has state know their rows.
+    async fn commit_copied(
+        &mut self,
+        point: bygone_replication::Lsn,
+        at: i64,
+        copied: Vec<Copied>,
+    ) -> Result<()> {
+        if copied.is_empty() {
+            return Ok(());
+        }
+        let numbers = Arc::clone(&self.numbers);
+        let store = self.store.clone();
+        let pipeline = self.pipeline()?;
+        let mut said = pipeline.said_nothing();
+        said.from = pipeline.covered;
+        said.to = point;
+        said.server_time = said.server_time.max(Some(at));
+        said.high_water = said.high_water.max(Some(at));
+        let mut files = Vec::new();
+        let mut loaders = Vec::new();
+        let mut without_key = std::collections::HashMap::new();
+        for table in copied {
+            let Some(captured) = pipeline.registry.tables().get(table.index) else { continue };
+            let name = captured.schema().log_name.clone();
+            if table.loader.is_none() {
+                without_key.insert(name.clone(), captured.versions.clone());
+            }
+            tracing::info!(table = name, rows = table.rows, "snapshot");
+            said.events.push(Event::at(EventKind::Snapshot, Some(name), point).with("rows", table.rows));
+            files.extend(table.files);
+            loaders.extend(table.loader);
+            pipeline.registry.snapshot_done(table.index, point);
+            pipeline.versioner.set_start(table.index, point);
+        }
+        said.schemas = std::mem::take(&mut pipeline.registry.new_schemas);
+        said.events.extend(std::mem::take(&mut pipeline.registry.new_events));
+        pipeline.high_water = said.high_water;
+        pipeline.server_time = said.server_time;
+        let mut log = pipeline.committer.log.lock().await;
+        let seq = log.append(said.body(&files)).await?.seq();
+        numbers.start(seq + 1);
+        let state = Arc::clone(&pipeline.committer.state);
+        let installed = tokio::task::spawn_blocking(move || {
+            loaders.into_iter().try_for_each(bygone_sink::state::BulkLoader::install)
+        });
+        installed
+            .await
+            .map_err(|error| Error::other(format!("loading state: {error}")))?
+            .map_err(bygone_sink::error::Error::from)?;
+        if without_key.is_empty() {
+            let nothing = std::iter::empty::<(u32, Vec<u8>, Option<Vec<u8>>)>();
+            state.apply(seq, nothing, true).map_err(bygone_sink::error::Error::from)?;
+        } else {
+            versioning::catch_up(&state, &store, log.state(), &without_key).await?;
+        }
+        drop(log);
+        pipeline.next_seq = seq + 1;
+        pipeline.covered = point;
+        pipeline.position = pipeline.position.max(point);
+        pipeline.durable = point;
+        Ok(())
+    }
+}

@@ -1,0 +1,364 @@
+//! `bygone run`: from the source to the history.
+
+mod assembler;
+mod attach;
+mod commit;
+mod evolve;
+mod first_copy;
+mod pipeline;
+mod progress;
+mod registry;
+mod snapshot;
+mod source;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bygone_replication::backoff::Backoff;
+use bygone_replication::conninfo::ConnectOptions;
+use bygone_replication::publication::PublicationState;
+use bygone_replication::{Lsn, Policy, slot};
+use bygone_sink::encoder::{Encoder, EncoderLimits, FileNumbers};
+use bygone_sink::failpoint;
+use bygone_sink::store::{Location, Store, StoreOptions};
+use bygone_sink::versioning::Versioner;
+use tokio::runtime::Handle;
+use tokio::sync::Mutex;
+
+use crate::error::{Error, Result};
+use assembler::Assembler;
+use attach::Attached;
+use commit::Committer;
+use pipeline::{CutAt, Pipeline, Rest, Until};
+use source::CatalogReader;
+
+/// How often a slot that another process reads is tried before that is an error: the server may need a moment to notice
+/// that an earlier bygone was killed.
+const ACTIVE_SLOT_PATIENCE: Duration = Duration::from_secs(20);
+
+const ACTIVE_SLOT_PAUSE: Duration = Duration::from_secs(1);
+
+/// What `bygone run` was asked to do.
+#[derive(Clone, Debug)]
+pub(crate) struct RunOptions {
+    pub(crate) source: String,
+    pub(crate) history: String,
+    pub(crate) tables: Vec<String>,
+    pub(crate) name: String,
+    pub(crate) slot: Option<String>,
+    pub(crate) publications: Vec<String>,
+    pub(crate) state: Option<PathBuf>,
+    pub(crate) until_current: bool,
+    pub(crate) commit_interval: Duration,
+    pub(crate) commit_bytes: u64,
+    pub(crate) memory: u64,
+    pub(crate) snapshot_workers: usize,
+    pub(crate) discard: bool,
+}
+
+/// How the memory that `--memory` allows is shared out.
+///
+/// The parts are bounds, and rarely all reached at once; what is left over goes to batches on their way between threads and
+/// to the state's own buffers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Memory {
+    /// Bytes of the stream that wait to be read.
+    pub(crate) queue: usize,
+    /// Bytes of one transaction before it waits in a file.
+    pub(crate) transaction: usize,
+    /// Bytes of changes that state has to be told, of one commit. Two can be there at once.
+    pub(crate) changes: usize,
+    pub(crate) encoder: EncoderLimits,
+    pub(crate) state_cache: u64,
+}
+
+impl Memory {
+    fn of(total: u64) -> Self {
+        let part = |of_64: u64| usize::try_from(total / 64 * of_64).unwrap_or(usize::MAX);
+        Self {
+            queue: part(6),
+            transaction: part(6),
+            changes: part(10),
+            encoder: EncoderLimits { file_bytes: part(8), open_bytes: part(12), pending_bytes: part(10) },
+            state_cache: total / 64 * 8,
+        }
+    }
+}
+
+/// Runs until told to stop, or until current.
+pub(crate) async fn run(options: RunOptions) -> Result<()> {
+    failpoint::init()?;
+    let connect = ConnectOptions::parse(&options.source)?.with_application_name("bygone");
+    let location = Location::parse(&options.history)?;
+    let store = Store::open(&location, &StoreOptions::default())?;
+    let stop = Arc::new(AtomicBool::new(false));
+    watch_signals(Arc::clone(&stop))?;
+    let memory = Memory::of(options.memory);
+    let attached = attach::attach(&options, &connect, &store, memory).await?;
+    let mut capture = Capture::new(options, connect, store, memory, stop, attached)?;
+    capture.copy_missing().await?;
+    capture.stream(capture.target).await?;
+    capture.tidy().await
+}
+
+/// Ends the process at once on the second signal; on the first, lets the commit that is being gathered come to its end.
+fn watch_signals(stop: Arc<AtomicBool>) -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let listen =
+        |kind| signal(kind).map_err(|error| Error::other(format!("cannot listen for signals: {error}")));
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if stop.swap(true, Ordering::SeqCst) {
+                tracing::warn!("stopped at once; what was not committed is read again at the next start");
+                std::process::exit(130);
+            }
+            tracing::info!("stopping: the current commit is being finished (once more to stop at once)");
+        }
+    });
+    Ok(())
+}
+
+/// A capture that is attached: everything between the source and the history.
+struct Capture {
+    options: RunOptions,
+    connect: ConnectOptions,
+    store: Store,
+    memory: Memory,
+    stop: Arc<AtomicBool>,
+    wanted: source::Wanted,
+    recorded: PublicationState,
+    system_id: u64,
+    numbers: Arc<FileNumbers>,
+    pipeline: Option<Pipeline>,
+    assembler: Option<Assembler>,
+    /// The exported snapshot of the slot that was made just now, with the connection that keeps it.
+    exported: Option<attach::Exported>,
+    /// Where to stop by itself.
+    target: Until,
+}
+
+impl Capture {
+    fn new(
+        options: RunOptions,
+        connect: ConnectOptions,
+        store: Store,
+        memory: Memory,
+        stop: Arc<AtomicBool>,
+        attached: Attached,
+    ) -> Result<Self> {
+        let Attached { log, state, registry, wanted, recorded, source, next_xid, exported, current, spool } =
+            attached;
+        let runtime = Handle::current();
+        let next_seq = log.next_seq();
+        let resume = log.state().resume.unwrap_or(Lsn::ZERO);
+        let numbers = Arc::new(FileNumbers::new(next_seq));
+        let encoder = if options.discard {
+            Encoder::discarding()
+        } else {
+            Encoder::start(store.clone(), Arc::clone(&numbers), memory.encoder, runtime.clone())?.0
+        };
+        let system_id =
+            source.system_id.parse().map_err(|_| Error::other("the log's system identifier is damaged"))?;
+        let mut versioner = Versioner::new(Arc::clone(&state), encoder.clone(), memory.changes);
+        for table in registry.tables() {
+            // Until its snapshot is in the log, nothing of a table is taken from the stream.
+            versioner.add_table(&table.versions, table.snapshot.unwrap_or(Lsn(u64::MAX)));
+        }
+        let pipeline = Pipeline {
+            versioner,
+            registry,
+            encoder,
+            epoch: log.state().epoch,
+            high_water: log.state().high_water.map(|at| at.0),
+            server_time: log.state().server_time.map(|at| at.0),
+            committer: Committer { log: Arc::new(Mutex::new(log)), state, runtime: runtime.clone() },
+            catalog: CatalogReader::new(connect.clone(), runtime.clone()),
+            runtime,
+            cut_at: CutAt {
+                age: options.commit_interval,
+                bytes: options.commit_bytes,
+                pending: memory.changes,
+            },
+            source,
+            position: resume,
+            durable: resume,
+            covered: resume,
+            next_seq,
+            next_xid,
+            until: Until::Stopped,
+            ceiling: None,
+            uncommitted: 0,
+            oldest: None,
+            last_cut: Instant::now(),
+            pending: None,
+            passed: false,
+            facts: 0,
+            transactions: 0,
+            discard: options.discard,
+        };
+        let target = if options.until_current { Until::Reached(current) } else { Until::Stopped };
+        let assembler = Assembler::new(&spool, memory.transaction);
+        Ok(Self {
+            options,
+            connect,
+            store,
+            memory,
+            stop,
+            wanted,
+            recorded,
+            system_id,
+            numbers,
+            pipeline: Some(pipeline),
+            assembler: Some(assembler),
+            exported,
+            target,
+        })
+    }
+
+    fn pipeline(&mut self) -> Result<&mut Pipeline> {
+        self.pipeline
+            .as_mut()
+            .ok_or_else(|| Error::other("the stream's thread has failed: see the error before"))
+    }
+
+    /// Follows the stream, through lost connections, until told to stop or as `until` says.
+    async fn stream(&mut self, until: Until) -> Result<Rest> {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
+        let mut refused_since: Option<Instant> = None;
+        let mut streamed = false;
+        loop {
+            let before = self.pipeline()?.position;
+            let error = match self.stream_once(until, &mut streamed).await {
+                Ok(rest) => return Ok(rest),
+                Err(error) => error,
+            };
+            if self.stop.load(Ordering::SeqCst) {
+                return Err(error);
+            }
+            let waited = refused_since.get_or_insert_with(Instant::now).elapsed();
+            let in_use = matches!(error, Error::Refused(_));
+            if error.policy() == Policy::Stop
+                || (in_use && waited > ACTIVE_SLOT_PATIENCE)
+                || (!streamed && !in_use)
+            {
+                return Err(error);
+            }
+            if self.pipeline()?.position > before {
+                backoff.reset();
+                refused_since = None;
+            }
+            let pause = if in_use { ACTIVE_SLOT_PAUSE } else { backoff.next_pause() };
+            tracing::warn!(error = %error, pause = pause.as_secs_f64(), "connecting again");
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Connects once, and follows the stream for as long as the connection lasts.
+    async fn stream_once(&mut self, until: Until, streamed: &mut bool) -> Result<Rest> {
+        let (position, timeline) = {
+            let pipeline = self.pipeline()?;
+            pipeline.until = until;
+            pipeline.passed = false;
+            (pipeline.position, pipeline.source.timeline)
+        };
+        let captured = self.pipeline()?.registry.oids();
+        let ready = source::connect(
+            &self.connect,
+            &self.wanted,
+            self.system_id,
+            timeline,
+            position,
+            &self.recorded,
+            &captured,
+        )
+        .await?;
+        let binary = self.pipeline()?.registry.reads_binary();
+        let command = slot::start_command(&self.wanted.slot, position, &self.wanted.publications, binary);
+        let stream_options = bygone_replication::stream::StreamOptions {
+            queue_bytes: self.memory.queue,
+            ..Default::default()
+        };
+        let (mut stream, feedback) =
+            ready.connection.start_replication_with(&command, &stream_options).await?;
+        tracing::info!(from = %position, slot = self.wanted.slot, binary, "streaming");
+        *streamed = true;
+        let (Some(mut pipeline), Some(mut assembler)) = (self.pipeline.take(), self.assembler.take()) else {
+            return Err(Error::other("the stream's thread has failed: see the error before"));
+        };
+        pipeline.source.timeline = ready.timeline;
+        pipeline.next_xid = pipeline.next_xid.max(ready.next_xid);
+        pipeline.catalog.adopt(ready.sql);
+        feedback.set_flushed(pipeline.durable);
+        let stop = Arc::clone(&self.stop);
+        let followed = tokio::task::spawn_blocking(move || {
+            let result = pipeline.follow(&mut stream, &feedback, &mut assembler, &stop);
+            if result.is_err() {
+                // What is on its way is waited for: its outcome decides where the stream goes on.
+                drop(pipeline.settle(&feedback));
+            }
+            (pipeline, assembler, feedback, result)
+        });
+        let (pipeline, assembler, feedback, result) = followed
+            .await
+            .map_err(|error| Error::other(format!("the stream's thread has failed: {error}")))?;
+        self.pipeline = Some(pipeline);
+        self.assembler = Some(assembler);
+        match &result {
+            Ok(_) => {
+                if let Err(error) = feedback.shutdown().await {
+                    tracing::debug!(error = %error, "the stream did not end in good order");
+                }
+            }
+            Err(_) => drop(feedback),
+        }
+        result
+    }
+
+    /// Removes what earlier writers left without a commit.
+    async fn tidy(&mut self) -> Result<()> {
+        if self.options.discard {
+            return Ok(());
+        }
+        let said = {
+            let pipeline = self.pipeline()?;
+            pipeline.said_nothing()
+        };
+        let log = Arc::clone(&self.pipeline()?.committer.log);
+        let mut log = log.lock().await;
+        if attach::has_orphans(&log).await? {
+            let mut orphans = log.remove_orphans().await?;
+            if orphans.removed == 0 && orphans.kept == 0 && orphans.staging == 0 {
+                // Only a commit of our own proves that no other writer is about to name them.
+                let appended = log.append(said.body(&[])).await?;
+                tracing::debug!(
+                    seq = appended.seq(),
+                    "an empty commit, to remove what an earlier writer left"
+                );
+                orphans = log.remove_orphans().await?;
+            }
+            tracing::info!(removed = orphans.removed, kept = orphans.kept, "removed what no commit names");
+        }
+        Ok(())
+    }
+}
+
+/// The directory for state, by the history's id.
+fn state_directory(given: Option<&Path>, history_id: &str) -> Result<PathBuf> {
+    if let Some(given) = given {
+        return Ok(given.to_owned());
+    }
+    let base = std::env::var_os("XDG_STATE_HOME")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
+        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/state")))
+        .ok_or_else(|| Error::other("there is no HOME to keep state in: give --state a directory"))?;
+    Ok(base.join("bygone").join(history_id))
+}

@@ -1,0 +1,382 @@
+//! From the stream to commits: the thread that follows the source.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bygone_replication::catalog::widen_xid;
+use bygone_replication::pgoutput::{Message, Relation};
+use bygone_replication::stream::{Feedback, WalStream};
+use bygone_replication::{Lsn, table};
+use bygone_sink::encoder::Encoder;
+use bygone_sink::fact::Origin;
+use bygone_sink::failpoint;
+use bygone_sink::log::{Event, EventKind, Source};
+use bygone_sink::versioning::Versioner;
+use tokio::runtime::Handle;
+
+use super::assembler::{Assembled, Assembler, Transaction};
+use super::commit::{Committer, Durable, Pending, Progress, Said};
+use super::registry::{Known, Registry};
+use super::source::CatalogReader;
+use crate::error::{Error, Result};
+
+/// An idle source gets an empty commit so rarely that the log does not grow by it, and so often that the source can throw
+/// away WAL [6].
+const IDLE_COMMIT_EVERY: Duration = Duration::from_secs(300);
+const IDLE_COMMIT_WAL: u64 = 64 << 20;
+/// A server that shuts down asks again and again for what it has sent to be acknowledged.
+const ASKED_COMMIT_EVERY: Duration = Duration::from_secs(1);
+/// How long the thread may sleep without looking at its commit and at signals.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// A commit time this far ahead of the server's clock comes from elsewhere [11].
+const CLOCK_SLACK_US: i64 = 1_000_000;
+
+/// When commits are cut.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CutAt {
+    pub(crate) age: Duration,
+    /// Bytes of encoded files.
+    pub(crate) bytes: u64,
+    /// Bytes of changes that state has to be told.
+    pub(crate) pending: usize,
+}
+
+/// Where to stop by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// Only when told to.
+    Stopped,
+    /// Once everything up to here is durable. More may be.
+    Reached(Lsn),
+    /// Exactly here: no transaction that ends later is taken.
+    Exactly(Lsn),
+}
+
+/// Why the thread came to rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rest {
+    /// It was told to stop, and everything received is durable.
+    Stopped,
+    /// It has reached what [`Until`] says, and that is durable.
+    Reached,
+}
+
+/// What the thread works with.
+pub(crate) struct Pipeline {
+    pub(crate) versioner: Versioner,
+    pub(crate) registry: Registry,
+    pub(crate) encoder: Encoder,
+    pub(crate) committer: Committer,
+    pub(crate) catalog: CatalogReader,
+    pub(crate) runtime: Handle,
+    pub(crate) cut_at: CutAt,
+    pub(crate) source: Source,
+    pub(crate) epoch: u32,
+    /// Everything that ends here or before has been taken.
+    pub(crate) position: Lsn,
+    /// The `resume` of the last durable commit.
+    pub(crate) durable: Lsn,
+    /// Where the next commit begins.
+    pub(crate) covered: Lsn,
+    pub(crate) next_seq: u64,
+    pub(crate) high_water: Option<i64>,
+    pub(crate) server_time: Option<i64>,
+    pub(crate) next_xid: u64,
+    pub(crate) until: Until,
+    /// No `_valid_from` is later than this, while facts are taken that come before those of a copy already made.
+    pub(crate) ceiling: Option<i64>,
+    /// Facts taken since the last commit was cut.
+    pub(crate) uncommitted: u64,
+    pub(crate) oldest: Option<Instant>,
+    pub(crate) last_cut: Instant,
+    pub(crate) pending: Option<Pending>,
+    pub(crate) passed: bool,
+    /// Facts and transactions so far, for the log.
+    pub(crate) facts: u64,
+    pub(crate) transactions: u64,
+    /// Nothing is written: for measuring.
+    pub(crate) discard: bool,
+}
+
+impl Pipeline {
+    /// Follows a stream until told to stop, or as [`Until`] says; what was taken is then durable and acknowledged.
+    ///
+    /// After an error of the connection it can be called again with another stream, begun at `position`.
+    pub(crate) fn follow(
+        &mut self,
+        stream: &mut WalStream,
+        feedback: &Feedback,
+        assembler: &mut Assembler,
+        stop: &AtomicBool,
+    ) -> Result<Rest> {
+        self.versioner.forget_relations();
+        assembler.reset();
+        let rest = loop {
+            if stop.load(Ordering::Relaxed) {
+                break Rest::Stopped;
+            }
+            if self.is_reached() {
+                break Rest::Reached;
+            }
+            match stream.blocking_next_timeout(self.patience()) {
+                Ok(Some(chunk)) => {
+                    let chunk = chunk?;
+                    assembler.push(&chunk, self)?;
+                    if chunk.reply_requested() {
+                        self.answer(feedback)?;
+                    }
+                }
+                Ok(None) => return Err(Error::other("the stream ended")),
+                Err(_elapsed) => {}
+            }
+            self.look(feedback)?;
+            if self.is_cut_due() {
+                self.cut(feedback)?;
+            }
+        };
+        // Runs that end each time before an idle commit is due must let the source throw away WAL, too.
+        if self.has_news() || self.behind() >= IDLE_COMMIT_WAL {
+            self.cut(feedback)?;
+        }
+        self.settle(feedback)?;
+        Ok(rest)
+    }
+
+    fn is_reached(&self) -> bool {
+        match self.until {
+            Until::Stopped => false,
+            Until::Reached(target) => self.position >= target,
+            Until::Exactly(target) => self.passed || self.position >= target,
+        }
+    }
+
+    /// There is something that the log has to be told.
+    fn has_news(&self) -> bool {
+        self.uncommitted > 0 || !self.registry.new_schemas.is_empty() || !self.registry.new_events.is_empty()
+    }
+
+    /// Bytes of WAL that were seen and are not acknowledged.
+    fn behind(&self) -> u64 {
+        self.position.0.saturating_sub(self.durable.0)
+    }
+
+    /// How long to wait for the stream.
+    fn patience(&self) -> Duration {
+        let due = self.oldest.map(|oldest| self.cut_at.age.saturating_sub(oldest.elapsed()));
+        due.unwrap_or(LOOK_EVERY).min(LOOK_EVERY).max(Duration::from_millis(1))
+    }
+
+    fn is_cut_due(&self) -> bool {
+        if self.has_news() {
+            let full = self.versioner.pending_bytes() >= self.cut_at.pending
+                || self.encoder.bytes_since_finish() >= self.cut_at.bytes;
+            let old = self.oldest.is_none_or(|oldest| oldest.elapsed() >= self.cut_at.age);
+            // A commit that is only old waits for the one before it; one that is full holds the stream up.
+            return full || (old && self.pending.is_none());
+        }
+        let behind = self.behind();
+        self.pending.is_none()
+            && (behind >= IDLE_COMMIT_WAL || (behind > 0 && self.last_cut.elapsed() >= IDLE_COMMIT_EVERY))
+    }
+
+    /// The server wants to hear how far we are, as it does when it shuts down: it waits for an acknowledgement of all that
+    /// it has sent, and only a commit can give one.
+    fn answer(&mut self, feedback: &Feedback) -> Result<()> {
+        if self.position > self.durable
+            && self.pending.is_none()
+            && self.last_cut.elapsed() >= ASKED_COMMIT_EVERY
+        {
+            self.cut(feedback)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the commit that was being gathered and sends it on its way.
+    fn cut(&mut self, feedback: &Feedback) -> Result<()> {
+        self.settle(feedback)?;
+        self.last_cut = Instant::now();
+        self.oldest = None;
+        if self.discard {
+            self.uncommitted = 0;
+            drop(self.versioner.seal()?);
+            self.versioner.release();
+            return Ok(());
+        }
+        let sealed = self.versioner.seal()?;
+        self.next_seq += 1;
+        let files = self.encoder.finish(Some(self.next_seq))?;
+        let said = Said {
+            to: self.position,
+            schemas: std::mem::take(&mut self.registry.new_schemas),
+            events: std::mem::take(&mut self.registry.new_events),
+            ..self.said_nothing()
+        };
+        self.covered = self.position;
+        self.uncommitted = 0;
+        self.pending = Some(self.committer.start(files, said, sealed));
+        Ok(())
+    }
+
+    /// What a commit says that has nothing to tell.
+    pub(crate) fn said_nothing(&self) -> Said {
+        Said {
+            from: self.covered,
+            to: self.covered,
+            source: self.source.clone(),
+            epoch: self.epoch,
+            server_time: self.server_time,
+            high_water: self.high_water,
+            publication: None,
+            schemas: Vec::new(),
+            events: Vec::new(),
+        }
+    }
+
+    /// Looks at the commit on its way.
+    fn look(&mut self, feedback: &Feedback) -> Result<()> {
+        let Some(pending) = &mut self.pending else { return Ok(()) };
+        let progress = pending.look()?;
+        self.took(progress, feedback)
+    }
+
+    /// Waits until no commit is on its way.
+    pub(crate) fn settle(&mut self, feedback: &Feedback) -> Result<()> {
+        while let Some(pending) = &mut self.pending {
+            let progress = pending.wait(&self.runtime)?;
+            self.took(progress, feedback)?;
+        }
+        Ok(())
+    }
+
+    fn took(&mut self, progress: Progress, feedback: &Feedback) -> Result<()> {
+        match progress {
+            Progress::Waiting => {}
+            Progress::Durable(durable) => self.acknowledge(durable, feedback)?,
+            Progress::Applied => {
+                self.pending = None;
+                self.versioner.release();
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the source that a commit is durable: the only way in which its slot moves.
+    fn acknowledge(&mut self, durable: Durable, feedback: &Feedback) -> Result<()> {
+        failpoint::hit("ack.before")?;
+        self.durable = durable.resume;
+        feedback.set_flushed(durable.resume);
+        failpoint::hit("ack.after")?;
+        tracing::debug!(seq = durable.seq, resume = %durable.resume, "commit");
+        Ok(())
+    }
+
+    fn relation(&mut self, relation: &Relation<'_>) -> Result<()> {
+        match self.registry.look_up(relation) {
+            Known::Same { table, .. } | Known::Changed { table } if self.registry.is_waiting(table) => {
+                // Its snapshot is still to come, and holds all of this.
+                self.versioner.ignore_relation(relation.oid);
+                Ok(())
+            }
+            Known::Same { table, leaf, positions } => {
+                self.versioner.map_relation(relation.oid, table, leaf, positions);
+                Ok(())
+            }
+            Known::Unknown => {
+                // Perhaps a partition that came after the tables were read.
+                let tables = self.catalog.tables(&[relation.oid])?;
+                self.registry.know_relations(&tables);
+                match self.registry.look_up(relation) {
+                    Known::Unknown => {
+                        tracing::info!(
+                            schema = relation.schema,
+                            table = relation.name,
+                            "not captured: passed over"
+                        );
+                        self.versioner.ignore_relation(relation.oid);
+                        Ok(())
+                    }
+                    Known::Same { .. } | Known::Changed { .. } => self.relation(relation),
+                }
+            }
+            Known::Changed { table } => self.changed(table, relation),
+        }
+    }
+
+    /// The stream shows a table with other columns than before.
+    fn changed(&mut self, index: usize, relation: &Relation<'_>) -> Result<()> {
+        let now = self.catalog.tables(&[relation.oid])?.into_iter().next();
+        let old = self.versioner.schema(index).cloned();
+        let (Some(old), now) = (old, now) else { return Err(Error::other("a table is not known")) };
+        let table = super::evolve::as_of_stream(relation, &old, now.as_ref());
+        let schema = self.registry.change(index, &table, [self.position, self.position])?;
+        tracing::info!(table = schema.log_name, schema = schema.version, "new columns");
+        self.versioner.change_schema(index, Arc::clone(&schema))?;
+        match self.registry.look_up(relation) {
+            Known::Same { table, leaf, positions } => {
+                self.versioner.map_relation(relation.oid, table, leaf, positions);
+                Ok(())
+            }
+            Known::Changed { .. } | Known::Unknown => Err(Error::other(format!(
+                "the columns of {} in the stream make no sense beside its catalog entry",
+                table::TableName::new(relation.schema, relation.name)
+            ))),
+        }
+    }
+}
+
+impl Assembled for Pipeline {
+    fn transaction(&mut self, transaction: &mut Transaction<'_>) -> Result<()> {
+        let end = transaction.commit.end_lsn;
+        if end <= self.position {
+            return Ok(());
+        }
+        if matches!(self.until, Until::Exactly(target) if end > target) {
+            self.passed = true;
+        }
+        if self.passed {
+            return Ok(());
+        }
+        let xid = widen_xid(transaction.begin.xid, self.next_xid);
+        self.next_xid = self.next_xid.max(xid);
+        let raw = transaction.commit.committed_at;
+        // A time of the future, as a transaction from elsewhere may have it, must not stop the clock for all others [11].
+        if raw > transaction.sent_at.saturating_add(CLOCK_SLACK_US) {
+            self.registry.new_events.push(
+                Event::at(EventKind::Clock, None, end)
+                    .with("ahead_us", raw.saturating_sub(transaction.sent_at)),
+            );
+        }
+        let latest = transaction.sent_at.min(self.ceiling.unwrap_or(i64::MAX));
+        let valid_from = raw.min(latest).max(self.high_water.unwrap_or(i64::MIN));
+        self.high_water = Some(valid_from);
+        self.server_time = self.server_time.max(Some(transaction.sent_at));
+        self.versioner.begin(Origin { lsn: end, xid: xid.cast_signed(), committed_at: raw, valid_from });
+        transaction.for_each(|body| match Message::decode(body)? {
+            Message::Relation(relation) => self.relation(&relation),
+            message => Ok(self.versioner.message(&message)?),
+        })?;
+        let summary = self.versioner.commit()?;
+        self.position = end;
+        self.uncommitted += summary.facts;
+        self.facts += summary.facts;
+        self.transactions += 1;
+        if self.has_news() && self.oldest.is_none() {
+            self.oldest = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    fn quiet_until(&mut self, wal_end: Lsn, sent_at: i64) -> Result<()> {
+        if self.passed {
+            return Ok(());
+        }
+        let wal_end = match self.until {
+            Until::Exactly(target) => wal_end.min(target.max(self.position)),
+            Until::Stopped | Until::Reached(_) => wal_end,
+        };
+        self.position = self.position.max(wal_end);
+        self.server_time = self.server_time.max(Some(sent_at));
+        Ok(())
+    }
+}

@@ -1,0 +1,355 @@
+//! The first copy of tables: pieces of them are read at one consistent point, by several workers, into files of facts.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bygone_replication::conninfo::ConnectOptions;
+use bygone_replication::pgoutput::Cell;
+use bygone_replication::snapshot::copy_binary::BinaryCopy;
+use bygone_replication::snapshot::{self, Chunk, copy_text};
+use bygone_replication::table::{Table, quote_literal};
+use bygone_replication::wire::{Connection, Mode};
+use bygone_sink::encoder::{Encoder, EncoderLimits, FileNumbers, WrittenFile};
+use bygone_sink::fact::Origin;
+use bygone_sink::failpoint;
+use bygone_sink::schema::TableSchema;
+use bygone_sink::state::{BulkLoader, State};
+use bygone_sink::store::Store;
+use bygone_sink::versioning::SnapshotWriter;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
+use super::progress::CopyProgress;
+use crate::error::{Error, Result};
+
+/// How long a table's lock is waited for: behind a waiting lock, everything queues up [29].
+const LOCK_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A table to be copied.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    /// The captured table's index.
+    pub(crate) index: usize,
+    pub(crate) schema: Arc<TableSchema>,
+    /// The table itself, or the leaves that hold its rows.
+    pub(crate) parts: Vec<Table>,
+}
+
+/// What was copied of a table.
+#[derive(Debug)]
+pub(crate) struct Copied {
+    pub(crate) index: usize,
+    pub(crate) rows: u64,
+    pub(crate) files: Vec<WrittenFile>,
+    /// Its rows in state, to be installed once the log has the files; none for a table without a key.
+    pub(crate) loader: Option<BulkLoader>,
+}
+
+/// What became of a table.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Copied(Copied),
+    /// It was altered or rewritten after the consistent point: it must be copied at another one [30].
+    Altered(usize),
+}
+
+/// Where and how to copy.
+#[derive(Clone, Debug)]
+pub(crate) struct CopySettings {
+    pub(crate) options: ConnectOptions,
+    pub(crate) snapshot_name: String,
+    pub(crate) origin: Origin,
+    pub(crate) workers: usize,
+    pub(crate) block_size: u32,
+    pub(crate) limits: EncoderLimits,
+    pub(crate) stop: Arc<AtomicBool>,
+}
+
+/// A piece of work: a table or a range of its blocks.
+#[derive(Debug)]
+struct Task {
+    shared: Arc<Shared>,
+    part: Table,
+    leaf: u32,
+    chunk: Chunk,
+    bytes: u64,
+}
+
+/// What the pieces of a table share.
+#[derive(Debug)]
+struct Shared {
+    index: usize,
+    schema: Arc<TableSchema>,
+    next_seq: Arc<AtomicU64>,
+    loader: Mutex<Option<BulkLoader>>,
+    left: AtomicU64,
+    rows: AtomicU64,
+    altered: AtomicBool,
+    files: Mutex<Vec<WrittenFile>>,
+}
+
+/// Copies tables; each is sent on as soon as all of it is durable in files.
+pub(crate) async fn copy(
+    settings: &CopySettings,
+    store: &Store,
+    state: &Arc<State>,
+    numbers: &Arc<FileNumbers>,
+    wanted: Vec<Wanted>,
+    done: mpsc::Sender<Outcome>,
+) -> Result<()> {
+    let mut shared = BTreeMap::new();
+    let mut parts = Vec::new();
+    let mut owner = BTreeMap::new();
+    for table in wanted {
+        let loader = if table.schema.key.is_empty() {
+            None
+        } else {
+            Some(state.bulk_load(table.schema.number).map_err(bygone_sink::error::Error::from)?)
+        };
+        for part in &table.parts {
+            let leaf = if part.oid == table.schema.oid { 0 } else { part.oid };
+            owner.insert(part.oid, (table.index, leaf));
+            parts.push(part.clone());
+        }
+        let of_table = Shared {
+            index: table.index,
+            schema: table.schema,
+            next_seq: Arc::new(AtomicU64::new(0)),
+            loader: Mutex::new(loader),
+            left: AtomicU64::new(0),
+            rows: AtomicU64::new(0),
+            altered: AtomicBool::new(false),
+            files: Mutex::new(Vec::new()),
+        };
+        shared.insert(table.index, Arc::new(of_table));
+    }
+    let mut tasks = VecDeque::new();
+    for piece in snapshot::plan(&parts, settings.workers, snapshot::CHUNK_BYTES, settings.block_size) {
+        let Some((index, leaf)) = owner.get(&piece.table.oid) else { continue };
+        let Some(shared) = shared.get(index) else { continue };
+        shared.left.fetch_add(1, Ordering::SeqCst);
+        tasks.push_back(Task {
+            shared: Arc::clone(shared),
+            part: piece.table.clone(),
+            leaf: *leaf,
+            chunk: piece.chunk,
+            bytes: piece.bytes,
+        });
+    }
+    // A partitioned table without leaves has nothing to copy.
+    for shared in shared.values().filter(|shared| shared.left.load(Ordering::SeqCst) == 0) {
+        finish_table(shared, &done).await?;
+    }
+    let total: u64 = tasks.iter().map(|task| task.bytes).sum();
+    let progress = Arc::new(CopyProgress::start(tasks.len(), total));
+    let workers = settings.workers.min(tasks.len()).max(1);
+    let tasks = Arc::new(Mutex::new(tasks));
+    let mut running = tokio::task::JoinSet::new();
+    for _ in 0..workers {
+        let worker = Worker {
+            settings: settings.clone(),
+            store: store.clone(),
+            numbers: Arc::clone(numbers),
+            tasks: Arc::clone(&tasks),
+            done: done.clone(),
+            progress: Arc::clone(&progress),
+            runtime: Handle::current(),
+        };
+        // Decoding and encoding keep a thread busy for minutes.
+        running.spawn_blocking(move || worker.run());
+    }
+    drop(done);
+    let mut first = Ok(());
+    while let Some(result) = running.join_next().await {
+        let result =
+            result.unwrap_or_else(|error| Err(Error::other(format!("a copying task has failed: {error}"))));
+        if let Err(error) = result {
+            settings.stop.store(true, Ordering::SeqCst);
+            if first.is_ok() {
+                first = Err(error);
+            }
+        }
+    }
+    progress.finish();
+    first
+}
+
+async fn finish_table(shared: &Shared, done: &mpsc::Sender<Outcome>) -> Result<()> {
+    let loader = shared.loader.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let outcome = if shared.altered.load(Ordering::SeqCst) {
+        drop(loader);
+        Outcome::Altered(shared.index)
+    } else {
+        failpoint::hit("snapshot.table_done")?;
+        Outcome::Copied(Copied {
+            index: shared.index,
+            rows: shared.rows.load(Ordering::SeqCst),
+            files: std::mem::take(&mut *shared.files.lock().unwrap_or_else(PoisonError::into_inner)),
+            loader,
+        })
+    };
+    done.send(outcome).await.map_err(|_| Error::other("the snapshot was given up"))
+}
+
+struct Worker {
+    settings: CopySettings,
+    store: Store,
+    numbers: Arc<FileNumbers>,
+    tasks: Arc<Mutex<VecDeque<Task>>>,
+    done: mpsc::Sender<Outcome>,
+    progress: Arc<CopyProgress>,
+    runtime: Handle,
+}
+
+impl Worker {
+    fn run(&self) -> Result<()> {
+        let (encoder, _thread) = Encoder::start(
+            self.store.clone(),
+            Arc::clone(&self.numbers),
+            self.settings.limits,
+            self.runtime.clone(),
+        )?;
+        let mut connection = self.runtime.block_on(Connection::connect(&self.settings.options, Mode::Sql))?;
+        loop {
+            let task = self.tasks.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            let Some(task) = task else { break };
+            if self.settings.stop.load(Ordering::SeqCst) {
+                return Err(Error::other(
+                    "stopped during the snapshot; it begins anew for the tables that are not done",
+                ));
+            }
+            if !task.shared.altered.load(Ordering::SeqCst) {
+                self.copy(&mut connection, &encoder, &task)?;
+            }
+            if task.shared.left.fetch_sub(1, Ordering::SeqCst) == 1 {
+                self.runtime.block_on(finish_table(&task.shared, &self.done))?;
+            }
+        }
+        self.runtime.block_on(connection.close());
+        Ok(())
+    }
+
+    /// Copies one piece in a transaction of its own on the exported snapshot.
+    fn copy(&self, connection: &mut Connection, encoder: &Encoder, task: &Task) -> Result<()> {
+        let begun = Instant::now();
+        for statement in snapshot::import_statements(&self.settings.snapshot_name)
+            .into_iter()
+            .chain(snapshot::lock_statements(&task.part, LOCK_TIMEOUT))
+        {
+            self.runtime.block_on(connection.simple_query(&statement))?;
+        }
+        if !self.is_as_planned(connection, task)? {
+            task.shared.altered.store(true, Ordering::SeqCst);
+            self.runtime.block_on(connection.simple_query("rollback"))?;
+            return Ok(());
+        }
+        let schema = &task.shared.schema;
+        let loader = task
+            .shared
+            .loader
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+            .map(BulkLoader::writer);
+        let mut writer = SnapshotWriter::new(
+            Arc::clone(schema),
+            task.leaf,
+            encoder.clone(),
+            loader,
+            self.settings.origin.clone(),
+            Arc::clone(&task.shared.next_seq),
+        );
+        let binary = schema.reads_binary();
+        let columns = schema.columns.iter().map(|column| &column.column);
+        let statement = snapshot::copy_statement(&task.part, columns, task.chunk, binary);
+        let width = schema.columns.len();
+        let mut rows_read = 0u64;
+        let mut bytes_read = 0u64;
+        let mut copy = self.runtime.block_on(connection.copy_out(&statement))?;
+        let mut format = BinaryCopy::new(width);
+        while let Some(chunk) = self.runtime.block_on(copy.next())? {
+            if self.settings.stop.load(Ordering::Relaxed) {
+                return Err(Error::other(
+                    "stopped during the snapshot; it begins anew for the tables that are not done",
+                ));
+            }
+            for mut payload in chunk.payloads() {
+                if binary {
+                    while let Some(row) = format.next_row(&mut payload).map_err(copy_error)? {
+                        writer.row(row.fields().map(|field| field.map_or(Cell::Null, Cell::Binary)))?;
+                        rows_read += 1;
+                    }
+                } else {
+                    let row = copy_text::Row::parse(payload, width).map_err(copy_error)?;
+                    let fields: Vec<_> = row.fields().collect();
+                    writer.row(fields.iter().map(|field| match field {
+                        Some(text) => Cell::Text(text),
+                        None => Cell::Null,
+                    }))?;
+                    rows_read += 1;
+                }
+            }
+            bytes_read += chunk.size() as u64;
+            self.progress.read(rows_read, chunk.size() as u64);
+            rows_read = 0;
+        }
+        if binary {
+            format.finish().map_err(copy_error)?;
+        }
+        let said = copy.rows();
+        self.runtime.block_on(connection.simple_query("commit"))?;
+        let rows = writer.finish()?;
+        if said.is_some_and(|said| said != rows) {
+            return Err(Error::other(format!(
+                "{}: {rows} rows came of {said:?} that the server sent",
+                schema.log_name
+            )));
+        }
+        let files = self
+            .runtime
+            .block_on(encoder.finish(None)?)
+            .map_err(|_| Error::other("the encoder has stopped"))??;
+        task.shared.files.lock().unwrap_or_else(PoisonError::into_inner).extend(files);
+        task.shared.rows.fetch_add(rows, Ordering::SeqCst);
+        self.progress.piece_done(task.bytes);
+        tracing::debug!(
+            table = schema.log_name,
+            rows,
+            bytes = bytes_read,
+            seconds = begun.elapsed().as_secs_f64(),
+            "copied a piece"
+        );
+        Ok(())
+    }
+
+    /// The table's file and columns are, under the lock, those of the consistent point and of the plan [30].
+    fn is_as_planned(&self, connection: &mut Connection, task: &Task) -> Result<bool> {
+        let sql = format!(
+            "select c.relfilenode = pg_catalog.pg_relation_filenode(c.oid), (select pg_catalog.string_agg(a.attnum || ' ' || \
+             a.atttypid || ' ' || a.atttypmod || ' ' || a.attname, ',' order by a.attnum) from pg_catalog.pg_attribute a \
+             where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped) from pg_catalog.pg_class c \
+             where c.oid = {}::pg_catalog.oid",
+            quote_literal(&task.part.oid.to_string())
+        );
+        let rows = self.runtime.block_on(connection.simple_query(&sql))?;
+        let Some([same_file, columns]) = rows.first().and_then(|row| row.first_chunk()) else {
+            return Ok(false);
+        };
+        let planned: Vec<String> = task
+            .part
+            .columns
+            .iter()
+            .map(|column| {
+                let kind = &column.data_type;
+                format!("{} {} {} {}", column.attnum, kind.oid, kind.typmod, column.name)
+            })
+            .collect();
+        Ok(same_file.as_deref() == Some("t") && columns.as_deref().unwrap_or_default() == planned.join(","))
+    }
+}
+
+fn copy_error(error: snapshot::CopyError) -> Error {
+    Error::other(error.to_string())
+}

@@ -1,0 +1,145 @@
+//! The source: connecting to it, and the checks that come before its stream [1, 2, 3].
+
+use std::collections::HashSet;
+
+use bygone_replication::conninfo::ConnectOptions;
+use bygone_replication::preflight::{self, Current, Recorded, StartRefused};
+use bygone_replication::publication::{self, Difference, PublicationState};
+use bygone_replication::slot;
+use bygone_replication::table::Table;
+use bygone_replication::wire::{Connection, Mode};
+use bygone_replication::{Lsn, catalog, session};
+use tokio::runtime::Handle;
+use tokio_postgres::Client;
+
+use crate::error::{Error, Result};
+
+/// What `IDENTIFY_SYSTEM` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Identified {
+    pub(crate) system_id: u64,
+    pub(crate) timeline: u32,
+    pub(crate) wal_end: Lsn,
+}
+
+/// Asks a replication connection which server it is connected to.
+pub(crate) async fn identify(connection: &mut Connection) -> Result<Identified> {
+    let rows = connection.simple_query("IDENTIFY_SYSTEM").await?;
+    let field = |at: usize| rows.first().and_then(|row| row.get(at)).and_then(Option::as_deref);
+    let read = || {
+        Some(Identified {
+            system_id: field(0)?.parse().ok()?,
+            timeline: field(1)?.parse().ok()?,
+            wal_end: field(2)?.parse().ok()?,
+        })
+    };
+    read().ok_or_else(|| Error::other("the server's answer to IDENTIFY_SYSTEM makes no sense"))
+}
+
+/// What a capture reads from.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) slot: String,
+    pub(crate) publications: Vec<String>,
+}
+
+/// A checked replication connection, ready to be started.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    pub(crate) connection: Connection,
+    pub(crate) sql: Client,
+    pub(crate) timeline: u32,
+    /// A 64-bit transaction id of now, to widen those of the stream with [10].
+    pub(crate) next_xid: u64,
+}
+
+/// Connects, and checks that nothing is lost by starting the stream at `resume`.
+pub(crate) async fn connect(
+    options: &ConnectOptions,
+    wanted: &Wanted,
+    system_id: u64,
+    timeline: u32,
+    resume: Lsn,
+    recorded: &PublicationState,
+    captured: &HashSet<u32>,
+) -> Result<Ready> {
+    let sql = session::connect_sql(options).await?;
+    let mut connection = Connection::connect(options, Mode::Replication).await?;
+    let server = catalog::server_info(&sql).await?;
+    let identified = identify(&mut connection).await?;
+    let history = if identified.timeline == timeline {
+        None
+    } else {
+        let rows = connection.simple_query(&format!("TIMELINE_HISTORY {}", identified.timeline)).await?;
+        rows.into_iter().next().and_then(|row| row.into_iter().nth(1).flatten())
+    };
+    let publications = publication::inspect(&sql, &wanted.publications).await?;
+    let slot = slot::read(&sql, &wanted.slot).await?;
+    let recorded = Recorded { system_id, timeline, resume, slot: &wanted.slot, publications: recorded };
+    let current = Current {
+        system_id: identified.system_id,
+        timeline: identified.timeline,
+        wal_end: identified.wal_end,
+        timeline_history: history.as_deref().map(str::as_bytes),
+        database: &server.database,
+        in_recovery: server.in_recovery,
+        slot: slot.as_ref(),
+        publications: &publications,
+    };
+    match preflight::check_start(&recorded, &current) {
+        Ok(()) => {}
+        Err(StartRefused::PublicationChanged { differences })
+            if are_harmless(&sql, &differences, captured).await? => {}
+        Err(refused) => return Err(refused.into()),
+    }
+    Ok(Ready { connection, sql, timeline: identified.timeline, next_xid: server.next_xid })
+}
+
+/// The publications changed in ways that lose nothing: a table that was dropped leaves its publication by itself, and a
+/// table that is published without being captured (a start of ours was cut short before it was recorded) is passed over.
+async fn are_harmless(sql: &Client, differences: &[Difference], captured: &HashSet<u32>) -> Result<bool> {
+    let mut gone = Vec::new();
+    for difference in differences {
+        match difference {
+            Difference::TableRemoved { oid, .. } => gone.push(*oid),
+            Difference::TableAdded { oid, .. } if !captured.contains(oid) => {}
+            _ => return Ok(false),
+        }
+    }
+    Ok(gone.is_empty() || catalog::load_tables_by_oid(sql, &gone).await?.is_empty())
+}
+
+/// Reads the catalog from the thread that follows the stream.
+#[derive(Debug)]
+pub(crate) struct CatalogReader {
+    options: ConnectOptions,
+    runtime: Handle,
+    client: Option<Client>,
+}
+
+impl CatalogReader {
+    pub(crate) fn new(options: ConnectOptions, runtime: Handle) -> Self {
+        Self { options, runtime, client: None }
+    }
+
+    /// Uses a connection that is there already.
+    pub(crate) fn adopt(&mut self, client: Client) {
+        self.client = Some(client);
+    }
+
+    /// Tables by oid; those that are gone are left out.
+    pub(crate) fn tables(&mut self, oids: &[u32]) -> Result<Vec<Table>> {
+        let runtime = self.runtime.clone();
+        runtime.block_on(async {
+            if let Some(client) = self.client.as_ref().filter(|client| !client.is_closed())
+                && let Ok(tables) = catalog::load_tables_by_oid(client, oids).await
+            {
+                return Ok(tables);
+            }
+            let client = session::connect_sql(&self.options).await?;
+            let tables = catalog::load_tables_by_oid(&client, oids).await?;
+            self.client = Some(client);
+            Ok(tables)
+        })
+    }
+}

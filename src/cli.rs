@@ -1,0 +1,202 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Keeps every version of every row of your PostgreSQL database, and lets you ask what was true when.
+#[derive(Debug, Parser)]
+#[command(name = "bygone", version, max_term_width = 100, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// Say more: -v for each commit, -vv for everything.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// Say nothing but warnings and errors.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Capture a database: copy its tables once, then follow every change.
+    Run(Box<Run>),
+    /// Stop capturing for good: remove the replication slot and the publications. The history stays.
+    Detach(Detach),
+    /// Check that a history is whole and unaltered: recompute the chain of commits and the hash of every file.
+    Verify(Verify),
+    /// See it all at work on a throw-away database.
+    Demo(Demo),
+    #[command(flatten)]
+    Query(crate::query::arguments::Query),
+}
+
+/// `bygone demo`.
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// Where the history is put; a temporary directory otherwise. It stays, the database does not.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) directory: Option<PathBuf>,
+}
+
+/// Which history to use.
+#[derive(Debug, Args)]
+pub(crate) struct HistoryArgument {
+    /// Where the history is kept: a directory, file://…, or s3://bucket/prefix.
+    #[arg(long, env = "BYGONE_HISTORY", value_name = "URL")]
+    pub(crate) history: String,
+}
+
+/// `bygone run`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  bygone run --source postgres://app@db/shop --history ./history
+  bygone run --source 'host=db dbname=shop user=app' --history s3://archive/shop --table 'public.*'
+  bygone run --source postgres://app@db/shop --history ./history --until-current
+
+The source needs wal_level = logical and a role with LOGIN, REPLICATION and SELECT on the tables; bygone makes a slot and two
+publications there, named after --name, and `bygone detach` removes them. It never writes to a table.")]
+pub(crate) struct Run {
+    /// The database to capture: a postgres:// URL or key=value string, as psql takes them.
+    #[arg(long, env = "BYGONE_SOURCE", value_name = "URL", hide_env_values = true)]
+    pub(crate) source: String,
+    #[command(flatten)]
+    pub(crate) history: HistoryArgument,
+    /// Tables to capture: public.*, shop.order_*, "Odd".name; a leading - leaves tables out. Default: all.
+    #[arg(long = "table", value_name = "PATTERN", allow_hyphen_values = true)]
+    pub(crate) tables: Vec<String>,
+    /// Name of the capture, and of its slot and publications on the source.
+    #[arg(long, env = "BYGONE_NAME", default_value = "bygone")]
+    pub(crate) name: String,
+    /// Read from this existing slot instead of making one.
+    #[arg(long)]
+    pub(crate) slot: Option<String>,
+    /// Read from these existing publications instead of making two.
+    #[arg(long = "publication", value_name = "NAME")]
+    pub(crate) publications: Vec<String>,
+    /// Directory for the local cache of last versions. It can be deleted at any time.
+    #[arg(long, env = "BYGONE_STATE", value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
+    /// Stop once everything that was committed at the start is durable in the history.
+    #[arg(long)]
+    pub(crate) until_current: bool,
+    /// Longest time that a change waits for its commit: 200ms, 10s, 5m.
+    #[arg(long, env = "BYGONE_COMMIT_INTERVAL", default_value = "10s", value_parser = parse_duration)]
+    pub(crate) commit_interval: Duration,
+    /// Size of Parquet files after which a commit is made earlier: 64MiB, 1GiB.
+    #[arg(long, env = "BYGONE_COMMIT_SIZE", default_value = "128MiB", value_parser = parse_bytes)]
+    pub(crate) commit_size: u64,
+    /// Memory for buffers.
+    #[arg(long, env = "BYGONE_MEMORY", default_value = "256MiB", value_parser = parse_memory)]
+    pub(crate) memory: u64,
+    /// Connections that copy tables at the same time during the first snapshot.
+    #[arg(long, env = "BYGONE_SNAPSHOT_WORKERS", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) snapshot_workers: u16,
+    /// Read and decode, but write nothing and acknowledge nothing: for measuring.
+    #[arg(long, hide = true, requires = "until_current")]
+    pub(crate) discard: bool,
+}
+
+/// `bygone detach`.
+#[derive(Debug, Args)]
+pub(crate) struct Detach {
+    /// The captured database.
+    #[arg(long, env = "BYGONE_SOURCE", value_name = "URL", hide_env_values = true)]
+    pub(crate) source: String,
+    /// Name of the capture.
+    #[arg(long, env = "BYGONE_NAME", default_value = "bygone")]
+    pub(crate) name: String,
+}
+
+/// `bygone verify`.
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    #[command(flatten)]
+    pub(crate) history: HistoryArgument,
+    /// How to print the findings.
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub(crate) format: Format,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Table,
+    /// One JSON document.
+    Json,
+    /// Comma-separated values; null is empty, the empty string is "".
+    Csv,
+}
+
+/// `200ms`, `10s`, `5m`, `1h`.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = text.get(digits.len()..).unwrap_or_default();
+    let scale = match unit {
+        "ms" => 1,
+        "s" | "" => 1_000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(format!("unknown unit {unit:?}: use ms, s, m or h, as in 200ms or 10s")),
+    };
+    let count: u64 =
+        digits.parse().map_err(|_| "expected a number with a unit, as in 200ms or 10s".to_owned())?;
+    let millis = count.checked_mul(scale).filter(|millis| (1..=86_400_000).contains(millis));
+    millis.map(Duration::from_millis).ok_or_else(|| "must lie between 1ms and 24h".to_owned())
+}
+
+/// `64MiB`, `1GiB`, `500MB`.
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = text.get(digits.len()..).unwrap_or_default();
+    let scale = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "kib" | "k" => 1 << 10,
+        "mib" | "m" => 1 << 20,
+        "gib" | "g" => 1 << 30,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        _ => return Err(format!("unknown unit {unit:?}: use KiB, MiB or GiB, as in 64MiB")),
+    };
+    let count: u64 = digits.parse().map_err(|_| "expected a number with a unit, as in 64MiB".to_owned())?;
+    count.checked_mul(scale).filter(|bytes| *bytes > 0).ok_or_else(|| "must be more than nothing".to_owned())
+}
+
+/// As [`parse_bytes`]; below 64 MiB nothing works well.
+fn parse_memory(text: &str) -> Result<u64, String> {
+    parse_bytes(text)?.ge(&(64 << 20)).then_some(()).ok_or_else(|| "must be at least 64MiB".to_owned())?;
+    parse_bytes(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_and_sizes_take_units() {
+        assert_eq!(parse_duration("200ms"), Ok(Duration::from_millis(200)));
+        assert_eq!(parse_duration("10s"), Ok(Duration::from_secs(10)));
+        assert_eq!(parse_duration("5m"), Ok(Duration::from_secs(300)));
+        for wrong in ["", "0s", "ten", "10y", "25h", "-1s", "1.5s"] {
+            assert!(parse_duration(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(parse_bytes("64MiB"), Ok(64 << 20));
+        assert_eq!(parse_bytes("1gb"), Ok(1_000_000_000));
+        for wrong in ["", "0", "MiB", "1TB", "99999999999999999999"] {
+            assert!(parse_bytes(wrong).is_err(), "{wrong}");
+        }
+        assert!(parse_memory("1MiB").is_err());
+    }
+}

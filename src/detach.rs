@@ -1,0 +1,33 @@
+//! `bygone detach`: the source is left as it was found.
+
+use bygone_replication::conninfo::ConnectOptions;
+use bygone_replication::publication::{self, Names};
+use bygone_replication::{session, slot};
+
+use crate::cli::Detach;
+use crate::error::Result;
+
+/// Removes the slot, then the publications that it reads.
+pub(crate) async fn detach(arguments: &Detach) -> Result<()> {
+    let options = ConnectOptions::parse(&arguments.source)?.with_application_name("bygone");
+    let sql = session::connect_sql(&options).await?;
+    slot::check_name(&arguments.name)?;
+    let names = Names::new(&arguments.name)?;
+    let dropped_slot = slot::drop(&sql, &arguments.name).await?;
+    let statements = publication::drop(&sql, &names).await?;
+    if !dropped_slot && statements.is_empty() {
+        eprintln!(
+            "bygone: {} has neither a slot nor publications named {:?}",
+            options.redacted(),
+            arguments.name
+        );
+        return Ok(());
+    }
+    if dropped_slot {
+        eprintln!("bygone: dropped replication slot {}", arguments.name);
+    }
+    for statement in statements {
+        eprintln!("bygone: {statement}");
+    }
+    Ok(())
+}

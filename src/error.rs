@@ -1,0 +1,58 @@
+//! What can end a command, and whether trying again can help.
+
+use bygone_replication::catalog::CatalogError;
+use bygone_replication::catalog::ErrorKind as CatalogErrorKind;
+use bygone_replication::conninfo::ConnInfoError;
+use bygone_replication::pgoutput::DecodeError;
+use bygone_replication::preflight::{SlotRefused, StartRefused};
+use bygone_replication::{Error as ReplicationError, Policy};
+use bygone_sink::error::Error as SinkError;
+
+/// The result of a command.
+pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a command cannot go on. What is printed says what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The connection to the source.
+    #[error("{0}")]
+    Source(#[from] ReplicationError),
+    /// The connection string.
+    #[error("--source: {0}")]
+    ConnInfo(#[from] ConnInfoError),
+    /// The source's catalog, publications or slots.
+    #[error("{0}")]
+    Catalog(#[from] CatalogError),
+    /// What is kept.
+    #[error("{0}")]
+    Sink(#[from] SinkError),
+    /// The stream cannot be decoded.
+    #[error("{0}")]
+    Decode(#[from] DecodeError),
+    /// Going on would lose changes.
+    #[error("{0}")]
+    Refused(#[from] StartRefused),
+    /// Anything else, as a sentence.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl Error {
+    pub(crate) fn other(text: impl Into<String>) -> Self {
+        Self::Other(text.into())
+    }
+
+    /// Whether connecting again may help: the one place where this is decided. The default is to stop.
+    pub(crate) fn policy(&self) -> Policy {
+        let retry = match self {
+            Self::Source(error) => return error.policy(),
+            Self::Catalog(error) => {
+                matches!(error.kind(), CatalogErrorKind::Connection | CatalogErrorKind::Busy)
+            }
+            // After a crash of our own the server may not have noticed yet.
+            Self::Refused(StartRefused::Slot(SlotRefused::Active { .. })) => true,
+            _ => false,
+        };
+        if retry { Policy::Retry } else { Policy::Stop }
+    }
+}

@@ -1,0 +1,100 @@
+//! bygone keeps every version of every row of a PostgreSQL database, and answers what was true when.
+//!
+//! The way of a change: [`capture`] follows the source through the crate `bygone_replication`, and has the crate
+//! `bygone_sink` make facts of what it sees.
+
+mod capture;
+mod cli;
+mod demo;
+mod detach;
+mod error;
+mod query;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tracing_subscriber::EnvFilter;
+
+use crate::capture::RunOptions;
+use crate::cli::{Cli, Command, Run};
+use crate::error::Result;
+
+/// A thread that fails must not leave the others acknowledging: the process ends at once.
+fn abort_on_panic() {
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        default(info);
+        eprintln!("bygone: this is a bug; nothing was acknowledged that is not durable. Please report it.");
+        std::process::abort();
+    }));
+}
+
+fn main() -> ExitCode {
+    abort_on_panic();
+    let cli = Cli::parse();
+    start_logging(&cli);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("bygone: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(execute(cli.command));
+    // Threads that wait for a connection need not be waited for.
+    runtime.shutdown_background();
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("bygone: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn execute(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Run(run) => Box::pin(capture::run(options(*run))).await.map(|()| ExitCode::SUCCESS),
+        Command::Detach(detach) => detach::detach(&detach).await.map(|()| ExitCode::SUCCESS),
+        Command::Verify(verify) => verify::verify(&verify).await,
+        Command::Query(query) => Box::pin(query::run(query)).await.map(|()| ExitCode::SUCCESS),
+        Command::Demo(demo) => demo::demo(&demo).await.map(|()| ExitCode::SUCCESS),
+    }
+}
+
+fn options(run: Run) -> RunOptions {
+    RunOptions {
+        source: run.source,
+        history: run.history.history,
+        tables: run.tables,
+        name: run.name,
+        slot: run.slot,
+        publications: run.publications,
+        state: run.state,
+        until_current: run.until_current,
+        commit_interval: run.commit_interval,
+        commit_bytes: run.commit_size,
+        memory: run.memory,
+        snapshot_workers: usize::from(run.snapshot_workers),
+        discard: run.discard,
+    }
+}
+
+/// Logs go to stderr; `BYGONE_LOG` takes tracing's filter directives.
+fn start_logging(cli: &Cli) {
+    let level = match (cli.quiet, cli.verbose) {
+        (true, _) => "warn",
+        // Of the libraries below, only what goes wrong.
+        (false, 0) => "warn,bygone=info,bygone_replication=info,bygone_sink=info",
+        (false, 1) => "warn,bygone=debug,bygone_replication=debug,bygone_sink=debug",
+        (false, _) => "debug",
+    };
+    let filter = EnvFilter::try_from_env("BYGONE_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
+}

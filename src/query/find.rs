@@ -1,0 +1,86 @@
+//! `bygone find`: every version in which a column held a value.
+
+use std::collections::{HashMap, HashSet};
+
+use bygone_sink::read::{Columns, Fact, FactFilter, Flow, Head, facts};
+use bygone_sink::timestamp::Timestamp;
+
+use super::arguments::Find;
+use super::condition::Wanted;
+use super::row::xid_cell;
+use super::sheet::{Cell, Sheet, left, right, when};
+use super::value::{fields, moment_cell};
+use super::{counted, lookup, open};
+use crate::cli::Format;
+use crate::error::Result;
+
+pub(super) async fn find(arguments: &Find) -> Result<()> {
+    let archive = open(&arguments.reading.history).await?;
+    let table = lookup::table(&archive, &arguments.table)?;
+    // A column that is gone can be asked for by the name that it had.
+    let mut schemas = table.versions.iter().rev();
+    let newest = lookup::column(table.newest(), &arguments.column);
+    let column = match newest {
+        Ok((_, column)) => column,
+        Err(error) => {
+            match schemas.find_map(|version| lookup::column(&version.schema, &arguments.column).ok()) {
+                Some((_, column)) => column,
+                None => return Err(error),
+            }
+        }
+    };
+    let attnum = column.column.attnum;
+    let wanted = Wanted::new(column, &arguments.value)?;
+    let mut found: Vec<Head> = Vec::new();
+    let mut look = |fact: &Fact<'_>| {
+        let at = fact.schema.position(attnum);
+        let row = fields(fact.row, fact.schema.kinds()).ok();
+        let field = at.and_then(|at| row.as_ref()?.get(at).copied());
+        let kind = at.and_then(|at| fact.schema.kinds().get(at));
+        if let (false, Some(field), Some(kind)) = (fact.head.tombstone, field, kind)
+            && wanted.is(kind, field)
+        {
+            found.push(fact.head.clone());
+        }
+        Flow::Continue(())
+    };
+    facts(archive.store(), &table, &FactFilter::default(), &Columns::Some(vec![attnum]), &mut look).await?;
+    let entities: HashSet<String> = found.iter().map(|head| head.entity_id.clone()).collect();
+    let mut begins: HashMap<(String, i64), Timestamp> = HashMap::new();
+    if !entities.is_empty() {
+        let filter = FactFilter { entities: Some(entities), ..FactFilter::default() };
+        let mut note = |fact: &Fact<'_>| {
+            begins.insert((fact.head.entity_id.clone(), fact.head.version), fact.head.valid_from);
+            Flow::Continue(())
+        };
+        facts(archive.store(), &table, &filter, &Columns::Some(Vec::new()), &mut note).await?;
+    }
+    found.sort_by_key(|fact| (fact.lsn, fact.seq, fact.version));
+    let headings = vec![
+        left("key"),
+        right("version"),
+        when("from"),
+        when("until"),
+        left("op"),
+        left("who"),
+        right("xid"),
+    ];
+    let mut sheet = Sheet::new(arguments.reading.format, headings)?;
+    for head in found {
+        let until = begins.get(&(head.entity_id.clone(), head.version + 1));
+        sheet.row(vec![
+            Cell::Text(head.entity_id),
+            Cell::number(head.version),
+            moment_cell(head.valid_from),
+            until.map_or(Cell::Null, |until| moment_cell(*until)),
+            Cell::Text(head.op),
+            Cell::optional(head.actor),
+            xid_cell(head.xid),
+        ])?;
+    }
+    let rows = sheet.finish()?;
+    if arguments.reading.format == Format::Table {
+        eprintln!("{}", counted(rows, "version"));
+    }
+    Ok(())
+}

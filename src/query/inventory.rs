@@ -1,0 +1,136 @@
+//! `bygone tables` and `bygone log`: what a history holds.
+
+use std::time::Duration;
+
+use bygone_sink::log::{self, Commit, Event, EventLsn};
+use bygone_sink::read::{Archive, Cut, Winners};
+use futures_util::TryStreamExt;
+
+use super::arguments::{Log, Tables};
+use super::sheet::{Cell, Heading, Sheet, json_string, left, right, when};
+use super::value::moment_cell;
+use super::{counted, open};
+use crate::cli::Format;
+use crate::error::{Error, Result};
+
+/// How often `--follow` looks for new commits.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+pub(super) async fn tables(arguments: &Tables) -> Result<()> {
+    let archive = open(&arguments.reading.history).await?;
+    let headings = vec![
+        left("table"),
+        right("rows"),
+        right("versions"),
+        when("first"),
+        when("last"),
+        right("bytes"),
+        right("schemas"),
+    ];
+    let mut sheet = Sheet::new(arguments.reading.format, headings)?;
+    let (now, until) = archive.known_until();
+    for table in archive.tables()? {
+        let live = Winners::find(&archive, &table, Cut::Lsn(now)).await?.live();
+        let adds = || table.files.iter().map(|file| &file.add);
+        let from = match table.known.first() {
+            Some(extent) => archive.time_of_place(extent.from).await?,
+            None => None,
+        };
+        let first = adds().map(|add| add.valid_from[0]).min().or(from);
+        let last = adds().map(|add| add.valid_from[1]).max().or(from);
+        sheet.row(vec![
+            Cell::Text(table.log_name.clone()),
+            Cell::number(live),
+            Cell::number(adds().map(|add| add.rows).sum::<u64>()),
+            first.map_or(Cell::Null, moment_cell),
+            last.map_or(Cell::Null, moment_cell),
+            Cell::number(adds().map(|add| add.bytes).sum::<u64>()),
+            Cell::number(table.versions.len()),
+        ])?;
+    }
+    sheet.finish()?;
+    if arguments.reading.format == Format::Table {
+        let until = until.map_or_else(String::new, |until| format!("{} ", super::value::moment(until)));
+        eprintln!("known until {until}({now})");
+    }
+    Ok(())
+}
+
+pub(super) async fn log(arguments: &Log) -> Result<()> {
+    let mut archive = open(&arguments.reading.history).await?;
+    let format = arguments.reading.format;
+    let headings = log_headings();
+    let mut sheet =
+        if arguments.follow { Sheet::endless(format, headings)? } else { Sheet::new(format, headings)? };
+    let end = archive.log().next_seq;
+    let limit = arguments.limit.and_then(|limit| u64::try_from(limit).ok());
+    let start = limit.map_or(0, |limit| end.saturating_sub(limit));
+    let mut commits = std::pin::pin!(log::commits(archive.store(), start..end));
+    while let Some(stored) = commits.try_next().await? {
+        sheet.row(log_row(&stored.commit))?;
+    }
+    if !arguments.follow {
+        let rows = sheet.finish()?;
+        if format == Format::Table {
+            eprintln!("{}", counted(rows, "commit"));
+        }
+        return Ok(());
+    }
+    loop {
+        sheet.show()?;
+        tokio::time::sleep(LOOK_EVERY).await;
+        for commit in archive.refresh().await? {
+            sheet.row(log_row(&commit))?;
+        }
+    }
+}
+
+fn log_headings() -> Vec<Heading> {
+    vec![
+        right("commit"),
+        when("at"),
+        left("wal_to"),
+        right("facts"),
+        right("files"),
+        right("bytes"),
+        left("events"),
+    ]
+}
+
+fn log_row(commit: &Commit) -> Vec<Cell> {
+    let body = &commit.body;
+    let facts = body.add.iter().filter(|add| add.table != log::path::TRANSACTIONS);
+    let lines: Vec<String> = body.events.iter().map(event_line).collect();
+    let documents: Vec<String> = body
+        .events
+        .iter()
+        .map(|event| serde_json::to_string(event).unwrap_or_else(|_| json_string(event.kind.as_str())))
+        .collect();
+    vec![
+        Cell::number(commit.seq),
+        moment_cell(commit.at),
+        Cell::Text(body.wal.to.to_string()),
+        Cell::number(facts.map(|add| add.rows).sum::<u64>()),
+        Cell::number(body.add.len()),
+        Cell::number(body.add.iter().map(|add| add.bytes).sum::<u64>()),
+        Cell::Value { text: lines.join("\n"), json: format!("[{}]", documents.join(", ")) },
+    ]
+}
+
+/// `snapshot public.orders`; what else the event says stands in JSON.
+fn event_line(event: &Event) -> String {
+    let table = event.table.as_ref().map_or_else(String::new, |table| format!(" {table}"));
+    match event.lsn {
+        Some(EventLsn::Within([from, to])) if from != to => {
+            format!("{}{table} between {from} and {to}", event.kind)
+        }
+        _ => format!("{}{table}", event.kind),
+    }
+}
+
+/// Opens the history that an argument names.
+pub(super) async fn open_archive(history: &str) -> Result<Archive> {
+    use bygone_sink::store::{Location, Store, StoreOptions};
+    let store = Store::open(&Location::parse(history)?, &StoreOptions::default())?;
+    Archive::open(&store).await.map_err(Error::from)
+}

@@ -1,0 +1,232 @@
+//! Tables, columns and rows by the names that people give them.
+
+use std::collections::HashMap;
+
+use bygone_replication::pgoutput::Cell as WireCell;
+use bygone_sink::read::{Archive, Columns, FactFilter, Flow, OwnedFact, TableHistory, facts};
+use bygone_sink::schema::{SchemaColumn, TableSchema};
+use bygone_sink::value::{self, Kind, RowBuilder, render};
+
+use super::arguments::Entity;
+use super::value::fields;
+use crate::error::{Error, Result};
+
+/// Names that are offered in place of one that is not known.
+const SUGGESTIONS: usize = 3;
+
+/// Finds a table by `name` or `schema.name`, with or without quotes.
+///
+/// # Errors
+/// In a sentence: there is none (with the names nearest to it), or several.
+pub(crate) fn table(archive: &Archive, text: &str) -> Result<TableHistory> {
+    let tables = archive.tables()?;
+    let bare =
+        text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).filter(|text| !text.contains('"'));
+    let found: Vec<&TableHistory> = tables
+        .iter()
+        .filter(|table| {
+            table.log_name == text || table.name.to_string() == text || table.name.quoted() == text
+        })
+        .collect();
+    let found = if found.is_empty() {
+        tables
+            .iter()
+            .filter(|table| table.name.name == text || Some(table.name.name.as_str()) == bare)
+            .collect()
+    } else {
+        found
+    };
+    match found.as_slice() {
+        [one] => Ok((*one).clone()),
+        [] => {
+            let names = tables.iter().flat_map(|table| [table.name.name.clone(), table.log_name.clone()]);
+            Err(Error::other(format!("the history has no table {text:?}{}", did_you_mean(text, names))))
+        }
+        several => {
+            let names: Vec<&str> = several.iter().map(|table| table.log_name.as_str()).collect();
+            Err(Error::other(format!("{text:?} is {}: say which", names.join(" or "))))
+        }
+    }
+}
+
+/// Finds a column by its name.
+///
+/// # Errors
+/// In a sentence, with the names nearest to it.
+pub(crate) fn column<'a>(schema: &'a TableSchema, name: &str) -> Result<(usize, &'a SchemaColumn)> {
+    let exact = schema.columns.iter().position(|column| column.column.name == name);
+    let folded = || schema.columns.iter().position(|column| column.column.name == name.to_lowercase());
+    exact.or_else(folded).and_then(|at| Some((at, schema.columns.get(at)?))).ok_or_else(|| {
+        let names = schema.columns.iter().map(|column| column.column.name.clone());
+        Error::other(format!("{} has no column {name:?}{}", schema.name, did_you_mean(name, names)))
+    })
+}
+
+/// `; did you mean orders?`, or nothing where no name is near.
+fn did_you_mean(text: &str, names: impl Iterator<Item = String>) -> String {
+    let wanted = text.to_lowercase();
+    let mut near: Vec<(f64, String)> = names
+        .map(|name| (strsim::jaro_winkler(&wanted, &name.to_lowercase()), name))
+        .filter(|(likeness, _)| *likeness > 0.7)
+        .collect();
+    near.sort_by(|(a, x), (b, y)| b.total_cmp(a).then_with(|| x.cmp(y)));
+    near.dedup_by(|(_, a), (_, b)| a == b);
+    near.truncate(SUGGESTIONS);
+    let near: Vec<String> = near.into_iter().map(|(_, name)| name).collect();
+    if near.is_empty() { String::new() } else { format!("; did you mean {}?", near.join(" or ")) }
+}
+
+/// The `_entity_id` of the row that is meant.
+///
+/// # Errors
+/// Where the key has other columns than those given.
+pub(crate) fn entity_id(table: &TableHistory, entity: &Entity) -> Result<String> {
+    let schema = table.newest();
+    let key: Vec<&SchemaColumn> = schema.key.iter().filter_map(|at| schema.columns.get(*at)).collect();
+    let names: Vec<&str> = key.iter().map(|column| column.column.name.as_str()).collect();
+    if !entity.key.is_empty() {
+        if key.is_empty() {
+            return Err(Error::other(format!("{} has no key: give the row's _entity_id", table.log_name)));
+        }
+        let given = by_name(&entity.key, &names, &table.log_name)?;
+        let parts = key.iter().map(|column| {
+            let missing = || Error::other(format!("the key of {} is ({})", table.log_name, names.join(", ")));
+            given
+                .get(column.column.name.as_str())
+                .map(|text| canonical(&column.kind, text))
+                .ok_or_else(missing)
+        });
+        return Ok(joined(&parts.collect::<Result<Vec<String>>>()?));
+    }
+    match (entity.keys.as_slice(), key.as_slice()) {
+        ([one], []) => Ok(one.clone()),
+        ([one], [column]) => Ok(canonical(&column.kind, one)),
+        ([one], _) => {
+            let parts: Option<Vec<String>> = serde_json::from_str(one).ok();
+            let parts = parts
+                .filter(|parts| parts.len() == key.len())
+                .ok_or_else(|| wrong_count(table, &names, 1))?;
+            Ok(joined(&canonical_all(&key, &parts)))
+        }
+        (several, _) if several.len() == key.len() => Ok(joined(&canonical_all(&key, several))),
+        (several, _) => Err(wrong_count(table, &names, several.len())),
+    }
+}
+
+fn canonical_all(key: &[&SchemaColumn], parts: &[String]) -> Vec<String> {
+    key.iter().zip(parts).map(|(column, text)| canonical(&column.kind, text)).collect()
+}
+
+fn wrong_count(table: &TableHistory, names: &[&str], given: usize) -> Error {
+    let parts: Vec<String> = names.iter().map(|name| format!("{name}=…")).collect();
+    Error::other(format!(
+        "the key of {} is ({}), and {given} values are given; write --key {}",
+        table.log_name,
+        names.join(", "),
+        parts.join(",")
+    ))
+}
+
+/// `a=1,b=2`, where a comma parts two values only if a column of the key follows.
+fn by_name<'a>(given: &'a [String], names: &[&str], table: &str) -> Result<HashMap<&'a str, String>> {
+    let mut parts: HashMap<&str, String> = HashMap::new();
+    for text in given {
+        let mut last: Option<&str> = None;
+        for part in text.split(',') {
+            match part.split_once('=').filter(|(name, _)| names.contains(&name.trim())) {
+                Some((name, value)) => {
+                    parts.insert(name.trim(), value.to_owned());
+                    last = Some(name.trim());
+                }
+                None => match last.and_then(|name| parts.get_mut(name)) {
+                    Some(value) => {
+                        value.push(',');
+                        value.push_str(part);
+                    }
+                    None => {
+                        return Err(Error::other(format!(
+                            "--key {text:?}: expected {}=value; the key of {table} is ({})",
+                            names.first().unwrap_or(&"column"),
+                            names.join(", ")
+                        )));
+                    }
+                },
+            }
+        }
+    }
+    Ok(parts)
+}
+
+/// The value as Postgres prints it, where it is one: `007` is 7, an upper-case UUID a lower-case one.
+fn canonical(kind: &Kind, text: &str) -> String {
+    let lower = if matches!(kind, Kind::Uuid) { text.to_ascii_lowercase() } else { text.to_owned() };
+    let trimmed = if matches!(kind, Kind::Int16 | Kind::Int32 | Kind::Int64) {
+        lower.trim().parse::<i64>().map_or(lower.clone(), |number| number.to_string())
+    } else {
+        lower
+    };
+    let mut row = RowBuilder::default();
+    row.start(1);
+    if value::read(kind, WireCell::Text(trimmed.as_bytes()), &mut row).is_err() {
+        return trimmed;
+    }
+    let kinds = std::slice::from_ref(kind);
+    let mut out = String::new();
+    match fields(row.bytes(), kinds).ok().and_then(|fields| fields.first().copied()) {
+        Some(field) if render(kind, field, &mut out).is_ok() => out,
+        _ => trimmed,
+    }
+}
+
+/// The parts of a key as `_entity_id` has them.
+fn joined(parts: &[String]) -> String {
+    match parts {
+        [one] => one.clone(),
+        several => serde_json::Value::from(several.to_vec()).to_string(),
+    }
+}
+
+/// All versions of one row, oldest first.
+///
+/// # Errors
+/// In a sentence, with the keys nearest to it, where there is no such row.
+pub(crate) async fn versions(
+    archive: &Archive,
+    table: &TableHistory,
+    entity_id: &str,
+) -> Result<Vec<OwnedFact>> {
+    let mut versions = Vec::new();
+    let mut keep = |fact: &bygone_sink::read::Fact<'_>| {
+        versions.push(fact.to_owned());
+        Flow::Continue(())
+    };
+    facts(archive.store(), table, &FactFilter::entity(entity_id), &Columns::All, &mut keep).await?;
+    versions.sort_by_key(|fact| fact.head.version);
+    versions.dedup_by_key(|fact| fact.head.version);
+    if versions.is_empty() {
+        return Err(no_such_row(archive, table, entity_id).await?);
+    }
+    Ok(versions)
+}
+
+async fn no_such_row(archive: &Archive, table: &TableHistory, entity_id: &str) -> Result<Error> {
+    let mut near: Vec<(f64, String)> = Vec::new();
+    let mut look = |fact: &bygone_sink::read::Fact<'_>| {
+        let other = &fact.head.entity_id;
+        let likeness = strsim::normalized_damerau_levenshtein(entity_id, other);
+        if likeness >= 0.5 && !near.iter().any(|(_, known)| known == other) {
+            near.push((likeness, other.clone()));
+            near.sort_by(|(a, x), (b, y)| {
+                b.total_cmp(a).then_with(|| x.len().cmp(&y.len())).then_with(|| x.cmp(y))
+            });
+            near.truncate(SUGGESTIONS);
+        }
+        Flow::Continue(())
+    };
+    let none = Columns::Some(Vec::new());
+    facts(archive.store(), table, &FactFilter::default(), &none, &mut look).await?;
+    let near: Vec<String> = near.into_iter().map(|(_, name)| name).collect();
+    let hint =
+        if near.is_empty() { String::new() } else { format!("; the nearest keys are {}", near.join(", ")) };
+    Ok(Error::other(format!("{} never had a row with the key {entity_id}{hint}", table.log_name)))
+}

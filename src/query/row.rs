@@ -1,0 +1,107 @@
+//! `bygone history` and `bygone blame`: the versions of one row.
+
+use super::arguments::{Blame, History};
+use super::changes::{Shown, by_version, changes_cell, is_unknown};
+use super::sheet::{Cell, Sheet, left, right, when};
+use super::value::moment_cell;
+use super::{counted, lookup, open};
+use crate::cli::Format;
+use crate::error::{Error, Result};
+
+pub(super) async fn history(arguments: &History) -> Result<()> {
+    let archive = open(&arguments.reading.history).await?;
+    let table = lookup::table(&archive, &arguments.entity.table)?;
+    let entity_id = lookup::entity_id(&table, &arguments.entity)?;
+    let versions = lookup::versions(&archive, &table, &entity_id).await?;
+    let headings = vec![
+        right("version"),
+        when("when"),
+        left("op"),
+        left("who"),
+        right("xid"),
+        left("lsn"),
+        left("changes"),
+    ];
+    let mut sheet = Sheet::new(arguments.reading.format, headings)?;
+    for (at, fact) in versions.iter().enumerate() {
+        let before = at.checked_sub(1).and_then(|at| versions.get(at));
+        let head = &fact.head;
+        sheet.row(vec![
+            Cell::number(head.version),
+            moment_cell(head.valid_from),
+            Cell::Text(head.op.clone()),
+            Cell::optional(head.actor.clone()),
+            xid_cell(head.xid),
+            Cell::Text(head.lsn.to_string()),
+            changes_cell(&by_version(&table, before, fact)?),
+        ])?;
+    }
+    let rows = sheet.finish()?;
+    if arguments.reading.format == Format::Table {
+        eprintln!("{} of {} {entity_id}", counted(rows, "version"), table.log_name);
+    }
+    Ok(())
+}
+
+/// A snapshot has no transaction.
+pub(super) fn xid_cell(xid: i64) -> Cell {
+    if xid == 0 { Cell::Null } else { Cell::number(xid) }
+}
+
+pub(super) async fn blame(arguments: &Blame) -> Result<()> {
+    let archive = open(&arguments.reading.history).await?;
+    let table = lookup::table(&archive, &arguments.entity.table)?;
+    let entity_id = lookup::entity_id(&table, &arguments.entity)?;
+    let versions = lookup::versions(&archive, &table, &entity_id).await?;
+    let Some(last) = versions.last() else { return Err(Error::other("there is no version")) };
+    if last.head.tombstone {
+        eprintln!(
+            "bygone: {} {entity_id} was deleted at {}; these are its last values",
+            table.log_name,
+            super::value::moment(last.head.valid_from)
+        );
+    }
+    let schema = table.newest();
+    // Columns that came later than a version read as their missing value there, and were not changed by anybody.
+    let shown: Vec<Shown> =
+        versions.iter().map(|fact| Shown::new(&table, fact, schema)).collect::<Result<_>>()?;
+    let headings = vec![
+        left("column"),
+        left("value"),
+        right("version"),
+        when("when"),
+        left("who"),
+        left("op"),
+        right("xid"),
+    ];
+    let mut sheet = Sheet::new(arguments.reading.format, headings)?;
+    let Some(values) = shown.last().map(Shown::cells).transpose()? else { return Ok(()) };
+    let fields = shown.iter().map(Shown::fields).collect::<Result<Vec<_>>>()?;
+    for (at, (column, value)) in schema.columns.iter().zip(values).enumerate() {
+        let is_changed = |version: usize| {
+            let before =
+                version.checked_sub(1).and_then(|before| Some((versions.get(before)?, fields.get(before)?)));
+            let here = fields.get(version).and_then(|fields| fields.get(at));
+            // A generated column that is not sent is not known after an update, which is no change.
+            let unsent = !column.sent && here.is_some_and(is_unknown);
+            !unsent && before.is_none_or(|(fact, fields)| fact.head.tombstone || fields.get(at) != here)
+        };
+        let by = (0..versions.len())
+            .rev()
+            .filter(|version| versions.get(*version).is_some_and(|fact| !fact.head.tombstone))
+            .find(|version| is_changed(*version))
+            .and_then(|version| versions.get(version));
+        let Some(by) = by.or(versions.first()) else { continue };
+        sheet.row(vec![
+            Cell::Text(column.column.name.clone()),
+            value,
+            Cell::number(by.head.version),
+            moment_cell(by.head.valid_from),
+            Cell::optional(by.head.actor.clone()),
+            Cell::Text(by.head.op.clone()),
+            xid_cell(by.head.xid),
+        ])?;
+    }
+    sheet.finish()?;
+    Ok(())
+}

@@ -1,0 +1,391 @@
+//! Results on standard output: a table that fits the terminal, JSON, or CSV.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, LineStyle, Table, TableStyle, Width};
+
+use crate::cli::Format;
+use crate::error::{Error, Result};
+
+/// One value of a result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Cell {
+    /// SQL null.
+    Null,
+    /// A value that could not be known.
+    Unknown,
+    /// Text: a string in JSON.
+    Text(String),
+    /// Text, and another form in JSON.
+    Value {
+        /// For tables and CSV.
+        text: String,
+        /// A JSON value.
+        json: String,
+    },
+}
+
+impl Cell {
+    /// A number.
+    pub(crate) fn number(value: impl std::fmt::Display) -> Self {
+        let text = value.to_string();
+        Self::Value { json: text.clone(), text }
+    }
+
+    /// Text or null.
+    pub(crate) fn optional(text: Option<impl Into<String>>) -> Self {
+        text.map_or(Self::Null, |text| Self::Text(text.into()))
+    }
+
+    /// A JSON document or null.
+    pub(crate) fn document(text: Option<&str>) -> Self {
+        text.map_or(Self::Null, |text| Self::Value { text: text.to_owned(), json: text.to_owned() })
+    }
+
+    /// The text, without what tells null from the empty string.
+    pub(crate) fn text(&self) -> &str {
+        match self {
+            Self::Null | Self::Unknown => "",
+            Self::Text(text) | Self::Value { text, .. } => text,
+        }
+    }
+
+    /// As part of a sentence: null and unknown by name.
+    pub(crate) fn shown(&self) -> &str {
+        match self {
+            Self::Null => "null",
+            Self::Unknown => "unknown",
+            Self::Text(text) if text.is_empty() => "''",
+            Self::Text(text) | Self::Value { text, .. } => text,
+        }
+    }
+
+    pub(crate) fn json(&self) -> String {
+        match self {
+            Self::Null | Self::Unknown => "null".to_owned(),
+            Self::Text(text) => json_string(text),
+            Self::Value { json, .. } => json.clone(),
+        }
+    }
+}
+
+/// A text as a JSON string.
+pub(crate) fn json_string(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// A column of a result.
+#[derive(Clone, Debug)]
+pub(crate) struct Heading {
+    name: String,
+    right: bool,
+    /// Characters below which its values are not wrapped.
+    least: usize,
+}
+
+/// A column of text.
+pub(crate) fn left(name: impl Into<String>) -> Heading {
+    Heading { name: name.into(), right: false, least: NARROWEST }
+}
+
+/// A column of numbers.
+pub(crate) fn right(name: impl Into<String>) -> Heading {
+    Heading { name: name.into(), right: true, least: usize::MAX }
+}
+
+/// A column of moments: day and time stay whole.
+pub(crate) fn when(name: impl Into<String>) -> Heading {
+    Heading { name: name.into(), right: false, least: "10:00:00.000000+00".len() }
+}
+
+/// A result that is printed row by row.
+pub(crate) struct Sheet {
+    format: Format,
+    headings: Vec<Heading>,
+    out: Box<dyn Write>,
+    /// Rows that wait until the widths of all are known.
+    waiting: Vec<Vec<Cell>>,
+    rows: usize,
+    /// One JSON object a line instead of an array: for results without an end.
+    lines: bool,
+}
+
+impl Sheet {
+    /// A result on standard output.
+    pub(crate) fn new(format: Format, headings: Vec<Heading>) -> Result<Self> {
+        Self::begin(format, headings, Box::new(BufWriter::new(io::stdout())), false)
+    }
+
+    /// A result on standard output that goes on for ever: rows appear as they come.
+    pub(crate) fn endless(format: Format, headings: Vec<Heading>) -> Result<Self> {
+        Self::begin(format, headings, Box::new(BufWriter::new(io::stdout())), true)
+    }
+
+    /// A result in a file, or on standard output.
+    pub(crate) fn to(output: Option<&Path>, format: Format, headings: Vec<Heading>) -> Result<Self> {
+        let Some(path) = output else { return Self::new(format, headings) };
+        let file =
+            File::create(path).map_err(|error| Error::other(format!("{}: {error}", path.display())))?;
+        Self::begin(format, headings, Box::new(BufWriter::new(file)), false)
+    }
+
+    fn begin(format: Format, headings: Vec<Heading>, out: Box<dyn Write>, lines: bool) -> Result<Self> {
+        let mut sheet = Self { format, headings, out, waiting: Vec::new(), rows: 0, lines };
+        match format {
+            Format::Csv => {
+                let names: Vec<String> = sheet.headings.iter().map(|heading| quoted(&heading.name)).collect();
+                sheet.write(&format!("{}\n", names.join(",")))?;
+            }
+            Format::Json if !lines => sheet.write("[")?,
+            Format::Json | Format::Table => {}
+        }
+        Ok(sheet)
+    }
+
+    /// Adds a row.
+    pub(crate) fn row(&mut self, cells: Vec<Cell>) -> Result<()> {
+        self.rows += 1;
+        match self.format {
+            Format::Csv => {
+                let values: Vec<String> = cells.iter().map(csv).collect();
+                self.write(&format!("{}\n", values.join(",")))
+            }
+            Format::Json => {
+                let pairs: Vec<String> = self
+                    .headings
+                    .iter()
+                    .zip(&cells)
+                    .map(|(heading, cell)| format!("{}: {}", json_string(&heading.name), cell.json()))
+                    .collect();
+                let before = match (self.lines, self.rows) {
+                    (true, _) => "",
+                    (false, 1) => "\n ",
+                    (false, _) => ",\n ",
+                };
+                let after = if self.lines { "\n" } else { "" };
+                self.write(&format!("{before}{{{}}}{after}", pairs.join(", ")))
+            }
+            Format::Table => {
+                self.waiting.push(cells);
+                Ok(())
+            }
+        }
+    }
+
+    /// Shows what came so far: for results without an end.
+    pub(crate) fn show(&mut self) -> Result<()> {
+        let rows = std::mem::take(&mut self.waiting);
+        if !rows.is_empty() {
+            let text = self.laid_out(&rows);
+            self.write(&text)?;
+        }
+        self.flush()
+    }
+
+    /// Ends the result, and says how many rows it had.
+    pub(crate) fn finish(mut self) -> Result<usize> {
+        match self.format {
+            Format::Table => {
+                let rows = std::mem::take(&mut self.waiting);
+                let text = self.laid_out(&rows);
+                self.write(&text)?;
+            }
+            Format::Json if !self.lines => self.write(if self.rows == 0 { "]\n" } else { "\n]\n" })?,
+            Format::Json | Format::Csv => {}
+        }
+        self.flush()?;
+        Ok(self.rows)
+    }
+
+    fn laid_out(&self, rows: &[Vec<Cell>]) -> String {
+        let width = terminal_width();
+        if rows.is_empty() || fits(&self.headings, rows, width) {
+            across(&self.headings, rows, width)
+        } else {
+            down(&self.headings, rows, width)
+        }
+    }
+
+    fn write(&mut self, text: &str) -> Result<()> {
+        self.out.write_all(text.as_bytes()).map_err(no_output)
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.out.flush().map_err(no_output)
+    }
+}
+
+/// Prints text as a result.
+pub(crate) fn print(text: &str) -> Result<()> {
+    let mut out = io::stdout();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(no_output)
+}
+
+fn no_output(error: io::Error) -> Error {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        // The reader has seen enough (`| head`): nothing has failed.
+        std::process::exit(0);
+    }
+    Error::other(format!("the result cannot be written: {error}"))
+}
+
+/// A value in CSV: null is nothing, the empty string `""`.
+fn csv(cell: &Cell) -> String {
+    match cell {
+        Cell::Null | Cell::Unknown => String::new(),
+        Cell::Text(text) | Cell::Value { text, .. } => quoted(text),
+    }
+}
+
+/// Quoted where it must be. `\.` alone on a line would end the data for COPY.
+fn quoted(text: &str) -> String {
+    let special = |c: char| matches!(c, ',' | '"' | '\n' | '\r');
+    let blank = text.starts_with(char::is_whitespace) || text.ends_with(char::is_whitespace);
+    if text.is_empty() || text == "\\." || blank || text.contains(special) {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    } else {
+        text.to_owned()
+    }
+}
+
+fn terminal_width() -> usize {
+    let told = std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok());
+    let asked = || terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| usize::from(width.0));
+    told.or_else(asked).filter(|width| *width >= 20).unwrap_or(80)
+}
+
+/// Longer text than this is wrapped where that helps.
+const NARROWEST: usize = 16;
+
+/// The width that each column needs at least.
+fn least_widths(headings: &[Heading], rows: &[Vec<Cell>]) -> Vec<usize> {
+    let widths = headings.iter().enumerate().map(|(at, heading)| {
+        let texts = rows.iter().filter_map(|row| row.get(at)).flat_map(|cell| cell.text().lines());
+        let longest = texts.map(UnicodeWidth::width).max().unwrap_or(0).max(heading.name.as_str().width());
+        longest.min(heading.least)
+    });
+    widths.collect()
+}
+
+trait UnicodeWidth {
+    fn width(self) -> usize;
+}
+
+impl UnicodeWidth for &str {
+    /// Cells of a terminal, about: characters beyond Latin may take two.
+    fn width(self) -> usize {
+        self.chars().map(|c| if u32::from(c) < 0x1100 { 1 } else { 2 }).sum()
+    }
+}
+
+fn fits(headings: &[Heading], rows: &[Vec<Cell>], width: usize) -> bool {
+    let needed: usize = least_widths(headings, rows).iter().map(|width| width + 1).sum();
+    needed <= width + 1
+}
+
+fn across(headings: &[Heading], rows: &[Vec<Cell>], width: usize) -> String {
+    let mut table = plain(width);
+    table.set_header(headings.iter().map(|heading| comfy_table::Cell::new(harmless(&heading.name))));
+    for row in rows {
+        table.add_row(row.iter().map(|cell| harmless(cell.text())));
+    }
+    let last = headings.len().saturating_sub(1);
+    for (at, (heading, least)) in headings.iter().zip(least_widths(headings, rows)).enumerate() {
+        if let Some(column) = table.column_mut(at) {
+            let gap = u16::from(at < last);
+            column.set_padding((0, gap));
+            let least = u16::try_from(least).unwrap_or(u16::MAX).saturating_add(gap);
+            column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(least)));
+            if heading.right {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+    }
+    ended(&table)
+}
+
+/// Each row as a list of names and values.
+fn down(headings: &[Heading], rows: &[Vec<Cell>], width: usize) -> String {
+    let mut text = String::new();
+    for (at, row) in rows.iter().enumerate() {
+        let mut table = plain(width);
+        table.load_style(comfy_table::presets::NOTHING);
+        for (heading, cell) in headings.iter().zip(row) {
+            table.add_row([harmless(&heading.name), harmless(cell.text())]);
+        }
+        if let Some(column) = table.column_mut(0) {
+            column.set_padding((0, 1));
+        }
+        text.push_str(&format!(
+            "- {} {}\n",
+            at + 1,
+            "-".repeat(width.saturating_sub(4 + (at + 1).to_string().len()))
+        ));
+        text.push_str(&ended(&table));
+    }
+    text
+}
+
+fn plain(width: usize) -> Table {
+    let mut table = Table::new();
+    // A line below the header, and nothing else.
+    table.load_style(TableStyle::new().header_separator(LineStyle::none().fill('-')));
+    table.set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_width(u16::try_from(width).unwrap_or(u16::MAX));
+    table
+}
+
+fn ended(table: &Table) -> String {
+    let mut text = String::new();
+    for line in table.lines() {
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// Without what a terminal would take as a command.
+fn harmless(text: &str) -> String {
+    if !text.chars().any(|c| c.is_control()) {
+        return text.to_owned();
+    }
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() && c != '\n' { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn csv_tells_null_from_the_empty_string() {
+        assert_eq!(csv(&Cell::Null), "");
+        assert_eq!(csv(&Cell::Text(String::new())), "\"\"");
+        assert_eq!(csv(&Cell::Text("a\"b,c".to_owned())), "\"a\"\"b,c\"");
+        assert_eq!(csv(&Cell::Text("\\.".to_owned())), "\"\\.\"");
+        assert_eq!(csv(&Cell::Text("plain text".to_owned())), "plain text");
+    }
+
+    #[test]
+    fn no_line_is_wider_than_the_terminal() {
+        let headings = vec![left("name"), right("n"), left("text")];
+        let cells =
+            |text: &str| vec![Cell::Text("a".to_owned()), Cell::number(1), Cell::Text(text.to_owned())];
+        let rows = vec![cells(&"long words here ".repeat(20)), cells(&"x".repeat(300)), cells("漢字 é")];
+        for width in [40, 80, 120] {
+            for text in [across(&headings, &rows, width), down(&headings, &rows, width)] {
+                assert!(text.lines().all(|line| line.chars().count() <= width), "{width}:\n{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn control_characters_do_not_reach_the_terminal() {
+        assert_eq!(harmless("a\u{1b}[31mb\tc"), "a\\u{1b}[31mb\\tc");
+    }
+}

@@ -1,0 +1,327 @@
+//! `bygone views`: the views and functions of a history, as SQL of another engine.
+//!
+//! For a table `T` they are `T` (its rows now), `T_history` (every fact, with `_valid_to`) and `T_as_of(t)`. They stand on
+//! the list of live files that the log gives: a glob would also find files that no commit names [39].
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bygone_replication::Lsn;
+use bygone_sink::log::EventLsn;
+use bygone_sink::read::{Archive, TableHistory, Version};
+use bygone_sink::schema::{SYSTEM_COLUMNS, SchemaColumn};
+use bygone_sink::store::Location;
+use bygone_sink::timestamp::Timestamp;
+use bygone_sink::value::Kind;
+
+use super::arguments::Views;
+use super::dialect::Dialect;
+use super::sheet::print;
+use super::value::moment;
+use super::{lookup, open};
+use crate::error::{Error, Result};
+
+pub(super) async fn views(arguments: &Views) -> Result<()> {
+    let archive = open(&arguments.history).await?;
+    let dialect = Dialect::of(arguments.engine);
+    let location = Location::parse(&arguments.history.history)?;
+    let all = archive.tables()?;
+    let names = relation_names(&all)?;
+    let wanted: Vec<String> = arguments
+        .tables
+        .iter()
+        .map(|name| lookup::table(&archive, name).map(|table| table.log_name))
+        .collect::<Result<_>>()?;
+    let (last, until) = archive.known_until();
+    let mut sql = format!(
+        "-- Views over the history of {} as commit {} left it: known until {} ({last}).\n-- After new commits: bygone views {} again.\n",
+        archive.manifest().source.database.replace(['\n', '\r'], " "),
+        archive.log().last_seq().map_or_else(|| "none".to_owned(), |seq| seq.to_string()),
+        until.map_or_else(|| "its beginning".to_owned(), moment),
+        dialect.name()
+    );
+    if matches!(location, Location::S3 { .. }) {
+        sql.push_str(dialect.bucket_hint());
+    }
+    for table in all.iter().filter(|table| wanted.is_empty() || wanted.contains(&table.log_name)) {
+        let Some(name) = names.get(&table.log_name) else { continue };
+        if table.known.is_empty() {
+            eprintln!("bygone: {} is left out: its snapshot is not in the history yet", table.log_name);
+            continue;
+        }
+        sql.push_str(&Relations::new(&archive, table, name, dialect, &location).await?.sql());
+    }
+    print(&sql)
+}
+
+/// The suffixes of the three relations of a table.
+const SUFFIXES: [&str; 4] = ["", "_history", "_as_of", "_files"];
+
+/// What each table's relations are called: its bare name, or schema and name where another table's relations are
+/// called so. Engines do not tell upper from lower case.
+fn relation_names(tables: &[TableHistory]) -> Result<BTreeMap<String, String>> {
+    let taken_by = |name: &str| -> BTreeSet<String> {
+        SUFFIXES.iter().map(|suffix| format!("{name}{suffix}").to_lowercase()).collect()
+    };
+    let mut names: BTreeMap<String, String> = BTreeMap::new();
+    for table in tables {
+        let bare = &table.name.name;
+        let clash = tables.iter().any(|other| {
+            other.log_name != table.log_name && !taken_by(bare).is_disjoint(&taken_by(&other.name.name))
+        });
+        let name = if clash { format!("{}_{bare}", table.name.schema) } else { bare.clone() };
+        names.insert(table.log_name.clone(), name);
+    }
+    for (table, name) in &names {
+        let other = names
+            .iter()
+            .find(|(other, taken)| *other != table && !taken_by(name).is_disjoint(&taken_by(taken)));
+        if let Some((other, _)) = other {
+            return Err(Error::other(format!(
+                "the views of {table} and {other} would share a name; print them one by one with --table"
+            )));
+        }
+    }
+    Ok(names)
+}
+
+/// A column of the views.
+struct Column {
+    /// What it is called.
+    name: String,
+    /// It is a column of the table now.
+    live: bool,
+    /// Its value in `T_history`: what the fact says.
+    written: String,
+    /// Its value in `T` and `T_as_of`: what the source returned.
+    read: Read,
+}
+
+/// What a column of a row reads as.
+struct Read {
+    /// Where the row is not older than the column.
+    value: String,
+    /// Rows of schemas before this one read as this since that time [23].
+    missing: Option<(i32, String, Option<Timestamp>)>,
+}
+
+impl Read {
+    /// As of now, or of `t`.
+    fn expression(&self, dialect: Dialect, as_of: bool) -> String {
+        let Some((version, literal, since)) = &self.missing else { return self.value.clone() };
+        let since = since.filter(|_| as_of);
+        let since = since.map_or_else(String::new, |since| {
+            format!(" and {} >= {}", dialect.parameter(), dialect.instant(since))
+        });
+        format!("case when _schema < {version}{since} then {literal} else {} end", self.value)
+    }
+}
+
+/// The relations of one table.
+struct Relations {
+    dialect: Dialect,
+    name: String,
+    title: String,
+    files: Vec<String>,
+    columns: Vec<Column>,
+    from: Option<Timestamp>,
+    until: Option<Timestamp>,
+}
+
+impl Relations {
+    async fn new(
+        archive: &Archive,
+        table: &TableHistory,
+        name: &str,
+        dialect: Dialect,
+        location: &Location,
+    ) -> Result<Self> {
+        let from = match table.known.first() {
+            Some(extent) => archive.time_of_place(extent.from).await?,
+            None => None,
+        };
+        let mut columns = Vec::new();
+        let mut used: BTreeSet<String> = SYSTEM_COLUMNS.iter().map(|name| (*name).to_owned()).collect();
+        used.insert("_valid_to".to_owned());
+        for (column, live) in columns_ever(table) {
+            let candidates = [
+                column.column.name.clone(),
+                column.physical.clone(),
+                format!("{}__{}", column.column.name, column.column.attnum),
+            ];
+            let name = candidates.into_iter().find(|name| used.insert(name.to_lowercase()));
+            let Some(name) = name else {
+                return Err(Error::other(format!(
+                    "{}: two columns are called {:?}",
+                    table.log_name, column.column.name
+                )));
+            };
+            columns.push(Column {
+                written: written(table, column, dialect),
+                read: read(archive, table, column, &name, dialect).await?,
+                name,
+                live,
+            });
+        }
+        Ok(Self {
+            dialect,
+            name: name.to_owned(),
+            title: table.log_name.replace(['\n', '\r'], " "),
+            files: table.files.iter().map(|file| dialect.address(location, &file.add.path)).collect(),
+            columns,
+            from,
+            until: archive.known_until().1,
+        })
+    }
+
+    fn sql(&self) -> String {
+        let dialect = self.dialect;
+        let quoted = |suffix: &str| dialect.identifier(&format!("{}{suffix}", self.name));
+        let (now, history, as_of) = (quoted(""), quoted("_history"), quoted("_as_of"));
+        let live: Vec<&Column> = self.columns.iter().filter(|column| column.live).collect();
+        let list = |as_of: bool| {
+            let columns = live.iter().map(|column| {
+                format!("{} as {}", column.read.expression(dialect, as_of), dialect.identifier(&column.name))
+            });
+            columns.collect::<Vec<_>>().join(",\n    ")
+        };
+        let mut all: Vec<String> = self
+            .columns
+            .iter()
+            .map(|column| format!("{} as {}", column.written, dialect.identifier(&column.name)))
+            .collect();
+        all.extend(SYSTEM_COLUMNS.iter().map(|name| (*name).to_owned()));
+        all.push(
+            "lead(_valid_from) over (partition by _entity_id order by _version) as _valid_to".to_owned(),
+        );
+        let (before, source) = if self.files.is_empty() {
+            (String::new(), dialect.nothing())
+        } else {
+            dialect.files(&quoted("_files"), &self.files)
+        };
+        let last = |filter: &str| {
+            format!(
+                "from {history} join (\n  select _entity_id, max(_version) as _version from {history}{filter} group by _entity_id\n\
+                 ) using (_entity_id, _version)\nwhere _deleted_at is null"
+            )
+        };
+        let bound = self.bound();
+        let then = if self.files.is_empty() {
+            // No row would ask whether the moment is known.
+            let nulls = live
+                .iter()
+                .map(|column| format!("{} as {}", column.written, dialect.identifier(&column.name)));
+            format!("select {}\nwhere {bound} is null", nulls.collect::<Vec<_>>().join(", "))
+        } else {
+            format!("select {}\n{}", list(true), last(&format!(" where _valid_from <= {bound}")))
+        };
+        format!(
+            "\n-- {}\n{before}{} {history} as\nselect {}\nfrom {source};\n\n{} {now} as\nselect {}\n{};\n\n{}\n",
+            self.title,
+            dialect.create_view(),
+            all.join(",\n    "),
+            dialect.create_view(),
+            list(false),
+            last(""),
+            dialect.table_function(&as_of, &then)
+        )
+    }
+
+    /// `t`, which must lie where the table is known: an answer without rows would be a wrong one [50].
+    fn bound(&self) -> String {
+        let t = self.dialect.parameter();
+        let mut cases = String::new();
+        for (limit, operator, said) in
+            [(self.from, "<", "its history begins at"), (self.until, ">", "these views know until")]
+        {
+            if let Some(limit) = limit {
+                let text =
+                    format!("nothing is known of {} at this moment: {said} {}", self.title, moment(limit));
+                let error = self.dialect.error(&text);
+                cases.push_str(&format!(" when {t} {operator} {} then {error}", self.dialect.instant(limit)));
+            }
+        }
+        if cases.is_empty() { t.to_owned() } else { format!("case{cases} else {t} end") }
+    }
+}
+
+/// The columns of the newest schema, then those that are gone, as they were last.
+fn columns_ever(table: &TableHistory) -> Vec<(&SchemaColumn, bool)> {
+    let mut columns: Vec<(&SchemaColumn, bool)> =
+        table.newest().columns.iter().map(|column| (column, true)).collect();
+    for version in table.versions.iter().rev() {
+        for column in &version.schema.columns {
+            if !columns.iter().any(|(known, _)| known.column.attnum == column.column.attnum) {
+                columns.push((column, false));
+            }
+        }
+    }
+    columns
+}
+
+/// The forms that a column has had in the files, the newest first: the same column under other names or types.
+fn forms<'a>(table: &'a TableHistory, column: &SchemaColumn) -> Vec<&'a SchemaColumn> {
+    let mut forms: Vec<&SchemaColumn> = Vec::new();
+    let in_files: BTreeSet<i32> = table.files.iter().map(|file| file.add.schema).collect();
+    // What no file was written under is in no file.
+    for version in table.versions.iter().rev().filter(|version| in_files.contains(&version.schema.version)) {
+        let position = version.schema.position(column.column.attnum);
+        if let Some(form) = position.and_then(|at| version.schema.columns.get(at))
+            && !forms.iter().any(|known| known.physical == form.physical)
+        {
+            forms.push(form);
+        }
+    }
+    forms
+}
+
+fn written(table: &TableHistory, column: &SchemaColumn, dialect: Dialect) -> String {
+    let forms: Vec<String> = forms(table, column)
+        .into_iter()
+        .map(|form| {
+            let name = dialect.identifier(&form.physical);
+            if form.kind == column.kind { name } else { dialect.cast(&name, &column.kind) }
+        })
+        .collect();
+    match forms.as_slice() {
+        [] => dialect.cast("null", &column.kind),
+        [one] => one.clone(),
+        several => format!("coalesce({})", several.join(", ")),
+    }
+}
+
+async fn read(
+    archive: &Archive,
+    table: &TableHistory,
+    column: &SchemaColumn,
+    name: &str,
+    dialect: Dialect,
+) -> Result<Read> {
+    let mut value = dialect.identifier(name);
+    // Infinity and the like stand in _raw; these types have them in the engine, too.
+    if matches!(column.kind, Kind::Date | Kind::Timestamp | Kind::Timestamptz) {
+        let raw =
+            forms(table, column).into_iter().filter_map(|form| dialect.raw(&form.physical, &column.kind));
+        let all: Vec<String> = std::iter::once(value.clone()).chain(raw).collect();
+        if all.len() > 1 {
+            value = format!("coalesce({})", all.join(", "));
+        }
+    }
+    let first = table.versions.first().map_or(0, |version| version.schema.version);
+    let added = table
+        .added_after(column.column.attnum, first - 1)
+        .filter(|(version, _)| version.schema.version > first);
+    let Some((version, form)) = added else { return Ok(Read { value, missing: None }) };
+    let literal = form.column.missing.as_ref().and_then(|text| dialect.literal(&form.kind, text));
+    let Some(literal) = literal else { return Ok(Read { value, missing: None }) };
+    let literal = if form.kind == column.kind { literal } else { dialect.cast(&literal, &column.kind) };
+    let since = archive.time_of_place(begins_at(version)).await?;
+    Ok(Read { value, missing: Some((version.schema.version, literal, since)) })
+}
+
+/// The first position at which a version is in force.
+fn begins_at(version: &Version) -> Lsn {
+    match version.from {
+        EventLsn::Within([after, seen]) if after == seen => Lsn(after.0.saturating_add(1)),
+        from => from.latest(),
+    }
+}

@@ -1,0 +1,77 @@
+//! `bygone verify`: is the history whole and unaltered?
+
+use std::process::ExitCode;
+
+use bygone_sink::store::{Location, Store, StoreOptions};
+use bygone_sink::verify;
+
+use crate::cli::{Format, Verify};
+use crate::error::{Error, Result};
+
+/// Recomputes the chain and every file's hash, and prints what is wrong.
+pub(crate) async fn verify(arguments: &Verify) -> Result<ExitCode> {
+    let location = Location::parse(&arguments.history.history)?;
+    let store = Store::open(&location, &StoreOptions::default())?;
+    let report = verify::verify(&store, None, |_progress| {}).await?;
+    match arguments.format {
+        Format::Json => {
+            let text = serde_json::to_string_pretty(&report)
+                .map_err(|error| Error::other(format!("the report has no JSON: {error}")))?;
+            println!("{text}");
+        }
+        Format::Csv => {
+            println!("severity,kind,path,message");
+            let all = report
+                .problems
+                .iter()
+                .map(|p| ("problem", p))
+                .chain(report.warnings.iter().map(|p| ("warning", p)));
+            for (severity, problem) in all {
+                let kind = serde_json::to_value(problem.kind).unwrap_or_default();
+                println!(
+                    "{severity},{},{},{}",
+                    kind.as_str().unwrap_or_default(),
+                    quote(&problem.path),
+                    quote(&problem.message)
+                );
+            }
+        }
+        Format::Table => {
+            for problem in &report.problems {
+                println!("PROBLEM  {}", described(problem));
+            }
+            for warning in &report.warnings {
+                println!("warning  {}", described(warning));
+            }
+            println!(
+                "{}: {} commits, {} files, {} rows, {} bytes{}",
+                if report.is_ok() { "whole" } else { "NOT WHOLE" },
+                report.commits,
+                report.files,
+                report.rows,
+                report.bytes,
+                report
+                    .head
+                    .as_ref()
+                    .map_or_else(String::new, |head| format!("; head {} {}", head.seq, head.sha256)),
+            );
+        }
+    }
+    Ok(if report.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What is wrong, where, and how it differs from what should be there.
+fn described(problem: &verify::Problem) -> String {
+    let mut text = format!("{}: {}", problem.path, problem.message);
+    if let Some(expected) = &problem.expected {
+        text.push_str(&format!("; expected {expected}"));
+    }
+    if let Some(found) = &problem.found {
+        text.push_str(&format!(", found {found}"));
+    }
+    text
+}
+
+fn quote(text: &str) -> String {
+    format!("\"{}\"", text.replace('"', "\"\""))
+}
