@@ -1,0 +1,130 @@
+//! `bygone verify` names what was done to a history.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::SHOP;
+use crate::support::bygone::Bygone;
+use crate::support::history::History;
+use crate::support::postgres::Postgres;
+use crate::support::scratch::{Scratch, copy_directory};
+use crate::support::store::Store;
+
+/// What was done, and the words by which it must be named.
+type Deed = fn(&Path) -> Vec<String>;
+
+const DEEDS: &[(&str, Deed)] = &[
+    ("a bit of a fact file flips", |root| {
+        let path = fact_file(root);
+        let mut body = fs::read(root.join(&path)).unwrap();
+        let middle = body.len() / 2;
+        body[middle] ^= 0x10;
+        fs::write(root.join(&path), body).unwrap();
+        vec![path]
+    }),
+    ("a fact file is gone", |root| {
+        let path = fact_file(root);
+        fs::remove_file(root.join(&path)).unwrap();
+        vec![path]
+    }),
+    ("a fact file is cut off", |root| {
+        let path = fact_file(root);
+        let body = fs::read(root.join(&path)).unwrap();
+        fs::write(root.join(&path), &body[..body.len() / 2]).unwrap();
+        vec![path]
+    }),
+    ("a commit is gone", |root| {
+        fs::remove_file(log(root, 1)).unwrap();
+        vec!["1".to_owned()]
+    }),
+    ("two commits have changed places", |root| {
+        let (one, two) = (fs::read(log(root, 1)).unwrap(), fs::read(log(root, 2)).unwrap());
+        fs::write(log(root, 1), two).unwrap();
+        fs::write(log(root, 2), one).unwrap();
+        vec!["00000000000000000001".to_owned()]
+    }),
+    ("a commit is altered and still reads well", |root| {
+        let text = fs::read_to_string(log(root, 1)).unwrap();
+        fs::write(log(root, 1), text.replace("\"rows\":1", "\"rows\":2").replace("\"seq\":1", "\"seq\": 1"))
+            .unwrap();
+        vec!["00000000000000000001".to_owned()]
+    }),
+    ("a commit is no JSON any more", |root| {
+        fs::write(log(root, 1), "{\"format\"").unwrap();
+        vec!["00000000000000000001".to_owned()]
+    }),
+];
+
+fn log(root: &Path, seq: usize) -> PathBuf {
+    root.join(format!("log/{seq:020}.json"))
+}
+
+fn fact_file(root: &Path) -> String {
+    let history = History::read(Store::directory(root));
+    history.live.values().find(|entry| entry.table == "public.orders").unwrap().path.clone()
+}
+
+#[test]
+fn whatever_is_done_to_a_history_is_named() {
+    let server = Postgres::start();
+    server.run(SHOP);
+    let scratch = Scratch::new("verify");
+    let sound = scratch.join("history");
+    let mut bygone = Bygone::new(server.url(), &sound);
+    for total in 0..4 {
+        bygone.until_current();
+        server.run(&format!("update orders set total = {total} where id = 1"));
+    }
+    assert!(log(&sound, 3).exists(), "too few commits to damage");
+    bygone.ask(&["verify"]).well();
+    let mut unnoticed = Vec::new();
+    for (number, (title, deed)) in DEEDS.iter().enumerate() {
+        let root = scratch.join(format!("deed-{number}"));
+        copy_directory(&sound, &root);
+        let words = deed(&root);
+        let outcome = Bygone::new(server.url(), &root).ask(&["verify"]);
+        let said = format!("{}{}", outcome.stdout, outcome.stderr);
+        if outcome.code() != Some(1)
+            || !words.iter().all(|word| said.contains(word))
+            || said.contains("panicked")
+        {
+            unnoticed.push(format!("{title}: {} without {words:?}:\n{said}", outcome.status));
+        }
+    }
+    assert!(unnoticed.is_empty(), "{}", unnoticed.join("\n"));
+}
+
+#[test]
+fn the_chain_can_be_checked_with_common_tools() {
+    let server = Postgres::start();
+    server.run(SHOP);
+    let scratch = Scratch::new("verify");
+    let mut bygone = Bygone::new(server.url(), scratch.join("history"));
+    bygone.until_current();
+    server.run("update orders set total = 0");
+    bygone.until_current();
+    let hash =
+        std::process::Command::new("sha256sum").arg(log(&scratch.join("history"), 0)).output().unwrap();
+    let hash = String::from_utf8(hash.stdout).unwrap();
+    let next = fs::read_to_string(log(&scratch.join("history"), 1)).unwrap();
+    let named = format!("\"prev\":\"{}\"", hash.split_whitespace().next().unwrap());
+    assert!(next.replace(": ", ":").contains(&named), "{next} does not follow {hash}");
+}
+
+#[test]
+fn a_history_that_was_damaged_is_not_written_on() {
+    let server = Postgres::start();
+    server.run(SHOP);
+    let scratch = Scratch::new("verify");
+    let root = scratch.join("history");
+    let mut bygone = Bygone::new(server.url(), &root);
+    for total in 0..3 {
+        bygone.until_current();
+        server.run(&format!("update orders set total = {total} where id = 1"));
+    }
+    fs::remove_file(log(&root, 1)).unwrap();
+    let before = super::contents(&root);
+    bygone.forget();
+    bygone.attempt(&[]).refused(&["00000000000000000001"]);
+    assert_eq!(super::contents(&root), before);
+}

@@ -1,0 +1,121 @@
+//! An S3 server on this machine: moto's, which honours conditional puts.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+
+use super::bygone::Bygone;
+use super::process::{Program, Running, eventually, free_port};
+use super::scratch::{Scratch, tail};
+use super::store::Store;
+
+/// The bucket that is there.
+pub(crate) const BUCKET: &str = "kept";
+
+/// A running server with one empty bucket.
+#[derive(Debug)]
+pub(crate) struct Moto {
+    // Dropped before its log.
+    _server: Running,
+    port: u16,
+    _scratch: Scratch,
+}
+
+impl Moto {
+    pub(crate) fn start() -> Self {
+        let scratch = Scratch::new("moto");
+        let port = free_port();
+        let log = scratch.join("moto.log");
+        let mut server = Program::new(python())
+            .args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &port.to_string()])
+            .start(&log);
+        let up = eventually(Duration::from_secs(60), || {
+            server.ended().is_some() || TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
+        assert!(up && server.ended().is_none(), "moto does not start:\n{}", tail(&log, 3000));
+        let made = Self { _server: server, port, _scratch: scratch };
+        made.create_bucket();
+        made.check_conditional_put();
+        made
+    }
+
+    pub(crate) fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// The variables by which the usual AWS tools find the server.
+    pub(crate) fn variables(&self) -> [(&'static str, String); 5] {
+        [
+            ("AWS_ENDPOINT_URL", self.endpoint()),
+            ("AWS_ACCESS_KEY_ID", "test".to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", "test-secret".to_owned()),
+            ("AWS_REGION", "us-east-1".to_owned()),
+            ("AWS_ALLOW_HTTP", "true".to_owned()),
+        ]
+    }
+
+    /// A bygone that keeps its history under a prefix of the bucket.
+    pub(crate) fn bygone(&self, source: String, prefix: &str) -> Bygone {
+        let at_bucket = Bygone::new(source, format!("s3://{BUCKET}/{prefix}"));
+        self.variables().iter().fold(at_bucket, |made, (name, value)| made.env(name, value))
+    }
+
+    /// What lies under a prefix of the bucket.
+    pub(crate) fn store(&self, prefix: &str) -> Store {
+        Store::bucket(self.client(), prefix)
+    }
+
+    fn client(&self) -> AmazonS3 {
+        AmazonS3Builder::new()
+            .with_endpoint(self.endpoint())
+            .with_allow_http(true)
+            .with_bucket_name(BUCKET)
+            .with_region("us-east-1")
+            .with_access_key_id("test")
+            .with_secret_access_key("test-secret")
+            .build()
+            .unwrap()
+    }
+
+    fn create_bucket(&self) {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        write!(
+            stream,
+            "PUT /{BUCKET} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+
+    /// A server that lets two writers put one object would prove nothing here.
+    fn check_conditional_put(&self) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let client = self.client();
+        let probe = object_store::path::Path::from("probe");
+        runtime.block_on(async {
+            let create = || PutOptions::from(PutMode::Create);
+            client.put_opts(&probe, "1".into(), create()).await.unwrap();
+            let second = client.put_opts(&probe, "2".into(), create()).await;
+            assert!(matches!(second, Err(object_store::Error::AlreadyExists { .. })), "{second:?}");
+            client.delete(&probe).await.unwrap();
+        });
+    }
+}
+
+/// The Python that has moto: `BYGONE_TEST_PYTHON`, else the one that `scripts/install` has set up.
+fn python() -> PathBuf {
+    if let Some(named) = std::env::var_os("BYGONE_TEST_PYTHON") {
+        return named.into();
+    }
+    let home = || PathBuf::from(std::env::var_os("HOME").expect("HOME is not set")).join(".cache");
+    let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from);
+    let python = cache.join("bygone-test/venv/bin/python3");
+    assert!(python.exists(), "{} is missing: scripts/install sets it up", python.display());
+    python
+}
