@@ -21,6 +21,7 @@ use bygone_replication::conninfo::ConnectOptions;
 use bygone_replication::publication::PublicationState;
 use bygone_replication::{Lsn, Policy, slot};
 use bygone_sink::encoder::{Encoder, EncoderLimits, FileNumbers};
+use bygone_sink::error::ErrorKind as SinkErrorKind;
 use bygone_sink::failpoint;
 use bygone_sink::store::{Location, Store, StoreOptions};
 use bygone_sink::versioning::Versioner;
@@ -243,6 +244,7 @@ impl Capture {
             if self.stop.load(Ordering::SeqCst) {
                 return Err(error);
             }
+            self.check_fence(&error).await?;
             let waited = refused_since.get_or_insert_with(Instant::now).elapsed();
             let in_use = matches!(error, Error::Refused(_));
             if error.policy() == Policy::Stop
@@ -258,6 +260,20 @@ impl Capture {
             let pause = if in_use { ACTIVE_SLOT_PAUSE } else { backoff.next_pause() };
             tracing::warn!(error = %error, pause = pause.as_secs_f64(), "connecting again");
             tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Fails where another writer has gone on with the history while this one was away from the source: that it did is
+    /// the reason for what the slot looks like by now.
+    async fn check_fence(&mut self, error: &Error) -> Result<()> {
+        if !matches!(error, Error::Source(_) | Error::Refused(_)) {
+            return Ok(());
+        }
+        let log = Arc::clone(&self.pipeline()?.committer.log);
+        match log.lock().await.check_fence().await {
+            Err(fenced) if fenced.kind() == SinkErrorKind::Fenced => Err(fenced.into()),
+            // A store that does not answer is the next commit's affair.
+            _ => Ok(()),
         }
     }
 
@@ -299,10 +315,13 @@ impl Capture {
         feedback.set_flushed(pipeline.durable);
         let stop = Arc::clone(&self.stop);
         let followed = tokio::task::spawn_blocking(move || {
-            let result = pipeline.follow(&mut stream, &feedback, &mut assembler, &stop);
-            if result.is_err() {
-                // What is on its way is waited for: its outcome decides where the stream goes on.
-                drop(pipeline.settle(&feedback));
+            let mut result = pipeline.follow(&mut stream, &feedback, &mut assembler, &stop);
+            if let Err(error) = &result {
+                // What is on its way is waited for: its outcome decides where the stream goes on, if it does.
+                if let Err(failed) = pipeline.settle(&feedback) {
+                    tracing::debug!(%error, "the stream was left, and then the commit on its way failed");
+                    result = Err(failed);
+                }
             }
             (pipeline, assembler, feedback, result)
         });
