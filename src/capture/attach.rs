@@ -39,7 +39,7 @@ pub(super) struct Exported {
     pub(super) connection: Connection,
     pub(super) name: String,
     pub(super) point: Lsn,
-    /// The server's clock just after, microseconds since the Unix epoch.
+    /// The server's time just after, microseconds since the Unix epoch.
     pub(super) at: i64,
 }
 
@@ -78,6 +78,9 @@ pub(super) async fn attach(
         let lines: Vec<String> = refused.iter().map(ToString::to_string).collect();
         Error::other(lines.join("\n"))
     })?;
+    for warning in preflight::warnings(&server) {
+        tracing::warn!("{warning}");
+    }
     let mut replication = Connection::connect(connect, Mode::Replication).await?;
     let identified = source::identify(&mut replication).await?;
     let patterns = Patterns::parse(&options.tables).map_err(catalog::CatalogError::from)?;
@@ -141,6 +144,8 @@ pub(super) async fn attach(
     } else {
         begin.first(&identity, &loaded.tables, history.is_some(), replication).await?
     };
+    // The timeline that the history follows, which the first connect compares with the server's [2].
+    let source = log.state().source.clone().unwrap_or(source);
     let directory = state_directory(options.state.as_deref(), &history_id)?;
     let cache = memory.state_cache;
     let state = tokio::task::spawn_blocking({
@@ -241,8 +246,11 @@ impl Begin<'_> {
         let history_id = history.manifest().id.clone();
         let recorded = publication::inspect(self.sql, &self.wanted.publications).await?;
         let (point, exported) = if self.owns_slot() {
-            let exported =
-                export(self.sql, replication, &self.wanted.slot, self.server.server.version, false).await?;
+            // Standbys keep a copy of it, so that a failover loses nothing; on a standby there is no such thing.
+            let server = &self.server.server;
+            let failover = server.version >= slot::FAILOVER_VERSION && !server.in_recovery;
+            let options = CreateOptions { temporary: false, export_snapshot: true, failover };
+            let exported = export(self.sql, replication, &self.wanted.slot, server.version, options).await?;
             (exported.point, Some(exported))
         } else {
             let confirmed = existing.and_then(|slot| slot.confirmed_flush_lsn).unwrap_or(Lsn::ZERO);
@@ -399,15 +407,19 @@ impl Begin<'_> {
     }
 }
 
+/// The server's time; on a standby that of what it has replayed, which may be hours ago.
+const NOW: &str = "select (extract(epoch from case when pg_catalog.pg_is_in_recovery() \
+    then coalesce(pg_catalog.pg_last_xact_replay_timestamp(), pg_catalog.clock_timestamp()) \
+    else pg_catalog.clock_timestamp() end) * 1000000)::int8";
+
 /// Makes a slot and exports the snapshot of its consistent point.
 pub(super) async fn export(
     sql: &Client,
     mut connection: Connection,
     name: &str,
     version: u32,
-    temporary: bool,
+    options: CreateOptions,
 ) -> Result<Exported> {
-    let options = CreateOptions { temporary, export_snapshot: true, failover: false };
     let command = slot::create_command(version, name, options)?;
     let rows = wait_for_slot(sql, connection.simple_query(&command)).await?;
     let field = |at: usize| rows.first().and_then(|row| row.get(at)).and_then(Option::as_deref);
@@ -415,7 +427,7 @@ pub(super) async fn export(
         return Err(Error::other("the server's answer to CREATE_REPLICATION_SLOT makes no sense"));
     };
     let row = sql
-        .query_one("select (extract(epoch from clock_timestamp()) * 1000000)::int8", &[])
+        .query_one(NOW, &[])
         .await
         .map_err(|error| Error::other(format!("asking the server for its time: {error}")))?;
     Ok(Exported { connection, name: snapshot.to_owned(), point, at: row.get(0) })
@@ -431,6 +443,13 @@ async fn wait_for_slot<T>(
         tokio::select! {
             result = &mut made => return Ok(result?),
             () = tokio::time::sleep(TELL_WAITING_EVERY) => {
+                if catalog::server_info(sql).await?.in_recovery {
+                    // A standby knows what runs on its primary from records that an idle primary does not write.
+                    tracing::warn!(
+                        "the making of the slot waits for the primary to tell this standby which transactions run; if it is \
+                         idle, run on the primary: select pg_log_standby_snapshot();"
+                    );
+                }
                 for running in slot::running_transactions(sql).await? {
                     tracing::warn!(
                         pid = running.pid,

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use bygone_replication::catalog;
 use bygone_replication::session;
+use bygone_replication::slot::CreateOptions;
 use bygone_replication::table::{Table, TableKind};
 use bygone_replication::wire::{Connection, Mode};
 use bygone_sink::fact::Origin;
@@ -74,7 +75,8 @@ impl Capture {
         let version = connection.server_version();
         let name =
             format!("{}_copy_{}", self.wanted.slot.chars().take(40).collect::<String>(), std::process::id());
-        let mut exported = export(&sql, connection, &name, version, true).await?;
+        let options = CreateOptions { temporary: true, export_snapshot: true, failover: false };
+        let mut exported = export(&sql, connection, &name, version, options).await?;
         // The time axis never goes back: the copy is of no earlier moment than what is there already.
         exported.at = exported.at.max(self.pipeline()?.high_water.unwrap_or(i64::MIN));
         let mut held = Vec::new();
@@ -137,6 +139,7 @@ impl Capture {
             }
         }
         copying.await.map_err(|error| Error::other(format!("the snapshot has failed: {error}")))??;
+        self.established = true;
         if !ready.is_empty() {
             self.commit_copied(exported.point, exported.at, ready).await?;
         }

@@ -57,6 +57,8 @@ pub(crate) struct RunOptions {
     pub(crate) memory: u64,
     pub(crate) snapshot_workers: usize,
     pub(crate) discard: bool,
+    /// How long the source may say nothing.
+    pub(crate) source_timeout: Duration,
 }
 
 /// How the memory that `--memory` allows is shared out.
@@ -144,6 +146,8 @@ struct Capture {
     exported: Option<attach::Exported>,
     /// Where to stop by itself.
     target: Until,
+    /// A stream or a copy came about: a connection that is lost from then on is made again.
+    established: bool,
 }
 
 impl Capture {
@@ -181,7 +185,7 @@ impl Capture {
             high_water: log.state().high_water.map(|at| at.0),
             server_time: log.state().server_time.map(|at| at.0),
             committer: Committer { log: Arc::new(Mutex::new(log)), state, runtime: runtime.clone() },
-            catalog: CatalogReader::new(connect.clone(), runtime.clone()),
+            catalog: CatalogReader::new(connect.clone(), runtime.clone(), options.source_timeout),
             runtime,
             cut_at: CutAt {
                 age: options.commit_interval,
@@ -221,6 +225,7 @@ impl Capture {
             assembler: Some(assembler),
             exported,
             target,
+            established: false,
         })
     }
 
@@ -234,10 +239,9 @@ impl Capture {
     async fn stream(&mut self, until: Until) -> Result<Rest> {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
         let mut refused_since: Option<Instant> = None;
-        let mut streamed = false;
         loop {
             let before = self.pipeline()?.position;
-            let error = match self.stream_once(until, &mut streamed).await {
+            let error = match self.stream_once(until).await {
                 Ok(rest) => return Ok(rest),
                 Err(error) => error,
             };
@@ -249,7 +253,7 @@ impl Capture {
             let in_use = matches!(error, Error::Refused(_));
             if error.policy() == Policy::Stop
                 || (in_use && waited > ACTIVE_SLOT_PATIENCE)
-                || (!streamed && !in_use)
+                || (!self.established && !in_use)
             {
                 return Err(error);
             }
@@ -278,7 +282,7 @@ impl Capture {
     }
 
     /// Connects once, and follows the stream for as long as the connection lasts.
-    async fn stream_once(&mut self, until: Until, streamed: &mut bool) -> Result<Rest> {
+    async fn stream_once(&mut self, until: Until) -> Result<Rest> {
         let (position, timeline) = {
             let pipeline = self.pipeline()?;
             pipeline.until = until;
@@ -286,6 +290,8 @@ impl Capture {
             (pipeline.position, pipeline.source.timeline)
         };
         let captured = self.pipeline()?.registry.oids();
+        // Read anew each time: the password file may hold another password by now.
+        self.connect = ConnectOptions::parse(&self.options.source)?.with_application_name("bygone");
         let ready = source::connect(
             &self.connect,
             &self.wanted,
@@ -300,12 +306,13 @@ impl Capture {
         let command = slot::start_command(&self.wanted.slot, position, &self.wanted.publications, binary);
         let stream_options = bygone_replication::stream::StreamOptions {
             queue_bytes: self.memory.queue,
+            silence: self.options.source_timeout,
             ..Default::default()
         };
         let (mut stream, feedback) =
             ready.connection.start_replication_with(&command, &stream_options).await?;
         tracing::info!(from = %position, slot = self.wanted.slot, binary, "streaming");
-        *streamed = true;
+        self.established = true;
         let (Some(mut pipeline), Some(mut assembler)) = (self.pipeline.take(), self.assembler.take()) else {
             return Err(Error::other("the stream's thread has failed: see the error before"));
         };

@@ -236,21 +236,25 @@ impl Pipeline {
     /// Looks at the commit on its way.
     fn look(&mut self, feedback: &Feedback) -> Result<()> {
         let Some(pending) = &mut self.pending else { return Ok(()) };
-        let progress = pending.look()?;
+        let progress = pending.look();
         self.took(progress, feedback)
     }
 
     /// Waits until no commit is on its way.
     pub(crate) fn settle(&mut self, feedback: &Feedback) -> Result<()> {
         while let Some(pending) = &mut self.pending {
-            let progress = pending.wait(&self.runtime)?;
+            let progress = pending.wait(&self.runtime);
             self.took(progress, feedback)?;
         }
         Ok(())
     }
 
-    fn took(&mut self, progress: Progress, feedback: &Feedback) -> Result<()> {
-        match progress {
+    fn took(&mut self, progress: Result<Progress>, feedback: &Feedback) -> Result<()> {
+        if progress.is_err() {
+            // It has failed, and has nothing more to say than why.
+            self.pending = None;
+        }
+        match progress? {
             Progress::Waiting => {}
             Progress::Durable(durable) => self.acknowledge(durable, feedback)?,
             Progress::Applied => {

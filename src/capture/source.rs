@@ -1,6 +1,7 @@
 //! The source: connecting to it, and the checks that come before its stream [1, 2, 3].
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use bygone_replication::conninfo::ConnectOptions;
 use bygone_replication::preflight::{self, Current, Recorded, StartRefused};
@@ -114,12 +115,14 @@ async fn are_harmless(sql: &Client, differences: &[Difference], captured: &HashS
 pub(crate) struct CatalogReader {
     options: ConnectOptions,
     runtime: Handle,
+    /// A connection that is silent for longer is given up: nobody may be at its other end.
+    patience: Duration,
     client: Option<Client>,
 }
 
 impl CatalogReader {
-    pub(crate) fn new(options: ConnectOptions, runtime: Handle) -> Self {
-        Self { options, runtime, client: None }
+    pub(crate) fn new(options: ConnectOptions, runtime: Handle, patience: Duration) -> Self {
+        Self { options, runtime, patience, client: None }
     }
 
     /// Uses a connection that is there already.
@@ -132,7 +135,8 @@ impl CatalogReader {
         let runtime = self.runtime.clone();
         runtime.block_on(async {
             if let Some(client) = self.client.as_ref().filter(|client| !client.is_closed())
-                && let Ok(tables) = catalog::load_tables_by_oid(client, oids).await
+                && let Ok(Ok(tables)) =
+                    tokio::time::timeout(self.patience, catalog::load_tables_by_oid(client, oids)).await
             {
                 return Ok(tables);
             }
