@@ -35,6 +35,17 @@ on_each_major!(
     ]
 );
 
+/// What came with a version.
+mod since {
+    use super::{a_slot_that_idled_too_long_stops_bygone_with_the_remedy, on_each_major};
+
+    on_each_major!(
+        &[("idle_replication_slot_timeout", "1s")],
+        [18 as v18],
+        [a_slot_that_idled_too_long_stops_bygone_with_the_remedy]
+    );
+}
+
 fn version(server: &Postgres) -> u32 {
     server.value("show server_version_num").unwrap().parse().unwrap()
 }
@@ -218,6 +229,21 @@ fn a_slot_that_lost_its_wal_stops_bygone_with_the_remedy(server: Postgres) {
     assert!(slot.confirmed_flush_lsn.is_some(), "where the gap begins is gone");
     assert_eq!(slot.invalidation_reason.as_deref(), (version >= 170_000).then_some("wal_removed"));
     assert_eq!(slot.conflicting.is_some(), version >= 160_000);
+}
+
+fn a_slot_that_idled_too_long_stops_bygone_with_the_remedy(server: Postgres) {
+    server.run(SHOP);
+    let scratch = Scratch::new("history");
+    let history = scratch.join("history");
+    let mut bygone = Bygone::new(server.url(), &history);
+    bygone.until_current();
+    let before = contents(&history);
+    std::thread::sleep(Duration::from_millis(1500));
+    server.run("insert into orders values (4, 'dee', 4)");
+    server.run("checkpoint");
+    assert_eq!(read_slot(&server, "bygone").unwrap().lost(), Some("idle_timeout"));
+    bygone.attempt(&[]).refused(&["\"bygone\"", "idle_timeout", "idle_replication_slot_timeout"]);
+    assert_eq!(contents(&history), before, "something was written after the loss");
 }
 
 fn a_slot_that_decodes_prepared_transactions_early_is_refused(server: Postgres) {
