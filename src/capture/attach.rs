@@ -17,7 +17,7 @@ use bygone_replication::{Lsn, catalog, session};
 use bygone_sink::error::ErrorKind as SinkErrorKind;
 use bygone_sink::failpoint;
 use bygone_sink::history::{History, Identity};
-use bygone_sink::log::{LogWriter, ManifestSource, Source, table_text};
+use bygone_sink::log::{LogWriter, ManifestSource, Source};
 use bygone_sink::schema::TableSchema;
 use bygone_sink::state::{Identity as StateIdentity, State};
 use bygone_sink::store::Store;
@@ -252,7 +252,7 @@ impl Begin<'_> {
         failpoint::hit("snapshot.after_slot")?;
         let mut registry = Registry::default();
         for table in tables.iter().filter(|table| !matches!(table.kind, TableKind::Leaf { .. })) {
-            registry.attach(table, point);
+            registry.attach(table, tables, point);
         }
         registry.know_relations(tables);
         let mut log = history.into_writer();
@@ -278,7 +278,7 @@ impl Begin<'_> {
         Ok((log, registry, recorded, exported, history_id))
     }
 
-    /// Goes on where the log ends; tables that match the patterns by now are added.
+    /// Goes on where the log ends. What has become of the tables in the meantime is found by the watcher.
     async fn again(&mut self, identity: &Identity, tables: &[Table]) -> Result<Begun> {
         let history = History::open_or_create(self.store, identity).await?;
         let history_id = history.manifest().id.clone();
@@ -293,47 +293,7 @@ impl Begin<'_> {
             .parse()
             .map_err(|_| damaged())?;
         registry.know_relations(tables);
-        let mut log = history.into_writer();
-        let new: Vec<&Table> = tables
-            .iter()
-            .filter(|table| !matches!(table.kind, TableKind::Leaf { .. }))
-            .filter(|table| registry.index_of(&table_text(&table.name)).is_none())
-            .collect();
-        if new.is_empty() {
-            return Ok((log, registry, recorded, None, history_id));
-        }
-        // What was recorded must still hold before anything is added to it.
-        let resume = log.state().resume.unwrap_or(Lsn::ZERO);
-        let timeline = log.state().source.as_ref().map_or(self.source.timeline, |source| source.timeline);
-        let system_id = self.source.system_id.parse().unwrap_or(0);
-        let options = ConnectOptions::parse(&self.options.source)?.with_application_name("bygone");
-        let captured = registry.oids();
-        match source::connect(&options, self.wanted, system_id, timeline, resume, &recorded, &captured).await
-        {
-            Ok(ready) => ready.connection.close().await,
-            Err(error) => return Err(error),
-        }
-        self.publish(tables).await?;
-        let recorded = publication::inspect(self.sql, &self.wanted.publications).await?;
-        for table in new {
-            tracing::info!(table = %table.name, "new table");
-            registry.attach(table, resume);
-        }
-        registry.know_relations(tables);
-        let said = Said {
-            from: resume,
-            to: resume,
-            source: Source { timeline, ..self.source.clone() },
-            epoch: log.state().epoch,
-            server_time: log.state().server_time.map(|at| at.0),
-            high_water: log.state().high_water.map(|at| at.0),
-            publication: Some(recorded.fingerprint().into()),
-            schemas: std::mem::take(&mut registry.new_schemas),
-            events: std::mem::take(&mut registry.new_events),
-        };
-        let appended = log.append(said.body(&[])).await?;
-        tracing::debug!(seq = appended.seq(), "new tables are in the log");
-        Ok((log, registry, recorded, None, history_id))
+        Ok((history.into_writer(), registry, recorded, None, history_id))
     }
 
     /// The role may read what it has to copy.
