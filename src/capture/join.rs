@@ -22,10 +22,13 @@ impl Pipeline {
     /// Whether there is something about tables that the history does not have yet, and will without another change.
     pub(super) fn has_doubts(&self) -> bool {
         self.looks.is_some()
-            && (self.looked_at.is_none()
-                || !self.ahead.is_empty()
-                || self.shadow.is_some()
-                || !self.to_copy().is_empty())
+            && (!self.looked || !self.ahead.is_empty() || self.shadow.is_some() || !self.to_copy().is_empty())
+    }
+
+    /// Facts that are of no transaction can stand at `position`: none of a transaction that ended here is in another commit
+    /// already. Where one is, the next message of the stream makes room.
+    pub(super) fn has_place(&self) -> bool {
+        self.last_facts != self.position || self.uncommitted > 0
     }
 
     /// Captured tables to be copied, by index, with their oids.
@@ -56,7 +59,11 @@ impl Pipeline {
                 self.ahead.push_back(look?);
             }
         }
-        while self.ahead.front().is_some_and(|look| look.at <= self.position) {
+        while self
+            .ahead
+            .front()
+            .is_some_and(|look| look.at <= self.position && (self.has_place() || !self.ends_rows(look)))
+        {
             if let Some(look) = self.ahead.pop_front() {
                 self.notice(&look, feedback)?;
             }
@@ -68,7 +75,10 @@ impl Pipeline {
         let Some(shadow) = &mut self.shadow else { return Ok(()) };
         match shadow.look() {
             Ok(true) if shadow.ready.as_ref().is_some_and(|copied| copied.point <= self.position) => {
-                self.join(feedback)
+                let rekeys =
+                    shadow.tables.keys().filter_map(|index| self.follower.registry.tables().get(*index));
+                let rekeys = rekeys.flat_map(|table| &table.doubt).any(|doubt| doubt.old_key.is_some());
+                if rekeys && !self.has_place() { Ok(()) } else { self.join(feedback) }
             }
             Ok(_) => Ok(()),
             Err(error) => {
@@ -88,15 +98,14 @@ impl Pipeline {
             return Ok(());
         }
         let tables = self.to_copy();
-        if tables.is_empty() || self.looked_at.is_none() {
+        if tables.is_empty() || !self.looked {
             return Ok(());
         }
         self.copy_again = None;
         let relations = self.relations_of(&tables);
         let announced = self.follower.announcements(relations.iter().copied());
         tracing::info!(tables = tables.len(), "copying tables beside the stream");
-        self.shadow =
-            Some(Shadow::start(self.copies.clone(), tables, relations, announced, &self.runtime)?);
+        self.shadow = Some(Shadow::start(self.copies.clone(), tables, relations, announced, &self.runtime)?);
         Ok(())
     }
 
@@ -107,11 +116,7 @@ impl Pipeline {
         if shadow.relations != self.relations_of(&shadow.tables) {
             return Ok(());
         }
-        // What outgrows memory goes to disk, and that must not happen behind a commit on its way; and the facts of the
-        // copy shall not share a commit with what was gathered before.
-        if self.has_news() {
-            self.cut(feedback)?;
-        }
+        // What outgrows memory goes to disk, and that must not happen behind a commit on its way.
         self.settle(feedback)?;
         let Some(mut copied) = shadow.catch_up(&mut self.catalog)? else { return Ok(()) };
         let valid_from = self.high_water.map_or(copied.at, |high| high.max(copied.at));
@@ -152,14 +157,7 @@ impl Pipeline {
     }
 
     /// A table is as the source has it.
-    fn joined(
-        &mut self,
-        index: usize,
-        first: bool,
-        doubt: &Doubt,
-        found: Reconciled,
-        at: Lsn,
-    ) -> Result<()> {
+    fn joined(&mut self, index: usize, first: bool, doubt: &Doubt, found: Reconciled, at: Lsn) -> Result<()> {
         self.follower.versioner.set_start(index, at);
         let Some(table) = self.follower.registry.table_mut(index) else { return Ok(()) };
         table.doubt = None;

@@ -23,8 +23,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bygone_replication::backoff::Backoff;
-use bygone_replication::conninfo::ConnectOptions;
 use bygone_replication::catalog::CatalogError;
+use bygone_replication::conninfo::ConnectOptions;
 use bygone_replication::pattern::Patterns;
 use bygone_replication::{Lsn, Policy, publication, slot};
 use bygone_sink::encoder::{Encoder, EncoderLimits, FileNumbers};
@@ -197,6 +197,7 @@ impl Capture {
                 own: options.publications.is_empty().then_some(names),
                 shared: Arc::clone(&shared),
                 every: options.catalog_interval,
+                quiet_until: None,
                 refused: HashSet::new(),
             };
             Some(watcher.start())
@@ -215,7 +216,8 @@ impl Capture {
             binary: false,
             looks,
             ahead: VecDeque::new(),
-            looked_at: None,
+            looked: false,
+            last_facts: Lsn::ZERO,
             shared: Arc::clone(&shared),
             enums: BTreeMap::new(),
             publication: None,
@@ -294,7 +296,9 @@ impl Capture {
             self.check_fence(&error).await?;
             if matches!(error, Error::TextNeeded) {
                 self.text_only = true;
-                tracing::info!("asking for the stream as text: a table came that cannot be read in binary form");
+                tracing::info!(
+                    "asking for the stream as text: a table came that cannot be read in binary form"
+                );
                 continue;
             }
             let waited = refused_since.get_or_insert_with(Instant::now).elapsed();

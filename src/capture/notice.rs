@@ -20,8 +20,8 @@ impl Pipeline {
     /// Takes a look at the catalog that holds what had happened before `position`: the stream has told all that it tells of
     /// that, and what it did not tell is made known here.
     pub(super) fn notice(&mut self, look: &Look, feedback: &Feedback) -> Result<()> {
-        // Where the look before this one saw nothing of it yet.
-        let since = self.looked_at.unwrap_or(self.durable).min(look.at);
+        // What happened while nobody looked is of any time since the last commit.
+        let since = look.since.unwrap_or(self.durable).min(look.at);
         let within = [since, look.at];
         let origin = Origin {
             lsn: self.position,
@@ -35,7 +35,7 @@ impl Pipeline {
         self.appeared(look)?;
         self.enums(look, within);
         self.published(look);
-        self.looked_at = Some(look.at);
+        self.looked = true;
         if self.follower.registry.new_events.len() > before {
             self.high_water = Some(origin.valid_from);
             self.server_time = self.server_time.max(Some(look.clock));
@@ -43,6 +43,17 @@ impl Pipeline {
         }
         self.shared.capture(self.follower.registry.oids());
         Ok(())
+    }
+
+    /// The look ends rows with facts of its own.
+    pub(super) fn ends_rows(&self, look: &Look) -> bool {
+        let there = |oid: u32| look.tables.iter().any(|table| table.oid == oid);
+        self.follower
+            .registry
+            .tables()
+            .iter()
+            .filter(|table| !table.dropped)
+            .any(|table| !there(table.schema().oid) || table.parts.keys().any(|part| !there(*part)))
     }
 
     /// Tables that were dropped.
@@ -92,13 +103,7 @@ impl Pipeline {
     }
 
     /// Captured tables that are not as they were.
-    fn altered(
-        &mut self,
-        look: &Look,
-        origin: &Origin,
-        within: [Lsn; 2],
-        feedback: &Feedback,
-    ) -> Result<()> {
+    fn altered(&mut self, look: &Look, origin: &Origin, within: [Lsn; 2], feedback: &Feedback) -> Result<()> {
         for table in look.tables.iter().filter(|table| !matches!(table.kind, TableKind::Leaf { .. })) {
             let Some(index) = self.follower.registry.by_oid(table.oid) else { continue };
             self.renamed(index, table, within);
@@ -137,22 +142,16 @@ impl Pipeline {
         tracing::info!(table = name, "the table has another key: its rows get other entity ids");
         let mut event = Event::at(EventKind::Key, Some(name), within[1]);
         event.lsn = Some(EventLsn::Within(within));
-        self.follower.registry.new_events.push(
-            event.with("doubt", true).with("old_key", old).with("key", now.key().to_vec()),
-        );
+        self.follower
+            .registry
+            .new_events
+            .push(event.with("doubt", true).with("old_key", old).with("key", now.key().to_vec()));
         self.follower.registry.set_key(index, now.key());
         true
     }
 
     /// The table's columns as the catalog has them.
-    fn columns(
-        &mut self,
-        index: usize,
-        now: &Table,
-        keyed: bool,
-        at: Lsn,
-        within: [Lsn; 2],
-    ) -> Result<()> {
+    fn columns(&mut self, index: usize, now: &Table, keyed: bool, at: Lsn, within: [Lsn; 2]) -> Result<()> {
         let Some(table) = self.follower.registry.tables().get(index) else { return Ok(()) };
         let old = Arc::clone(table.schema());
         // The stream is further than this look.
@@ -184,7 +183,8 @@ impl Pipeline {
                 now.name.quoted()
             );
             self.follower.registry.new_events.push(
-                Event::at(EventKind::UpdatesUnseen, Some(name), within[0]).with("until", within[1].to_string()),
+                Event::at(EventKind::UpdatesUnseen, Some(name), within[0])
+                    .with("until", within[1].to_string()),
             );
         } else {
             tracing::info!(table = name, "updates and deletes are seen from now on");
@@ -261,15 +261,17 @@ impl Pipeline {
         }
         let leaves: Vec<Table> = found.values().map(|part| (*part).clone()).collect();
         self.follower.registry.know_relations(&leaves);
+        self.follower.registry.new_events.extend(told);
         if let Some(table) = self.follower.registry.table_mut(index) {
             table.parts = parts;
             doubts.into_iter().for_each(|doubt| table.raise(doubt));
             let document = table.parts_document();
-            if let Some(last) = told.pop() {
-                told.push(last.with("parts", document));
+            // The log says so with whatever else it is told of the table: the next start compares with that.
+            let mut events = self.follower.registry.new_events.iter_mut().rev();
+            if let Some(event) = events.find(|event| event.table.as_deref() == Some(name.as_str())) {
+                event.detail.insert("parts".to_owned(), document);
             }
         }
-        self.follower.registry.new_events.extend(told);
         let relations = self.follower.registry.relations_of(index);
         self.follower.map_again(relations)
     }
@@ -326,7 +328,8 @@ impl Pipeline {
     fn published(&mut self, look: &Look) {
         let differences = publication::compare(&self.shared.recorded(), &look.publications);
         for difference in &differences {
-            if let Difference::TableAdded { table, .. } | Difference::TableRemoved { table, .. } = difference {
+            if let Difference::TableAdded { table, .. } | Difference::TableRemoved { table, .. } = difference
+            {
                 tracing::debug!(%table, "the publications changed");
             }
         }

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use bygone_replication::catalog::widen_xid;
 use bygone_replication::Lsn;
+use bygone_replication::catalog::widen_xid;
 use bygone_replication::pgoutput::Message;
 use bygone_replication::stream::{Feedback, WalStream};
 use bygone_sink::encoder::Encoder;
@@ -106,8 +106,10 @@ pub(crate) struct Pipeline {
     pub(crate) looks: Option<Receiver<Result<Look>>>,
     /// Looks that the stream has yet to come to.
     pub(crate) ahead: VecDeque<Look>,
-    /// Where the last look that was taken stood.
-    pub(crate) looked_at: Option<Lsn>,
+    /// A look was taken.
+    pub(crate) looked: bool,
+    /// The end of the last transaction that brought facts.
+    pub(crate) last_facts: Lsn,
     pub(crate) shared: Arc<Shared>,
     pub(crate) enums: BTreeMap<u32, Vec<String>>,
     /// What the next commit has to say of the publications.
@@ -132,7 +134,6 @@ impl Pipeline {
         self.follower.forget();
         assembler.reset();
         let rest = loop {
-            self.attend(feedback)?;
             if stop.load(Ordering::Relaxed) {
                 break Rest::Stopped;
             }
@@ -151,6 +152,7 @@ impl Pipeline {
                 Err(_elapsed) => {}
             }
             self.look(feedback)?;
+            self.attend(feedback)?;
             if self.is_cut_due() {
                 self.cut(feedback)?;
             }
@@ -351,7 +353,12 @@ impl Assembled for Pipeline {
         let valid_from = raw.min(latest).max(self.high_water.unwrap_or(i64::MIN));
         self.high_water = Some(valid_from);
         self.server_time = self.server_time.max(Some(transaction.sent_at));
-        self.follower.versioner.begin(Origin { lsn: end, xid: xid.cast_signed(), committed_at: raw, valid_from });
+        self.follower.versioner.begin(Origin {
+            lsn: end,
+            xid: xid.cast_signed(),
+            committed_at: raw,
+            valid_from,
+        });
         transaction.for_each(|body| {
             if let Some(shadow) = &mut self.shadow {
                 shadow.keep(end, body)?;
@@ -360,6 +367,9 @@ impl Assembled for Pipeline {
         })?;
         let summary = self.follower.versioner.commit()?;
         self.position = end;
+        if summary.facts > 0 {
+            self.last_facts = end;
+        }
         self.uncommitted += summary.facts;
         self.facts += summary.facts;
         self.transactions += 1;

@@ -107,7 +107,8 @@ impl Captured {
                 self.snapshot = None;
                 self.unseen = false;
                 self.doubt = None;
-                self.present_name = text("name").and_then(parse_table_text).unwrap_or_else(|| self.present_name.clone());
+                self.present_name =
+                    text("name").and_then(parse_table_text).unwrap_or_else(|| self.present_name.clone());
             }
             EventKind::Snapshot => self.snapshot = event.lsn.map(EventLsn::latest),
             EventKind::Drop | EventKind::Detach => self.dropped = true,
@@ -127,7 +128,8 @@ impl Captured {
             }
             EventKind::Rewrite | EventKind::Gap | EventKind::Key | EventKind::Partition => {
                 if event.detail.get("doubt").and_then(serde_json::Value::as_bool) == Some(true) {
-                    let number = |value: &serde_json::Value| value.as_i64().and_then(|n| i16::try_from(n).ok());
+                    let number =
+                        |value: &serde_json::Value| value.as_i64().and_then(|n| i16::try_from(n).ok());
                     let doubt = Doubt {
                         leaf: event
                             .detail
@@ -275,7 +277,8 @@ impl Registry {
             }
         };
         let Some(captured) = self.tables.get_mut(index) else { return index };
-        let number = captured.versions.first().map_or(u32::try_from(index).unwrap_or(u32::MAX), |first| first.number);
+        let number =
+            captured.versions.first().map_or(u32::try_from(index).unwrap_or(u32::MAX), |first| first.number);
         let version = captured.versions.last().map_or(0, |newest| newest.version) + 1;
         captured.physical.of_table(table.oid);
         let mut schema = TableSchema::new(number, name.clone(), version, table, &key, &captured.physical);
@@ -368,10 +371,7 @@ impl Registry {
         for table in tables {
             match table.kind {
                 TableKind::Leaf { root } => {
-                    let index = roots
-                        .get(&root)
-                        .copied()
-                        .or_else(|| self.by_oid(root));
+                    let index = roots.get(&root).copied().or_else(|| self.by_oid(root));
                     if let Some(index) = index {
                         self.relations.insert(table.oid, (index, table.oid));
                     }

@@ -37,12 +37,7 @@ impl Follower {
     }
 
     /// Takes a message of a transaction whose facts are being made; `position` is where the last one ended.
-    pub(crate) fn message(
-        &mut self,
-        body: &[u8],
-        catalog: &mut CatalogReader,
-        position: Lsn,
-    ) -> Result<()> {
+    pub(crate) fn message(&mut self, body: &[u8], catalog: &mut CatalogReader, position: Lsn) -> Result<()> {
         match Message::decode(body)? {
             Message::Relation(relation) => {
                 self.announced.insert(relation.oid, body.to_vec());

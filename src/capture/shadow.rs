@@ -12,13 +12,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, mpsc};
 
+use bygone_replication::Lsn;
 use bygone_replication::catalog;
 use bygone_replication::conninfo::ConnectOptions;
 use bygone_replication::pgoutput::Message;
 use bygone_replication::session;
 use bygone_replication::table::{Table, TableKind};
 use bygone_replication::wire::{Connection, Mode};
-use bygone_replication::Lsn;
 use bygone_sink::encoder::{Encoder, EncoderLimits, FileNumbers};
 use bygone_sink::fact::Origin;
 use bygone_sink::state::{Identity, State};
@@ -113,9 +113,9 @@ impl Shadow {
         }
         let concerns = match Message::decode(body)? {
             Message::Relation(relation) => self.relations.contains(&relation.oid),
-            Message::Insert { relation, .. } | Message::Update { relation, .. } | Message::Delete { relation, .. } => {
-                self.relations.contains(&relation)
-            }
+            Message::Insert { relation, .. }
+            | Message::Update { relation, .. }
+            | Message::Delete { relation, .. } => self.relations.contains(&relation),
             Message::Truncate { relations, .. } => relations.oids().any(|oid| self.relations.contains(&oid)),
             _ => false,
         };
@@ -128,7 +128,9 @@ impl Shadow {
             match self.outcome.try_recv() {
                 Ok(outcome) => self.ready = Some(outcome?),
                 Err(mpsc::TryRecvError::Empty) => {}
-                Err(mpsc::TryRecvError::Disconnected) => return Err(Error::other("a copy has failed without a word")),
+                Err(mpsc::TryRecvError::Disconnected) => {
+                    return Err(Error::other("a copy has failed without a word"));
+                }
             }
         }
         Ok(self.ready.is_some())
@@ -205,11 +207,7 @@ impl Copied {
     }
 }
 
-async fn copy(
-    settings: &Settings,
-    tables: &BTreeMap<usize, u32>,
-    stop: &Arc<AtomicBool>,
-) -> Result<Copied> {
+async fn copy(settings: &Settings, tables: &BTreeMap<usize, u32>, stop: &Arc<AtomicBool>) -> Result<Copied> {
     for _ in 0..ATTEMPTS {
         if let Some(copied) = copy_once(settings, tables, stop).await? {
             return Ok(copied);
@@ -227,11 +225,7 @@ async fn copy_once(
     let sql = session::connect_sql(&settings.options).await?;
     let connection = Connection::connect(&settings.options, Mode::Replication).await?;
     let version = connection.server_version();
-    let name = format!(
-        "{}_copy_{}",
-        settings.slot.chars().take(40).collect::<String>(),
-        std::process::id()
-    );
+    let name = format!("{}_copy_{}", settings.slot.chars().take(40).collect::<String>(), std::process::id());
     let exported = export(&sql, connection, &name, version, true).await?;
     let oids: Vec<u32> = tables.values().copied().collect();
     let found = with_leaves(&sql, &oids).await?;

@@ -113,9 +113,8 @@ pub(crate) async fn copy(
         } else {
             Some(state.bulk_load(table.schema.number).map_err(bygone_sink::error::Error::from)?)
         };
-        let contents = (settings.aside && loader.is_none()).then(|| {
-            Arc::new(Mutex::new(ContentLoader::new(Arc::clone(state), Arc::clone(&table.schema))))
-        });
+        let contents = (settings.aside && loader.is_none())
+            .then(|| Arc::new(Mutex::new(ContentLoader::new(Arc::clone(state), Arc::clone(&table.schema)))));
         for part in &table.parts {
             let leaf = if part.oid == table.schema.oid { 0 } else { part.oid };
             owner.insert(part.oid, (table.index, leaf));

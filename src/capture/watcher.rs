@@ -25,6 +25,8 @@ use crate::error::{Error, Result};
 /// The catalog as it was seen at one moment.
 #[derive(Clone, Debug)]
 pub(super) struct Look {
+    /// Nothing of what is new had happened when the WAL ended here; none before the first look.
+    pub(super) since: Option<Lsn>,
     /// Everything that was seen had happened when the WAL ended here.
     pub(super) at: Lsn,
     /// The server's clock, microseconds since the Unix epoch.
@@ -51,11 +53,7 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(captured: HashSet<u32>, recorded: PublicationState) -> Arc<Self> {
-        Arc::new(Self {
-            captured: Mutex::new(captured),
-            recorded: Mutex::new(recorded),
-            now: Notify::new(),
-        })
+        Arc::new(Self { captured: Mutex::new(captured), recorded: Mutex::new(recorded), now: Notify::new() })
     }
 
     pub(super) fn recorded(&self) -> PublicationState {
@@ -85,6 +83,8 @@ pub(super) struct Watcher {
     pub(super) own: Option<publication::Names>,
     pub(super) shared: Arc<Shared>,
     pub(super) every: Duration,
+    /// Nothing had changed here that is not in the last look.
+    pub(super) quiet_until: Option<Lsn>,
     /// Tables that were refused for a clash of names: said once.
     pub(super) refused: HashSet<u32>,
 }
@@ -134,8 +134,11 @@ impl Watcher {
             Some(sql) => sql,
             None => session::connect_sql(&self.options).await?,
         };
+        // In this order: what the mark does not show had not happened here.
+        let here = watch::position(&sql).await?;
         let mark = watch::mark(&sql).await?;
         let look = if last.as_ref() == Some(&mark) { None } else { Some(self.look(&sql).await?) };
+        self.quiet_until = Some(here);
         // What our own statements changed is in the next mark: one more look, which finds nothing.
         *last = Some(mark);
         *client = Some(sql);
@@ -154,7 +157,8 @@ impl Watcher {
             Err(error) => return Err(error.into()),
         };
         let captured = self.shared.captured();
-        let mut tables: Vec<Table> = loaded.into_iter().filter(|table| self.is_acceptable(table, &captured)).collect();
+        let mut tables: Vec<Table> =
+            loaded.into_iter().filter(|table| self.is_acceptable(table, &captured)).collect();
         let mut wanted: HashSet<u32> = tables.iter().map(|table| table.oid).collect();
         // Tables that were renamed out of the patterns are captured all the same.
         let others: Vec<u32> = captured.iter().copied().filter(|oid| !wanted.contains(oid)).collect();
@@ -179,7 +183,8 @@ impl Watcher {
                     publication::published_tables(sql, &self.publications).await?.into_iter().collect();
                 let rootless = |table: &Table| match table.kind {
                     TableKind::Partitioned => tables.iter().any(|leaf| {
-                        matches!(leaf.kind, TableKind::Leaf { root } if root == table.oid) && listed.contains(&leaf.oid)
+                        matches!(leaf.kind, TableKind::Leaf { root } if root == table.oid)
+                            && listed.contains(&leaf.oid)
                     }),
                     _ => listed.contains(&table.oid),
                 };
@@ -195,7 +200,7 @@ impl Watcher {
             .await
             .map_err(|error| Error::other(format!("asking the server for its time: {error}")))?;
         let at = watch::position(sql).await?;
-        Ok(Look { at, clock: row.get(0), tables, wanted, publications, enums })
+        Ok(Look { since: self.quiet_until, at, clock: row.get(0), tables, wanted, publications, enums })
     }
 
     fn is_acceptable(&mut self, table: &Table, captured: &HashSet<u32>) -> bool {
@@ -223,7 +228,9 @@ pub(super) fn harmful(
 ) -> Vec<Difference> {
     let is_there = |oid: u32| tables.iter().any(|table| table.oid == oid);
     let was_added = |oid: u32| {
-        differences.iter().any(|other| matches!(other, Difference::TableAdded { oid: added, .. } if *added == oid))
+        differences
+            .iter()
+            .any(|other| matches!(other, Difference::TableAdded { oid: added, .. } if *added == oid))
     };
     let was_removed = |oid: u32| {
         differences

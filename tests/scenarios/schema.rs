@@ -71,13 +71,12 @@ impl Diary {
             self.bygone.until_current();
             return;
         }
-        let now = self.server.value("select pg_current_wal_insert_lsn() - '0/0'").unwrap().parse::<u64>().unwrap();
-        // Something that a commit has to be made for, in a table of its own.
-        self.server.run("create table if not exists beat (n int primary key); insert into beat select coalesce(max(n), 0) + 1 from beat");
+        let now =
+            self.server.value("select pg_current_wal_insert_lsn() - '0/0'").unwrap().parse::<u64>().unwrap();
+        self.beat();
         let there = |diary: &Self| {
             let history = diary.history();
-            history.resume().is_some_and(|resume| resume >= now)
-                && history.tables().contains("public.beat")
+            history.resume().is_some_and(|resume| resume >= now) && history.tables().contains("public.beat")
         };
         let came = eventually(SOON, || there(self) || !self.bygone.alive());
         assert!(came && self.bygone.alive(), "the history does not come to {now:x}:\n{}", self.bygone.said());
@@ -96,7 +95,11 @@ impl Diary {
             let came = eventually(SOON, || {
                 self.events(kind, table).len() > before || (self.live && !self.bygone.alive())
             });
-            assert!(came && self.events(kind, table).len() > before, "no {kind} of {table} after {sql}:\n{}", self.bygone.said());
+            assert!(
+                came && self.events(kind, table).len() > before,
+                "no {kind} of {table} after {sql}:\n{}",
+                self.bygone.said()
+            );
         }
     }
 
@@ -106,12 +109,26 @@ impl Diary {
         self.server.run(&format!("create table saved.{copy} as table {table}"));
         let lsn = self.server.value("select pg_current_wal_insert_lsn()").unwrap();
         self.saved.push(Saved { table: table.to_owned(), copy, lsn });
+        // What happens next is known to have happened after this.
+        self.beat();
+        if self.live {
+            std::thread::sleep(Duration::from_millis(500));
+        } else {
+            self.bygone.until_current();
+        }
+    }
+
+    /// Something that a commit has to be made for, in a table of its own.
+    fn beat(&self) {
+        self.server.run(
+            "create table if not exists beat (n int primary key);
+             insert into beat select coalesce(max(n), 0) + 1 from beat",
+        );
     }
 
     /// Every saved moment reads as it was.
     #[track_caller]
     fn check(&mut self) {
-        self.server.run("create table if not exists beat (n int primary key); insert into beat select coalesce(max(n), 0) + 1 from beat");
         self.settle();
         if self.live {
             self.bygone.terminate(Signal::TERM, Duration::from_secs(20));
@@ -130,7 +147,11 @@ impl Diary {
         self.bygone.forget();
         self.bygone.until_current();
         let again = self.history();
-        assert_eq!(again.fact_count(), history.fact_count(), "a new state finds differences where there are none");
+        assert_eq!(
+            again.fact_count(),
+            history.fact_count(),
+            "a new state finds differences where there are none"
+        );
     }
 
     #[track_caller]
@@ -160,7 +181,10 @@ const ITEMS: &str = "
 fn columns_change(live: bool) {
     let mut diary = Diary::begin(live, ITEMS);
     diary.save("items");
-    diary.change("alter table items alter n type bigint", &[("rewrite", "public.items"), ("reconcile", "public.items")]);
+    diary.change(
+        "alter table items alter n type bigint",
+        &[("rewrite", "public.items"), ("reconcile", "public.items")],
+    );
     diary.save("items");
     let found = diary.events("reconcile", "public.items");
     assert_eq!(found[0]["changed"], 0, "nothing that a reader sees has changed: {found:?}");
@@ -193,13 +217,20 @@ fn columns_change(live: bool) {
     diary.save("items");
     diary.change("alter table items add column a text; update items set a = 'new' where id = 3", &[]);
     diary.save("items");
-    diary.change("begin; update items set w = 'pre' where id = 4; alter table items add column late int default 3;
-        update items set w = 'post' where id = 5; insert into items (id) values (101); commit", &[]);
+    diary.change(
+        "begin; update items set w = 'pre' where id = 4; alter table items add column late int default 3;
+        update items set w = 'post' where id = 5; insert into items (id) values (101); commit",
+        &[],
+    );
     diary.save("items");
     diary.change("truncate items; insert into items (id, w) values (1, 'after')", &[]);
     diary.save("items");
     diary.check();
-    assert_eq!(diary.events("rewrite", "public.items").len(), 4, "a VACUUM FULL is no rewrite");
+    // Several statements between two looks may pass for a rewrite, which then is found to be none.
+    let found = diary.events("reconcile", "public.items");
+    let real =
+        found.iter().filter(|event| event["changed"] != 0 || event["added"] != 0 || event["removed"] != 0);
+    assert_eq!(real.count(), 3, "{found:#?}");
 }
 
 #[test]
@@ -244,7 +275,9 @@ fn tables_come_and_go(live: bool) {
         .filter(|fact| fact[0].as_deref() == Some("a"))
         .map(|fact| (fact[1].clone().unwrap(), fact[2].clone().unwrap()))
         .collect();
-    for (number, op) in [("1", "snapshot"), ("2", "update"), ("3", "drop"), ("4", "snapshot"), ("5", "update")] {
+    for (number, op) in
+        [("1", "snapshot"), ("2", "update"), ("3", "drop"), ("4", "snapshot"), ("5", "update")]
+    {
         assert!(of_a.contains(&(number.to_owned(), op.to_owned())), "no {number} {op} in {of_a:?}");
     }
 }
@@ -280,7 +313,10 @@ fn partitions_change(live: bool) {
     diary.change("truncate part_us", &[]);
     diary.save("part");
     diary.change("insert into part values (7, 'us', 7)", &[]);
-    diary.change("alter table part detach partition part_eu", &[("partition", "public.part"), ("snapshot", "public.part_eu")]);
+    diary.change(
+        "alter table part detach partition part_eu",
+        &[("partition", "public.part"), ("snapshot", "public.part_eu")],
+    );
     diary.save("part");
     diary.save("part_eu");
     diary.change("update part_eu set n = 1000 where id = 2", &[]);
@@ -353,9 +389,15 @@ fn keys_change(live: bool) {
         &[("key", "public.items"), ("reconcile", "public.items")],
     );
     diary.save("items");
-    diary.change("update items set n = 8 where id = 2; insert into items table items; delete from items where id = 7", &[]);
+    diary.change(
+        "update items set n = 8 where id = 2; insert into items table items; delete from items where id = 7",
+        &[],
+    );
     diary.save("items");
-    diary.change("alter table items add column more int default 4; update items set v = 'w' where id = 9", &[]);
+    diary.change(
+        "alter table items add column more int default 4; update items set v = 'w' where id = 9",
+        &[],
+    );
     diary.save("items");
     diary.check();
     let facts = diary.history().texts("public.items", &["_entity_id", "_op", "_context"]);
@@ -407,7 +449,8 @@ fn tables_that_are_made_under_load_are_exact_from_their_snapshot_on() {
     let options = ["--commit-interval", "200ms", "--catalog-interval", "300ms"];
     let history = scratch.join("history");
     // Two of the tables to begin with, the others match the patterns of the second run, which finds them as it goes.
-    let mut bygone = Bygone::new(server.url(), &history).tables(&["public.orders", "public.settings"]).options(&options);
+    let mut bygone =
+        Bygone::new(server.url(), &history).tables(&["public.orders", "public.settings"]).options(&options);
     bygone.start("");
     let commits = |least: usize| {
         let log = history.join("log");

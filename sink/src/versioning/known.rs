@@ -262,11 +262,7 @@ impl Entities {
     }
 
     /// Gives all that is known of a table.
-    pub(crate) fn each(
-        &self,
-        table: u32,
-        mut visit: impl FnMut(&[u8], Known) -> Result<()>,
-    ) -> Result<()> {
+    pub(crate) fn each(&self, table: u32, mut visit: impl FnMut(&[u8], Known) -> Result<()>) -> Result<()> {
         let changed = self.changed_keys(table);
         for entry in self.state.scan(table)? {
             let (key, value) = entry?;

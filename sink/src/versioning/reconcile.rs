@@ -98,7 +98,8 @@ impl Versioner {
                         || (keyed && observed.entities.is_live(theirs.schema.number, key)?)
                 }
                 Known::Content(content) => {
-                    !keyed && observed.entities.get(theirs.schema.number, &content_key(&content.row))?.is_some()
+                    !keyed
+                        && observed.entities.get(theirs.schema.number, &content_key(&content.row))?.is_some()
                 }
                 Known::Place(_) => true,
             };
