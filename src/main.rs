@@ -74,6 +74,7 @@ fn options(run: Run) -> RunOptions {
         state: run.state,
         until_current: run.until_current,
         commit_interval: run.commit_interval,
+        catalog_interval: run.catalog_interval,
         commit_bytes: run.commit_size,
         memory: run.memory,
         snapshot_workers: usize::from(run.snapshot_workers),

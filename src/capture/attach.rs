@@ -17,7 +17,7 @@ use bygone_replication::{Lsn, catalog, session};
 use bygone_sink::error::ErrorKind as SinkErrorKind;
 use bygone_sink::failpoint;
 use bygone_sink::history::{History, Identity};
-use bygone_sink::log::{LogWriter, ManifestSource, Source, table_text};
+use bygone_sink::log::{LogWriter, ManifestSource, Source};
 use bygone_sink::schema::TableSchema;
 use bygone_sink::state::{Identity as StateIdentity, State};
 use bygone_sink::store::Store;
@@ -246,11 +246,8 @@ impl Begin<'_> {
         let history_id = history.manifest().id.clone();
         let recorded = publication::inspect(self.sql, &self.wanted.publications).await?;
         let (point, exported) = if self.owns_slot() {
-            // Standbys keep a copy of it, so that a failover loses nothing; on a standby there is no such thing.
-            let server = &self.server.server;
-            let failover = server.version >= slot::FAILOVER_VERSION && !server.in_recovery;
-            let options = CreateOptions { temporary: false, export_snapshot: true, failover };
-            let exported = export(self.sql, replication, &self.wanted.slot, server.version, options).await?;
+            let exported =
+                export(self.sql, replication, &self.wanted.slot, self.server.server.version, false).await?;
             (exported.point, Some(exported))
         } else {
             let confirmed = existing.and_then(|slot| slot.confirmed_flush_lsn).unwrap_or(Lsn::ZERO);
@@ -260,7 +257,7 @@ impl Begin<'_> {
         failpoint::hit("snapshot.after_slot")?;
         let mut registry = Registry::default();
         for table in tables.iter().filter(|table| !matches!(table.kind, TableKind::Leaf { .. })) {
-            registry.attach(table, point);
+            registry.attach(table, tables, point);
         }
         registry.know_relations(tables);
         let mut log = history.into_writer();
@@ -286,7 +283,7 @@ impl Begin<'_> {
         Ok((log, registry, recorded, exported, history_id))
     }
 
-    /// Goes on where the log ends; tables that match the patterns by now are added.
+    /// Goes on where the log ends. What has become of the tables in the meantime is found by the watcher.
     async fn again(&mut self, identity: &Identity, tables: &[Table]) -> Result<Begun> {
         let history = History::open_or_create(self.store, identity).await?;
         let history_id = history.manifest().id.clone();
@@ -301,47 +298,7 @@ impl Begin<'_> {
             .parse()
             .map_err(|_| damaged())?;
         registry.know_relations(tables);
-        let mut log = history.into_writer();
-        let new: Vec<&Table> = tables
-            .iter()
-            .filter(|table| !matches!(table.kind, TableKind::Leaf { .. }))
-            .filter(|table| registry.index_of(&table_text(&table.name)).is_none())
-            .collect();
-        if new.is_empty() {
-            return Ok((log, registry, recorded, None, history_id));
-        }
-        // What was recorded must still hold before anything is added to it.
-        let resume = log.state().resume.unwrap_or(Lsn::ZERO);
-        let timeline = log.state().source.as_ref().map_or(self.source.timeline, |source| source.timeline);
-        let system_id = self.source.system_id.parse().unwrap_or(0);
-        let options = ConnectOptions::parse(&self.options.source)?.with_application_name("bygone");
-        let captured = registry.oids();
-        match source::connect(&options, self.wanted, system_id, timeline, resume, &recorded, &captured).await
-        {
-            Ok(ready) => ready.connection.close().await,
-            Err(error) => return Err(error),
-        }
-        self.publish(tables).await?;
-        let recorded = publication::inspect(self.sql, &self.wanted.publications).await?;
-        for table in new {
-            tracing::info!(table = %table.name, "new table");
-            registry.attach(table, resume);
-        }
-        registry.know_relations(tables);
-        let said = Said {
-            from: resume,
-            to: resume,
-            source: Source { timeline, ..self.source.clone() },
-            epoch: log.state().epoch,
-            server_time: log.state().server_time.map(|at| at.0),
-            high_water: log.state().high_water.map(|at| at.0),
-            publication: Some(recorded.fingerprint().into()),
-            schemas: std::mem::take(&mut registry.new_schemas),
-            events: std::mem::take(&mut registry.new_events),
-        };
-        let appended = log.append(said.body(&[])).await?;
-        tracing::debug!(seq = appended.seq(), "new tables are in the log");
-        Ok((log, registry, recorded, None, history_id))
+        Ok((history.into_writer(), registry, recorded, None, history_id))
     }
 
     /// The role may read what it has to copy.
@@ -407,30 +364,26 @@ impl Begin<'_> {
     }
 }
 
-/// The server's time; on a standby that of what it has replayed, which may be hours ago.
-const NOW: &str = "select (extract(epoch from case when pg_catalog.pg_is_in_recovery() \
-    then coalesce(pg_catalog.pg_last_xact_replay_timestamp(), pg_catalog.clock_timestamp()) \
-    else pg_catalog.clock_timestamp() end) * 1000000)::int8";
-
 /// Makes a slot and exports the snapshot of its consistent point.
 pub(super) async fn export(
     sql: &Client,
     mut connection: Connection,
     name: &str,
     version: u32,
-    options: CreateOptions,
+    temporary: bool,
 ) -> Result<Exported> {
+    // Standbys keep a copy of a slot that is to stay, so that a failover loses nothing; on a standby there is no such thing.
+    let failover =
+        !temporary && version >= slot::FAILOVER_VERSION && !catalog::server_info(sql).await?.in_recovery;
+    let options = CreateOptions { temporary, export_snapshot: true, failover };
     let command = slot::create_command(version, name, options)?;
     let rows = wait_for_slot(sql, connection.simple_query(&command)).await?;
     let field = |at: usize| rows.first().and_then(|row| row.get(at)).and_then(Option::as_deref);
     let (Some(point), Some(snapshot)) = (field(1).and_then(|lsn| lsn.parse().ok()), field(2)) else {
         return Err(Error::other("the server's answer to CREATE_REPLICATION_SLOT makes no sense"));
     };
-    let row = sql
-        .query_one(NOW, &[])
-        .await
-        .map_err(|error| Error::other(format!("asking the server for its time: {error}")))?;
-    Ok(Exported { connection, name: snapshot.to_owned(), point, at: row.get(0) })
+    let at = catalog::server_time(sql).await?;
+    Ok(Exported { connection, name: snapshot.to_owned(), point, at })
 }
 
 /// Waits while a slot is made, and says what that waits for: transactions that began before [28].

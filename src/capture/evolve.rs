@@ -55,6 +55,7 @@ pub(super) fn as_of_stream(relation: &Relation<'_>, old: &TableSchema, now: Opti
             identity_index: Vec::new(),
             columns,
             filenode: 0,
+            columns_stamp: 0,
             persistence: 'p',
             blocks: 0,
             rows: None,

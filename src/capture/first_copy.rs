@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use bygone_replication::catalog;
 use bygone_replication::session;
-use bygone_replication::slot::CreateOptions;
 use bygone_replication::table::{Table, TableKind};
 use bygone_replication::wire::{Connection, Mode};
 use bygone_sink::fact::Origin;
@@ -28,7 +27,7 @@ impl Capture {
     /// Copies the tables whose snapshot is not in the log.
     pub(super) async fn copy_missing(&mut self) -> Result<()> {
         for _ in 0..ATTEMPTS {
-            let missing = self.pipeline()?.registry.without_snapshot();
+            let missing = self.pipeline()?.follower.registry.without_snapshot();
             if missing.is_empty() {
                 return Ok(());
             }
@@ -59,7 +58,7 @@ impl Capture {
                 }
             }
         }
-        let left = self.pipeline()?.registry.without_snapshot().len();
+        let left = self.pipeline()?.follower.registry.without_snapshot().len();
         if left == 0 {
             return Ok(());
         }
@@ -75,8 +74,7 @@ impl Capture {
         let version = connection.server_version();
         let name =
             format!("{}_copy_{}", self.wanted.slot.chars().take(40).collect::<String>(), std::process::id());
-        let options = CreateOptions { temporary: true, export_snapshot: true, failover: false };
-        let mut exported = export(&sql, connection, &name, version, options).await?;
+        let mut exported = export(&sql, connection, &name, version, true).await?;
         // The time axis never goes back: the copy is of no earlier moment than what is there already.
         exported.at = exported.at.max(self.pipeline()?.high_water.unwrap_or(i64::MIN));
         let mut held = Vec::new();
@@ -107,6 +105,7 @@ impl Capture {
             block_size,
             limits: self.memory.encoder,
             stop: Arc::clone(&self.stop),
+            aside: false,
         };
         let state = Arc::clone(&self.pipeline()?.committer.state);
         let (done, mut outcomes) = mpsc::channel(64);
@@ -124,6 +123,7 @@ impl Capture {
                 Outcome::Altered(index) => {
                     let name = self
                         .pipeline()?
+                        .follower
                         .registry
                         .tables()
                         .get(index)
@@ -152,7 +152,7 @@ impl Capture {
         sql: &tokio_postgres::Client,
         missing: &[usize],
     ) -> Result<Vec<Wanted>> {
-        let registry = &self.pipeline()?.registry;
+        let registry = &self.pipeline()?.follower.registry;
         let roots: Vec<(usize, u32, Arc<bygone_sink::schema::TableSchema>)> = missing
             .iter()
             .filter_map(|index| {
@@ -202,7 +202,7 @@ impl Capture {
         let mut loaders = Vec::new();
         let mut without_key = std::collections::HashMap::new();
         for table in copied {
-            let Some(captured) = pipeline.registry.tables().get(table.index) else { continue };
+            let Some(captured) = pipeline.follower.registry.tables().get(table.index) else { continue };
             let name = captured.schema().log_name.clone();
             if table.loader.is_none() {
                 without_key.insert(name.clone(), captured.versions.clone());
@@ -211,11 +211,11 @@ impl Capture {
             said.events.push(Event::at(EventKind::Snapshot, Some(name), point).with("rows", table.rows));
             files.extend(table.files);
             loaders.extend(table.loader);
-            pipeline.registry.snapshot_done(table.index, point);
-            pipeline.versioner.set_start(table.index, point);
+            pipeline.follower.registry.snapshot_done(table.index, point);
+            pipeline.follower.versioner.set_start(table.index, point);
         }
-        said.schemas = std::mem::take(&mut pipeline.registry.new_schemas);
-        said.events.extend(std::mem::take(&mut pipeline.registry.new_events));
+        said.schemas = std::mem::take(&mut pipeline.follower.registry.new_schemas);
+        said.events.extend(std::mem::take(&mut pipeline.follower.registry.new_events));
         pipeline.high_water = said.high_water;
         pipeline.server_time = said.server_time;
         let mut log = pipeline.committer.log.lock().await;

@@ -13,6 +13,7 @@ use bygone_replication::{Lsn, catalog, session};
 use tokio::runtime::Handle;
 use tokio_postgres::Client;
 
+use super::watcher::harmful;
 use crate::error::{Error, Result};
 
 /// What `IDENTIFY_SYSTEM` says.
@@ -96,18 +97,17 @@ pub(crate) async fn connect(
     Ok(Ready { connection, sql, timeline: identified.timeline, next_xid: server.next_xid })
 }
 
-/// The publications changed in ways that lose nothing: a table that was dropped leaves its publication by itself, and a
-/// table that is published without being captured (a start of ours was cut short before it was recorded) is passed over.
+/// The publications changed in ways that lose nothing.
 async fn are_harmless(sql: &Client, differences: &[Difference], captured: &HashSet<u32>) -> Result<bool> {
-    let mut gone = Vec::new();
-    for difference in differences {
-        match difference {
-            Difference::TableRemoved { oid, .. } => gone.push(*oid),
-            Difference::TableAdded { oid, .. } if !captured.contains(oid) => {}
-            _ => return Ok(false),
-        }
-    }
-    Ok(gone.is_empty() || catalog::load_tables_by_oid(sql, &gone).await?.is_empty())
+    let gone: Vec<u32> = differences
+        .iter()
+        .filter_map(|difference| match difference {
+            Difference::TableRemoved { oid, .. } => Some(*oid),
+            _ => None,
+        })
+        .collect();
+    let still_there = catalog::load_tables_by_oid(sql, &gone).await?;
+    Ok(harmful(differences, &still_there, captured).is_empty())
 }
 
 /// Reads the catalog from the thread that follows the stream.

@@ -131,10 +131,12 @@ pub(crate) async fn check_known(
             at.shown, event.kind
         )));
     }
-    if table.updates_unseen.is_some_and(|from| from <= at.place) && !inexact {
+    let within = |(from, to): &(Lsn, Option<Lsn>)| *from <= at.place && to.is_none_or(|to| at.place < to);
+    if table.updates_unseen.iter().any(within) && !inexact {
         return Err(Error::other(format!(
-            "{name} has no primary key and no replica identity, so that its updates and deletes cannot be seen: what is \
-             known are the rows that were there at first and those that were inserted since; --inexact shows them"
+            "{name} has no primary key and no replica identity at {}, so that its updates and deletes cannot be seen: what is \
+             known are the rows that were there at first and those that were inserted since; --inexact shows them",
+            at.shown
         )));
     }
     for version in table.unsettled(at.place) {

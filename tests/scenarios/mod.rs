@@ -5,6 +5,7 @@ mod context;
 mod exactly_once;
 mod faults;
 mod judges;
+mod schema;
 mod snapshot;
 mod standbys;
 mod verify;

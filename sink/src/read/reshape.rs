@@ -40,7 +40,7 @@ impl Reshape {
             .columns
             .iter()
             .map(|column| {
-                match from.position(column.column.attnum).and_then(|at| Some((at, from.columns.get(at)?))) {
+                match from.counterpart(to, column).and_then(|at| Some((at, from.columns.get(at)?))) {
                     Some((at, before)) if before.kind == column.kind => From::Same(at),
                     Some((at, before)) => From::Cast(at, before.kind.clone()),
                     None => missing(table, from.version, column.column.attnum, &column.kind),

@@ -59,8 +59,9 @@ pub struct TableHistory {
     pub files: Vec<LiveFile>,
     /// Ranges in which its rows are known, oldest first. Empty: its snapshot is not in the log yet.
     pub known: Vec<Extent>,
-    /// Its updates and deletes cannot be seen from here on [9].
-    pub updates_unseen: Option<Lsn>,
+    /// Where its updates and deletes cannot be seen [9]: from the first position on, up to the second where they could be
+    /// again and the rows were compared.
+    pub updates_unseen: Vec<(Lsn, Option<Lsn>)>,
 }
 
 impl Archive {
@@ -83,7 +84,8 @@ impl Archive {
         for document in documents {
             let told = events.iter().find(|event| {
                 let number = event.detail.get("schema").and_then(serde_json::Value::as_i64);
-                event.kind == EventKind::Schema && number == Some(i64::from(document.schema))
+                matches!(event.kind, EventKind::Schema | EventKind::Attach)
+                    && number == Some(i64::from(document.schema))
             });
             from = told.and_then(|event| event.lsn).unwrap_or(from);
             // The change came after that position and not after the version's first fact.
@@ -96,11 +98,10 @@ impl Archive {
             }
             versions.push(Version { schema: Arc::new(schema_of(name.clone(), document)?), from });
         }
-        let unseen = events.iter().filter(own).find(|event| event.kind == EventKind::UpdatesUnseen);
         Ok(TableHistory {
             files,
             known: extents(&events),
-            updates_unseen: unseen.map(|event| event.lsn.map_or(Lsn::ZERO, EventLsn::earliest)),
+            updates_unseen: unseen(&events),
             log_name: log_name.to_owned(),
             name,
             versions,
@@ -114,6 +115,26 @@ impl Archive {
     pub fn tables(&self) -> Result<Vec<TableHistory>> {
         self.log().tables().map(|name| self.table(name)).collect()
     }
+}
+
+fn unseen(events: &[&Event]) -> Vec<(Lsn, Option<Lsn>)> {
+    let mut unseen: Vec<(Lsn, Option<Lsn>)> = Vec::new();
+    for event in events.iter().filter(|event| event.table.is_some()) {
+        let open = unseen.last_mut().filter(|(_, to)| to.is_none());
+        match (&event.kind, open) {
+            (EventKind::UpdatesUnseen, None) => {
+                unseen.push((event.lsn.map_or(Lsn::ZERO, EventLsn::earliest), None));
+            }
+            (EventKind::Reconcile, Some((_, to)))
+                if !event.detail.contains_key("updates_unseen") && !event.detail.contains_key("leaf") =>
+            {
+                *to = event.lsn.map(EventLsn::latest);
+            }
+            (EventKind::Attach | EventKind::Drop, Some((_, to))) => *to = event.lsn.map(EventLsn::earliest),
+            _ => {}
+        }
+    }
+    unseen
 }
 
 fn extents(events: &[&Event]) -> Vec<Extent> {

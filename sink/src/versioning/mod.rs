@@ -10,6 +10,7 @@ mod emit;
 mod keyed;
 mod known;
 mod rebuild;
+mod reconcile;
 mod snapshot;
 mod table;
 
@@ -20,7 +21,6 @@ use bygone_replication::Lsn;
 use bygone_replication::pgoutput::{Message, Relations};
 
 use crate::encoder::Encoder;
-use crate::entity::{entity_id_of, twin_key};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fact::{Context, Op, Origin};
 use crate::schema::TableSchema;
@@ -29,12 +29,13 @@ use crate::transactions::TransactionBatch;
 
 use emit::Emitter;
 use keyed::{Change, Scratch};
-use known::{Entities, Known};
+use known::Entities;
 use table::{CapturedTable, RelationMap};
 
 pub use known::Sealed;
 pub use rebuild::{CatchUp, LEAF, catch_up};
-pub use snapshot::SnapshotWriter;
+pub use reconcile::{Reconciled, Telling};
+pub use snapshot::{ContentLoader, SnapshotWriter};
 
 /// What a transaction brought.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,16 +96,33 @@ impl Versioner {
         self.tables.len() - 1
     }
 
+    /// Adds the captured table `index`, or has it go on as another table of the name does, as [`Versioner::add_table`].
+    ///
+    /// # Errors
+    /// When the facts before cannot be written.
+    pub fn set_table(&mut self, index: usize, versions: &[Arc<TableSchema>], start: Lsn) -> Result<()> {
+        let Some(table) = self.tables.get_mut(index) else {
+            self.add_table(versions, start);
+            return Ok(());
+        };
+        self.out.flush(table)?;
+        for schema in versions {
+            table.learn(Arc::clone(schema));
+        }
+        table.start = start;
+        Ok(())
+    }
+
     /// Facts of a table are of this schema version from now on.
     ///
     /// # Errors
     /// When the facts before cannot be written.
-    pub fn change_schema(&mut self, table: usize, schema: Arc<TableSchema>) -> Result<()> {
-        if let Some(table) = self.tables.get_mut(table) {
+    pub fn change_schema(&mut self, index: usize, schema: Arc<TableSchema>) -> Result<()> {
+        if let Some(table) = self.tables.get_mut(index) {
             self.out.flush(table)?;
             table.learn(schema);
         }
-        Ok(())
+        self.find_anew(index)
     }
 
     /// A table's snapshot is in the log: changes of transactions that end at `start` or before it are part of it.
@@ -130,6 +148,11 @@ impl Versioner {
     /// Rows of relation `oid` are none of ours.
     pub fn ignore_relation(&mut self, oid: u32) {
         self.relations.insert(oid, None);
+    }
+
+    /// Relation `oid` will be announced again before its next row.
+    pub fn forget_relation(&mut self, oid: u32) {
+        self.relations.remove(&oid);
     }
 
     /// Relations are announced anew by each connection.
@@ -252,62 +275,7 @@ impl Versioner {
     /// Ends every live entity of a table, or of one of its leaves.
     fn bury_all(&mut self, index: usize, op: Op, leaf: Option<u32>) -> Result<()> {
         let Some(number) = self.tables.get(index).map(|table| table.schema.number) else { return Ok(()) };
-        let changed = self.entities.changed_keys(number);
-        let store = Arc::clone(self.entities.store());
-        for entry in store.scan(number)? {
-            let (key, value) = entry?;
-            if changed.binary_search_by(|other| other.as_slice().cmp(&key)).is_err() {
-                self.bury_known(index, &key, Known::decode(&value)?, op, leaf)?;
-            }
-        }
-        for key in changed {
-            if let Some(known) = self.entities.get(number, &key)? {
-                self.bury_known(index, &key, known, op, leaf)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn bury_known(
-        &mut self,
-        index: usize,
-        key: &[u8],
-        known: Known,
-        op: Op,
-        leaf: Option<u32>,
-    ) -> Result<()> {
-        let Some(table) = self.tables.get_mut(index) else { return Ok(()) };
-        let wanted = |of: u32| leaf.is_none_or(|leaf| leaf == of);
-        match known {
-            Known::Entity(mut entity) if entity.live && wanted(entity.leaf) => {
-                let id = entity_id_of(key).ok_or_else(|| {
-                    Error::new(
-                        ErrorKind::Damaged,
-                        "a key of the state is damaged",
-                        table.schema.log_name.clone(),
-                    )
-                })?;
-                if let Some(row) = table.convert(&entity.row, entity.schema)? {
-                    entity.row = row;
-                    entity.schema = table.schema.version;
-                }
-                keyed::bury(table, &mut self.entities, &mut self.out, &id, op, entity, None)?;
-            }
-            Known::Content(mut content) => {
-                let row =
-                    table.convert(&content.row, content.schema)?.unwrap_or_else(|| Arc::clone(&content.row));
-                let (gone, left): (Vec<_>, Vec<_>) = content.twins.iter().partition(|twin| wanted(twin.leaf));
-                for twin in gone {
-                    content::bury_twin(table, &mut self.out, twin, op, &row)?;
-                    self.entities.put(table.schema.number, &twin_key(twin.id), None);
-                }
-                content.twins = left;
-                let known = (!content.twins.is_empty()).then_some(Known::Content(content));
-                self.entities.put(table.schema.number, key, known);
-            }
-            Known::Entity(_) | Known::Place(_) => {}
-        }
-        self.spill_if_large()
+        self.visit_all(number, |this, key, known| this.bury_known(index, key, known, op, leaf))
     }
 
     /// A transaction that outgrows memory goes on over a file.

@@ -100,9 +100,8 @@ pub(crate) fn convert_row(row: &[u8], from: &TableSchema, to: &TableSchema) -> R
     let mut made = RowBuilder::default();
     made.start(to.columns.len());
     for column in &to.columns {
-        let before = from
-            .position(column.column.attnum)
-            .and_then(|at| Some((from.columns.get(at)?, *fields.get(at)?)));
+        let before =
+            from.counterpart(to, column).and_then(|at| Some((from.columns.get(at)?, *fields.get(at)?)));
         match before {
             Some((old, field)) if old.kind == column.kind || field.status != Status::Value => {
                 made.field(field)
