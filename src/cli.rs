@@ -101,6 +101,9 @@ pub(crate) struct Run {
     /// How long the source may say nothing before the connection counts as lost. Halfway it is asked for a sign of life.
     #[arg(long, env = "BYGONE_SOURCE_TIMEOUT", default_value = "5m", value_parser = parse_duration)]
     pub(crate) source_timeout: Duration,
+    /// How long a request to a bucket that does not answer is repeated before bygone stops.
+    #[arg(long, env = "BYGONE_STORE_TIMEOUT", default_value = "30s", value_parser = parse_duration)]
+    pub(crate) store_timeout: Duration,
     /// Read and decode, but write nothing and acknowledge nothing: for measuring.
     #[arg(long, hide = true, requires = "until_current")]
     pub(crate) discard: bool,

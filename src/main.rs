@@ -80,6 +80,7 @@ fn options(run: Run) -> RunOptions {
         snapshot_workers: usize::from(run.snapshot_workers),
         discard: run.discard,
         source_timeout: run.source_timeout,
+        store_timeout: run.store_timeout,
     }
 }
 

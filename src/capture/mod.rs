@@ -69,6 +69,8 @@ pub(crate) struct RunOptions {
     pub(crate) discard: bool,
     /// How long the source may say nothing.
     pub(crate) source_timeout: Duration,
+    /// How long a bucket may not answer.
+    pub(crate) store_timeout: Duration,
 }
 
 /// How the memory that `--memory` allows is shared out.
@@ -105,7 +107,8 @@ pub(crate) async fn run(options: RunOptions) -> Result<()> {
     failpoint::init()?;
     let connect = ConnectOptions::parse(&options.source)?.with_application_name("bygone");
     let location = Location::parse(&options.history)?;
-    let store = Store::open(&location, &StoreOptions::default())?;
+    let store_options = StoreOptions { retry_for: options.store_timeout, ..StoreOptions::default() };
+    let store = Store::open(&location, &store_options)?;
     let stop = Arc::new(AtomicBool::new(false));
     watch_signals(Arc::clone(&stop))?;
     let memory = Memory::of(options.memory);

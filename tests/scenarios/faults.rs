@@ -345,7 +345,7 @@ fn a_bucket_that_refuses_for_long_stops_bygone_before_anything_is_acknowledged()
     let mut bygone = moto
         .bygone(source.server.url(), "down")
         .env("AWS_ENDPOINT_URL", &format!("http://127.0.0.1:{}", proxy.port()))
-        .options(&["--commit-interval", "300ms"]);
+        .options(&["--commit-interval", "300ms", "--store-timeout", "4s"]);
     bygone.start("");
     let log = || History::read(moto.store("down")).commits.len();
     assert!(eventually(Duration::from_secs(30), || log() >= 3), "{}", bygone.said());

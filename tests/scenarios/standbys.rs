@@ -4,6 +4,8 @@
 //! waits for: those come from the primary. A failover is lossless where the standby keeps a copy of the slot (17 on) and
 //! the primary sends bygone nothing that the standby lacks; everywhere else it must end in a stop, never in a silent gap.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -46,6 +48,31 @@ fn wal_end(primary: &Postgres) -> String {
     primary.value("select pg_current_wal_lsn()").unwrap()
 }
 
+/// A primary that tells its standbys all the time which transactions run.
+struct Telling(Option<std::thread::JoinHandle<()>>, Arc<AtomicBool>);
+
+impl Telling {
+    fn start(primary: &Postgres) -> Self {
+        let (mut client, stop) = (primary.connect(), Arc::new(AtomicBool::new(false)));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            while !stopped.load(Ordering::SeqCst) {
+                client.execute("select pg_log_standby_snapshot()", &[]).unwrap();
+                std::thread::sleep(Duration::from_millis(300));
+            }
+        });
+        Self(Some(thread), stop)
+    }
+}
+
+impl Drop for Telling {
+    fn drop(&mut self) {
+        self.1.store(true, Ordering::SeqCst);
+        let ended = self.0.take().map(std::thread::JoinHandle::join);
+        assert!(std::thread::panicking() || ended.is_none_or(|ended| ended.is_ok()));
+    }
+}
+
 fn a_standby_that_cannot_decode_is_refused(mut primary: Postgres) {
     primary.run(SHOP);
     let standby = primary.standby(&[]);
@@ -81,26 +108,29 @@ fn a_standby_is_captured_like_a_primary(primary: Postgres) {
     let said = eventually(Duration::from_secs(30), || bygone.said().contains("pg_log_standby_snapshot()"));
     kill_process(writer, Signal::CONT).unwrap();
     assert!(said, "{}", bygone.said());
+    // A slot takes several of these records, which come every 15 seconds otherwise.
+    let telling = Telling::start(&source.server);
     let workload = Workload::start(&source.server, &Habits { large: 1500, ..Habits::default() });
-    source.server.run("select pg_log_standby_snapshot()");
-    wait_for_commits(&mut bygone, &source.history(), 3);
+    let history = || History::read(Store::directory(source.history()));
+    let copied = eventually(Duration::from_secs(60), || history().events("snapshot").len() >= 7);
+    assert!(copied, "{}", bygone.said());
     workload.wait_for(200);
 
     // And through a kill of the one and a crash of the other, all is there once
     bygone.kill();
     workload.wait_for(100);
     bygone.start("");
-    let before = History::read(Store::directory(source.history())).commits.len();
-    wait_for_commits(&mut bygone, &source.history(), before + 2);
+    wait_for_commits(&mut bygone, &source.history(), history().commits.len() + 2);
     standby.stop(Stop::Immediate);
     standby.start_again();
-    let before = History::read(Store::directory(source.history())).commits.len();
+    let before = history().commits.len();
     wait_for_commits(&mut bygone, &source.history(), before + 2);
     workload.wait_for(100);
     workload.finish();
     standby.reached(&wal_end(&source.server));
     bygone.terminate(Signal::TERM, Duration::from_secs(20));
     bygone.until_current();
+    drop(telling);
     source.assert_exact(Store::directory(source.history()), 800);
 
     // And detach removes what is the standby's, and names what is the primary's
