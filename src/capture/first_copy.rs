@@ -48,9 +48,7 @@ impl Capture {
                     let rest = self.stream(Until::Exactly(exported.point)).await?;
                     self.pipeline()?.ceiling = None;
                     if rest == Rest::Stopped {
-                        return Err(Error::other(
-                            "stopped during the snapshot; it begins anew for the tables that are not done",
-                        ));
+                        return Err(Error::Stopped);
                     }
                     let point = exported.point;
                     self.commit_copied(point, exported.at, held).await?;
@@ -119,7 +117,7 @@ impl Capture {
         let mut last = Instant::now();
         while let Some(outcome) = outcomes.recv().await {
             match outcome {
-                Outcome::Copied(copied) => ready.push(copied),
+                Outcome::Copied(copied) => ready.push(*copied),
                 Outcome::Altered(index) => {
                     let name = self
                         .pipeline()?

@@ -109,8 +109,13 @@ pub(crate) async fn run(options: RunOptions) -> Result<()> {
     let memory = Memory::of(options.memory);
     let attached = attach::attach(&options, &connect, &store, memory).await?;
     let mut capture = Capture::new(options, connect, store, memory, stop, attached)?;
-    capture.copy_missing().await?;
-    capture.stream(capture.target).await?;
+    match capture.copy_missing().await {
+        Ok(()) => {
+            capture.stream(capture.target).await?;
+        }
+        Err(error @ Error::Stopped) if capture.stop.load(Ordering::SeqCst) => tracing::info!("{error}"),
+        Err(error) => return Err(error),
+    }
     capture.tidy().await
 }
 

@@ -27,7 +27,7 @@ impl Pipeline {
             lsn: self.position,
             xid: 0,
             committed_at: look.clock,
-            valid_from: self.high_water.map_or(look.clock, |high| high.max(look.clock)),
+            valid_from: self.time_here(look.clock),
         };
         let before = self.follower.registry.new_events.len();
         self.gone(look, &origin, since, feedback)?;

@@ -47,6 +47,17 @@ pub(crate) struct Doubt {
 }
 
 impl Doubt {
+    /// As an event of the log has it.
+    fn recall(event: &Event) -> Self {
+        let leaf = event.detail.get("leaf").and_then(serde_json::Value::as_u64);
+        let key = event.detail.get("old_key").and_then(serde_json::Value::as_array);
+        let number = |value: &serde_json::Value| value.as_i64().and_then(|n| i16::try_from(n).ok());
+        Self {
+            leaf: leaf.and_then(|leaf| u32::try_from(leaf).ok()),
+            old_key: key.map(|key| key.iter().filter_map(number).collect()),
+        }
+    }
+
     /// Both at once.
     pub(crate) fn and(self, other: Self) -> Self {
         Self {
@@ -126,24 +137,10 @@ impl Captured {
                     self.present_name = name;
                 }
             }
-            EventKind::Rewrite | EventKind::Gap | EventKind::Key | EventKind::Partition => {
-                if event.detail.get("doubt").and_then(serde_json::Value::as_bool) == Some(true) {
-                    let number =
-                        |value: &serde_json::Value| value.as_i64().and_then(|n| i16::try_from(n).ok());
-                    let doubt = Doubt {
-                        leaf: event
-                            .detail
-                            .get("leaf")
-                            .and_then(serde_json::Value::as_u64)
-                            .and_then(|leaf| u32::try_from(leaf).ok()),
-                        old_key: event
-                            .detail
-                            .get("old_key")
-                            .and_then(serde_json::Value::as_array)
-                            .map(|key| key.iter().filter_map(number).collect()),
-                    };
-                    self.raise(doubt);
-                }
+            EventKind::Rewrite | EventKind::Gap | EventKind::Key | EventKind::Partition
+                if event.detail.get("doubt").and_then(serde_json::Value::as_bool) == Some(true) =>
+            {
+                self.raise(Doubt::recall(event));
             }
             _ => {}
         }

@@ -12,6 +12,7 @@ use crate::fact::{Context, Op};
 use crate::schema::TableSchema;
 use crate::value::{Field, Kind, Row, RowBuilder, Status};
 
+use super::alias;
 use super::context::with_note;
 use super::emit::{Emitter, Said};
 use super::known::{Entities, Entity, Known};
@@ -66,6 +67,13 @@ impl Change<'_> {
             row_entity(&schema, self.scratch.old.bytes(), &mut self.scratch.old_entity)?;
         } else {
             self.scratch.old_entity.clone_from(&self.scratch.entity);
+            if let Some(positions) = &self.map.alias {
+                // The old tuple names the row by other columns; without one, these have not changed.
+                let named = if old.is_some() { &self.scratch.old } else { &self.scratch.row };
+                if let Some(id) = alias::find(self.table, self.entities, named.bytes(), positions)? {
+                    self.scratch.old_entity = id;
+                }
+            }
         }
         let rekeyed = self.scratch.old_entity != self.scratch.entity;
         let prior = self.entity(&schema, true)?;
@@ -90,7 +98,20 @@ impl Change<'_> {
     pub(super) fn delete(&mut self, old: Old<'_>) -> Result<()> {
         let schema = Arc::clone(&self.table.schema);
         self.map.read(&schema, old.tuple(), &mut self.scratch.old)?;
-        row_entity(&schema, self.scratch.old.bytes(), &mut self.scratch.old_entity)?;
+        if has_key(&schema, self.scratch.old.bytes())? {
+            row_entity(&schema, self.scratch.old.bytes(), &mut self.scratch.old_entity)?;
+        } else {
+            let positions = self.map.alias.as_deref().unwrap_or_default();
+            let found = alias::find(self.table, self.entities, self.scratch.old.bytes(), positions)?;
+            let Some(id) = found else {
+                tracing::warn!(
+                    table = schema.log_name,
+                    "a deleted row is not known by the columns that the stream names it by: bygone reconcile sets it right"
+                );
+                return Ok(());
+            };
+            self.scratch.old_entity = id;
+        }
         let prior = self.entity(&schema, true)?;
         if prior.is_none() && matches!(old, Old::Key(_)) {
             only_key_known(&schema, self.scratch.old.bytes(), &mut self.scratch.filled)?;
@@ -140,6 +161,9 @@ impl Change<'_> {
             row: row.into(),
         };
         let key = state_key(&self.scratch.entity);
+        if let Some(positions) = &self.table.aliased {
+            alias::note(self.table, self.entities, key.clone(), self.scratch.row.bytes(), positions)?;
+        }
         self.entities.put(self.table.schema.number, &key, Some(Known::Entity(entity)));
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! memory (or, for a transaction that outgrows it, in a spill file) until the log has the facts: see
 //! [`Versioner::seal`].
 
+mod alias;
 mod content;
 mod context;
 mod emit;
@@ -139,10 +140,22 @@ impl Versioner {
     }
 
     /// Rows of relation `oid` in the stream belong to a captured table; `positions` gives the place in its newest schema
-    /// of each column of the relation. `leaf` is the partition's oid, or 0.
-    pub fn map_relation(&mut self, oid: u32, table: usize, leaf: u32, positions: Vec<Option<usize>>) {
-        let columns = self.tables.get(table).map_or(0, |table| table.schema.columns.len());
-        self.relations.insert(oid, Some(RelationMap::new(table, leaf, positions, columns)));
+    /// of each column of the relation. `leaf` is the partition's oid, or 0. `identity` gives the places of the columns by
+    /// which old rows are named; none where whole rows come.
+    pub fn map_relation(
+        &mut self,
+        oid: u32,
+        table: usize,
+        leaf: u32,
+        positions: Vec<Option<usize>>,
+        identity: Option<Vec<usize>>,
+    ) {
+        let Some(captured) = self.tables.get(table) else { return };
+        let mut map = RelationMap::new(table, leaf, positions, captured.schema.columns.len());
+        let mut key = captured.schema.key.clone();
+        key.sort_unstable();
+        map.alias = identity.filter(|identity| !key.is_empty() && !identity.is_empty() && *identity != key);
+        self.relations.insert(oid, Some(map));
     }
 
     /// Rows of relation `oid` are none of ours.
@@ -234,6 +247,11 @@ impl Versioner {
         let before = self.out.facts;
         let keyed = !table.schema.key.is_empty();
         let index = map.table;
+        if keyed && map.alias.is_some() && map.alias != table.aliased {
+            let positions = map.alias.clone().unwrap_or_default();
+            alias::make_all(table, &mut self.entities, &positions)?;
+            table.aliased = Some(positions);
+        }
         let mut change = Change {
             map,
             table,
