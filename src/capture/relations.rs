@@ -128,6 +128,18 @@ impl Follower {
         let schema = self.registry.change(index, &table, [position, position])?;
         tracing::info!(table = schema.log_name, schema = schema.version, "new columns");
         self.versioner.change_schema(index, Arc::clone(&schema))?;
+        // What older rows read as was not caught in time: a rewrite has written it into them since [23].
+        let lost = schema.columns.iter().any(|column| {
+            let column = &column.column;
+            old.position(column.attnum).is_none() && column.has_default && column.missing.is_none()
+        });
+        if lost {
+            self.registry.doubt(
+                index,
+                position,
+                "a column came, and what older rows read as cannot be told any more",
+            );
+        }
         match self.registry.look_up(relation) {
             Known::Same { table, leaf, positions } => {
                 let identity = identity(relation, &positions);

@@ -70,11 +70,7 @@ pub(super) fn note(
 }
 
 /// Makes the entries of all live entities.
-pub(super) fn make_all(
-    table: &CapturedTable,
-    entities: &mut Entities,
-    positions: &[usize],
-) -> Result<()> {
+pub(super) fn make_all(table: &CapturedTable, entities: &mut Entities, positions: &[usize]) -> Result<()> {
     let number = table.schema.number;
     let state = Arc::clone(entities.store());
     let mut made: Vec<(u32, StateKey, Option<Vec<u8>>)> = Vec::new();

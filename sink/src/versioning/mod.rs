@@ -19,7 +19,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bygone_replication::Lsn;
-use bygone_replication::pgoutput::{Message, Relations};
+use bygone_replication::pgoutput::{Message, Relations, Tuple};
 
 use crate::encoder::Encoder;
 use crate::error::{Error, ErrorKind, Result};
@@ -29,7 +29,7 @@ use crate::state::State;
 use crate::transactions::TransactionBatch;
 
 use emit::Emitter;
-use keyed::{Change, Scratch};
+use keyed::{Change, Gone, Scratch};
 use known::Entities;
 use table::{CapturedTable, RelationMap};
 
@@ -58,6 +58,8 @@ pub struct Versioner {
     /// The last context of the transaction, for its row in the table of transactions.
     said: Option<Arc<Context>>,
     counts: Vec<(usize, i64)>,
+    /// A row that was deleted from a leaf partition, by relation: it may only have moved [8].
+    gone: Option<(u32, Gone)>,
     /// Bytes of changes in memory after which a transaction is spilled.
     spill_bytes: usize,
 }
@@ -77,6 +79,7 @@ impl Versioner {
             replication_origin: None,
             said: None,
             counts: Vec::new(),
+            gone: None,
             spill_bytes,
         }
     }
@@ -181,6 +184,7 @@ impl Versioner {
         self.said = None;
         self.replication_origin = None;
         self.counts.clear();
+        self.gone = None;
     }
 
     /// Takes one message of the transaction. Begin, Commit, Relation and Type are the caller's.
@@ -188,6 +192,15 @@ impl Versioner {
     /// # Errors
     /// When a change cannot be read, or facts cannot be written.
     pub fn message(&mut self, message: &Message<'_>) -> Result<()> {
+        if let Some((from, gone)) = self.gone.take() {
+            if let Message::Insert { relation, new } = *message
+                && self.is_sibling(from, relation)
+                && self.moved(relation, &gone, new)?
+            {
+                return Ok(());
+            }
+            self.change(from, |change, _| change.bury_gone(gone))?;
+        }
         match *message {
             Message::Insert { relation, new } => {
                 self.change(
@@ -200,6 +213,15 @@ impl Versioner {
             Message::Update { relation, old, new } => self.change(relation, |change, keyed| {
                 if keyed { change.update(old, new) } else { change.update_content(old, new) }
             }),
+            Message::Delete { relation, old } if self.is_keyed_leaf(relation) => {
+                let mut gone = None;
+                self.change(relation, |change, _| {
+                    gone = change.deleted(old)?;
+                    Ok(())
+                })?;
+                self.gone = gone.map(|gone| (relation, gone));
+                Ok(())
+            }
             Message::Delete { relation, old } => {
                 self.change(
                     relation,
@@ -228,6 +250,39 @@ impl Versioner {
             | Message::Relation(_)
             | Message::Type { .. } => Ok(()),
         }
+    }
+
+    /// The relation is a leaf partition of a table with a key.
+    fn is_keyed_leaf(&self, relation: u32) -> bool {
+        let map = self.relations.get(&relation).and_then(Option::as_ref).filter(|map| map.leaf != 0);
+        map.and_then(|map| self.tables.get(map.table)).is_some_and(|table| !table.schema.key.is_empty())
+    }
+
+    /// Two relations are leaves of one table.
+    fn is_sibling(&self, one: u32, other: u32) -> bool {
+        let table = |oid: u32| self.relations.get(&oid).and_then(Option::as_ref).map(|map| map.table);
+        one != other && table(one).is_some() && table(one) == table(other)
+    }
+
+    fn moved(&mut self, relation: u32, gone: &Gone, new: Tuple<'_>) -> Result<bool> {
+        let mut moved = false;
+        self.change(relation, |change, _| {
+            moved = change.moved(gone, new)?;
+            Ok(())
+        })?;
+        Ok(moved)
+    }
+
+    /// Partitioned tables of which two leaves have held rows of one key, since this was last asked.
+    pub fn take_ambiguous(&mut self) -> Vec<usize> {
+        let tables = self.tables.iter_mut().enumerate();
+        tables.filter_map(|(index, table)| std::mem::take(&mut table.ambiguous).then_some(index)).collect()
+    }
+
+    /// Tables of which a change could not be followed, since this was last asked.
+    pub fn take_doubtful(&mut self) -> Vec<usize> {
+        let tables = self.tables.iter_mut().enumerate();
+        tables.filter_map(|(index, table)| std::mem::take(&mut table.doubtful).then_some(index)).collect()
     }
 
     fn change(
@@ -309,6 +364,9 @@ impl Versioner {
     /// # Errors
     /// When facts cannot be written.
     pub fn commit(&mut self) -> Result<TransactionSummary> {
+        if let Some((from, gone)) = self.gone.take() {
+            self.change(from, |change, _| change.bury_gone(gone))?;
+        }
         let summary = TransactionSummary { facts: self.out.facts };
         if summary.facts > 0 {
             if self.transactions.is_full(&self.out.origin) {

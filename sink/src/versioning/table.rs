@@ -25,6 +25,10 @@ pub(crate) struct CapturedTable {
     /// Positions of the columns by which the stream names old rows, where they are not the key's, and state knows the
     /// entities by them.
     pub(crate) aliased: Option<Vec<usize>>,
+    /// A change could not be followed: the table has to be compared with the source.
+    pub(crate) doubtful: bool,
+    /// Two leaf partitions have held rows of one key at the same time.
+    pub(crate) ambiguous: bool,
     /// `_seq` of the next fact, within `seq_of`.
     seq: u32,
     seq_of: Lsn,
@@ -33,7 +37,17 @@ pub(crate) struct CapturedTable {
 impl CapturedTable {
     pub(crate) fn new(schema: Arc<TableSchema>, start: Lsn) -> Self {
         let versions = BTreeMap::from([(schema.version, Arc::clone(&schema))]);
-        Self { schema, versions, batches: Vec::new(), start, aliased: None, seq: 0, seq_of: Lsn::ZERO }
+        Self {
+            schema,
+            versions,
+            batches: Vec::new(),
+            start,
+            aliased: None,
+            doubtful: false,
+            ambiguous: false,
+            seq: 0,
+            seq_of: Lsn::ZERO,
+        }
     }
 
     /// Another handle on the same table, without its facts.
