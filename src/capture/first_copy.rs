@@ -16,6 +16,7 @@ use super::Capture;
 use super::attach::{Exported, export};
 use super::pipeline::{Rest, Until};
 use super::snapshot::{self, Copied, CopySettings, Outcome, Wanted};
+use super::source::restrict;
 use crate::error::{Error, Result};
 
 /// A table that is altered each time it is copied is given up after so many tries.
@@ -159,7 +160,8 @@ impl Capture {
             .collect();
         let mut oids: Vec<u32> = roots.iter().map(|(_, oid, _)| *oid).collect();
         oids.extend(registry.leaves_of(missing));
-        let tables: Vec<Table> = catalog::load_tables_by_oid(sql, &oids).await?;
+        let mut tables: Vec<Table> = catalog::load_tables_by_oid(sql, &oids).await?;
+        restrict(sql, &self.options.publications, &mut tables).await?;
         Ok(roots
             .into_iter()
             .map(|(index, oid, schema)| {

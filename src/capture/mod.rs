@@ -59,6 +59,7 @@ pub(crate) struct RunOptions {
     pub(crate) name: String,
     pub(crate) slot: Option<String>,
     pub(crate) publications: Vec<String>,
+    pub(crate) accept_partial: bool,
     pub(crate) state: Option<PathBuf>,
     pub(crate) until_current: bool,
     pub(crate) commit_interval: Duration,
@@ -214,6 +215,7 @@ impl Capture {
             limits: memory.encoder,
             spill_bytes: memory.changes,
             directory: spool.clone(),
+            made: options.publications.clone(),
             store: store.clone(),
         };
         let pipeline = Pipeline {
@@ -234,7 +236,7 @@ impl Capture {
             high_water: log.state().high_water.map(|at| at.0),
             server_time: log.state().server_time.map(|at| at.0),
             committer: Committer { log: Arc::new(Mutex::new(log)), state, runtime: runtime.clone() },
-            catalog: CatalogReader::new(connect.clone(), runtime.clone()),
+            catalog: CatalogReader::new(connect.clone(), runtime.clone(), options.publications.clone()),
             runtime,
             cut_at: CutAt {
                 age: options.commit_interval,

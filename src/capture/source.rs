@@ -109,17 +109,27 @@ async fn are_harmless(sql: &Client, differences: &[Difference], captured: &HashS
     Ok(harmful(differences, &still_there, captured).is_empty())
 }
 
+/// Leaves of tables what publications that the operator made publish; `made` has none where the capture's own are used.
+pub(super) async fn restrict(sql: &Client, made: &[String], tables: &mut [Table]) -> Result<()> {
+    if !made.is_empty() {
+        publication::restrict(tables, &publication::inspect(sql, made).await?);
+    }
+    Ok(())
+}
+
 /// Reads the catalog from the thread that follows the stream.
 #[derive(Debug)]
 pub(crate) struct CatalogReader {
     options: ConnectOptions,
     runtime: Handle,
     client: Option<Client>,
+    /// Publications that the operator made.
+    made: Vec<String>,
 }
 
 impl CatalogReader {
-    pub(crate) fn new(options: ConnectOptions, runtime: Handle) -> Self {
-        Self { options, runtime, client: None }
+    pub(crate) fn new(options: ConnectOptions, runtime: Handle, made: Vec<String>) -> Self {
+        Self { options, runtime, client: None, made }
     }
 
     /// Uses a connection that is there already.
@@ -132,12 +142,14 @@ impl CatalogReader {
         let runtime = self.runtime.clone();
         runtime.block_on(async {
             if let Some(client) = self.client.as_ref().filter(|client| !client.is_closed())
-                && let Ok(tables) = catalog::load_tables_by_oid(client, oids).await
+                && let Ok(mut tables) = catalog::load_tables_by_oid(client, oids).await
+                && restrict(client, &self.made, &mut tables).await.is_ok()
             {
                 return Ok(tables);
             }
             let client = session::connect_sql(&self.options).await?;
-            let tables = catalog::load_tables_by_oid(&client, oids).await?;
+            let mut tables = catalog::load_tables_by_oid(&client, oids).await?;
+            restrict(&client, &self.made, &mut tables).await?;
             self.client = Some(client);
             Ok(tables)
         })

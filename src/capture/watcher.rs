@@ -179,6 +179,7 @@ impl Watcher {
                 }
             }
             None => {
+                publication::restrict(&mut tables, &before);
                 let listed: HashSet<u32> =
                     publication::published_tables(sql, &self.publications).await?.into_iter().collect();
                 let rootless = |table: &Table| match table.kind {

@@ -525,3 +525,31 @@ fn tables_that_are_made_under_load_are_exact_from_their_snapshot_on() {
         log.events("snapshot").iter().filter_map(|event| lsn(&event["lsn"])).collect();
     assert!(starts.len() >= 2, "all tables were copied at one place: {starts:?}");
 }
+
+#[test]
+fn publications_that_leave_something_out_are_taken_on_request_and_the_history_says_so() {
+    let server = Postgres::start();
+    server.run(
+        "create table people (id int primary key, name text, secret text, country text not null);
+         alter table people replica identity full;
+         insert into people values (1, 'ann', 's1', 'de'), (2, 'bob', 's2', 'us');
+         create publication part for table people (id, name, country) where (country = 'de') with (publish = 'insert, update, delete');
+         select pg_create_logical_replication_slot('own', 'pgoutput')",
+    );
+    let scratch = Scratch::new("history");
+    let options = ["--publication", "part", "--slot", "own"];
+    let mut bygone = Bygone::new(server.url(), scratch.join("history")).tables(&["people"]).options(&options);
+    bygone.attempt(&[]).refused(&["only some rows", "only some columns", "truncate", "--accept-partial"]);
+    bygone.attempt(&["--accept-partial"]).well();
+    server.run("insert into people values (3, 'cid', 's3', 'de'), (4, 'dan', 's4', 'us'); update people set country = 'de' where id = 2;
+        update people set country = 'us' where id = 1; update people set name = 'c' where id = 3");
+    bygone.attempt(&["--accept-partial"]).well();
+    let outcome = bygone.ask(&["as-of", "people", "--format", "csv"]).well();
+    assert_eq!(outcome.stdout, "id,name,country\n2,bob,de\n3,c,de\n");
+    assert!(
+        outcome.stderr.contains("only some rows") && outcome.stderr.contains("only some columns"),
+        "{}",
+        outcome.stderr
+    );
+    bygone.ask(&["verify"]).well();
+}
