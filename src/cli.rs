@@ -77,6 +77,9 @@ pub(crate) struct Run {
     /// Read from these existing publications instead of making two.
     #[arg(long = "publication", value_name = "NAME")]
     pub(crate) publications: Vec<String>,
+    /// Take publications of --publication that leave out rows, columns or operations; the history will say so.
+    #[arg(long, requires = "publications")]
+    pub(crate) accept_partial: bool,
     /// Directory for the local cache of last versions. It can be deleted at any time.
     #[arg(long, env = "BYGONE_STATE", value_name = "DIR")]
     pub(crate) state: Option<PathBuf>,

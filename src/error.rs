@@ -32,6 +32,9 @@ pub(crate) enum Error {
     /// Going on would lose changes.
     #[error("{0}")]
     Refused(#[from] StartRefused),
+    /// It was told to stop while tables were copied for the first time.
+    #[error("stopped during the snapshot; it begins anew for the tables that are not done")]
+    Stopped,
     /// The stream brings a table whose values have to be read as text, and is in binary form.
     #[error("a table is read as text from here on")]
     TextNeeded,

@@ -71,6 +71,7 @@ fn options(run: Run) -> RunOptions {
         name: run.name,
         slot: run.slot,
         publications: run.publications,
+        accept_partial: run.accept_partial,
         state: run.state,
         until_current: run.until_current,
         commit_interval: run.commit_interval,

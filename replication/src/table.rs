@@ -174,6 +174,8 @@ pub struct Table {
     pub rows: Option<u64>,
     /// Row-level security is on and would filter what the current role reads.
     pub row_security: bool,
+    /// Only rows for which this SQL expression holds are captured: the row filters of a publication that somebody made.
+    pub row_filter: Option<String>,
 }
 
 impl Table {

@@ -9,7 +9,7 @@ use bygone_replication::catalog::{ErrorKind as CatalogErrorKind, Loaded};
 use bygone_replication::conninfo::ConnectOptions;
 use bygone_replication::pattern::Patterns;
 use bygone_replication::preflight;
-use bygone_replication::publication::{self, PublicationState};
+use bygone_replication::publication::{self, Partial, PublicationState};
 use bygone_replication::slot::{self, CreateOptions};
 use bygone_replication::table::{Table, TableKind, quote_identifier};
 use bygone_replication::wire::{Connection, Mode};
@@ -17,7 +17,7 @@ use bygone_replication::{Lsn, catalog, session};
 use bygone_sink::error::ErrorKind as SinkErrorKind;
 use bygone_sink::failpoint;
 use bygone_sink::history::{History, Identity};
-use bygone_sink::log::{LogWriter, ManifestSource, Source};
+use bygone_sink::log::{Event, EventKind, LogWriter, ManifestSource, Source, table_text};
 use bygone_sink::schema::TableSchema;
 use bygone_sink::state::{Identity as StateIdentity, State};
 use bygone_sink::store::Store;
@@ -84,7 +84,7 @@ pub(super) async fn attach(
     let mut replication = Connection::connect(connect, Mode::Replication).await?;
     let identified = source::identify(&mut replication).await?;
     let patterns = Patterns::parse(&options.tables).map_err(catalog::CatalogError::from)?;
-    let loaded = match catalog::load_tables(&sql, &patterns).await {
+    let mut loaded = match catalog::load_tables(&sql, &patterns).await {
         // A table that was captured and then dropped is no longer there to be matched.
         Err(error) if begun && error.kind() == CatalogErrorKind::Pattern => {
             tracing::warn!(error = %error, "going on with the tables that are captured already");
@@ -94,6 +94,7 @@ pub(super) async fn attach(
         }
         loaded => loaded?,
     };
+    source::restrict(&sql, &options.publications, &mut loaded.tables).await?;
     for skipped in &loaded.skipped {
         tracing::warn!("not captured: {skipped}");
     }
@@ -240,7 +241,7 @@ impl Begin<'_> {
         }
         // A place that cannot be written to, and rights that do not suffice, are found out before anything is made.
         self.store.check_writable().await?;
-        self.publish(tables).await?;
+        let partial = self.publish(tables).await?;
         self.check_readable(tables).await?;
         let history = History::open_or_create(self.store, identity).await?;
         let history_id = history.manifest().id.clone();
@@ -260,6 +261,11 @@ impl Begin<'_> {
             registry.attach(table, tables, point);
         }
         registry.know_relations(tables);
+        for partial in partial {
+            let table = partial.table().map(table_text);
+            let event = Event::at(EventKind::Partial, table, point);
+            registry.new_events.push(event.with("reason", partial.to_string()));
+        }
         let mut log = history.into_writer();
         let said = Said {
             from: point,
@@ -324,10 +330,14 @@ impl Begin<'_> {
     }
 
     /// Has the tables published, each where its identity allows [9].
-    async fn publish(&self, tables: &[Table]) -> Result<()> {
+    async fn publish(&self, tables: &[Table]) -> Result<Vec<Partial>> {
         if !self.options.publications.is_empty() {
             let state = publication::inspect(self.sql, &self.wanted.publications).await?;
-            publication::check_user_made(&state, &self.wanted.publications, false)?;
+            let accept = self.options.accept_partial;
+            let partial = publication::check_user_made(&state, &self.wanted.publications, accept)?;
+            for partial in &partial {
+                tracing::warn!("{partial}");
+            }
             let listed: HashSet<u32> = publication::published_tables(self.sql, &self.wanted.publications)
                 .await?
                 .into_iter()
@@ -344,7 +354,7 @@ impl Begin<'_> {
                     missing.join(", ")
                 )));
             }
-            return Ok(());
+            return Ok(partial);
         }
         let (insert_only, all): (Vec<&Table>, Vec<&Table>) =
             tables.iter().partition(|table| publication::is_insert_only(table));
@@ -360,7 +370,7 @@ impl Begin<'_> {
         for statement in &ensured.statements {
             tracing::debug!(statement, "publication");
         }
-        Ok(())
+        Ok(Vec::new())
     }
 }
 

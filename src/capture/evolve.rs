@@ -60,6 +60,7 @@ pub(super) fn as_of_stream(relation: &Relation<'_>, old: &TableSchema, now: Opti
             blocks: 0,
             rows: None,
             row_security: false,
+            row_filter: None,
         },
     }
 }

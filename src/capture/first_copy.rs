@@ -16,6 +16,7 @@ use super::Capture;
 use super::attach::{Exported, export};
 use super::pipeline::{Rest, Until};
 use super::snapshot::{self, Copied, CopySettings, Outcome, Wanted};
+use super::source::restrict;
 use crate::error::{Error, Result};
 
 /// A table that is altered each time it is copied is given up after so many tries.
@@ -48,9 +49,7 @@ impl Capture {
                     let rest = self.stream(Until::Exactly(exported.point)).await?;
                     self.pipeline()?.ceiling = None;
                     if rest == Rest::Stopped {
-                        return Err(Error::other(
-                            "stopped during the snapshot; it begins anew for the tables that are not done",
-                        ));
+                        return Err(Error::Stopped);
                     }
                     let point = exported.point;
                     self.commit_copied(point, exported.at, held).await?;
@@ -119,7 +118,7 @@ impl Capture {
         let mut last = Instant::now();
         while let Some(outcome) = outcomes.recv().await {
             match outcome {
-                Outcome::Copied(copied) => ready.push(copied),
+                Outcome::Copied(copied) => ready.push(*copied),
                 Outcome::Altered(index) => {
                     let name = self
                         .pipeline()?
@@ -162,7 +161,8 @@ impl Capture {
             .collect();
         let mut oids: Vec<u32> = roots.iter().map(|(_, oid, _)| *oid).collect();
         oids.extend(registry.leaves_of(missing));
-        let tables: Vec<Table> = catalog::load_tables_by_oid(sql, &oids).await?;
+        let mut tables: Vec<Table> = catalog::load_tables_by_oid(sql, &oids).await?;
+        restrict(sql, &self.options.publications, &mut tables).await?;
         Ok(roots
             .into_iter()
             .map(|(index, oid, schema)| {

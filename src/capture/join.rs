@@ -31,6 +31,16 @@ impl Pipeline {
         self.last_facts != self.position || self.uncommitted > 0
     }
 
+    /// The time of facts that stand at `position` and were found by this clock: beside those of a transaction that ended
+    /// here, no later than these.
+    pub(super) fn time_here(&self, clock: i64) -> i64 {
+        match self.high_water {
+            Some(high) if self.last_facts == self.position => high,
+            Some(high) => high.max(clock),
+            None => clock,
+        }
+    }
+
     /// Captured tables to be copied, by index, with their oids.
     fn to_copy(&self) -> BTreeMap<usize, u32> {
         self.follower
@@ -119,7 +129,7 @@ impl Pipeline {
         // What outgrows memory goes to disk, and that must not happen behind a commit on its way.
         self.settle(feedback)?;
         let Some(mut copied) = shadow.catch_up(&mut self.catalog)? else { return Ok(()) };
-        let valid_from = self.high_water.map_or(copied.at, |high| high.max(copied.at));
+        let valid_from = self.time_here(copied.at);
         let origin = Origin { lsn: self.position, xid: 0, committed_at: valid_from, valid_from };
         for index in shadow.tables.keys() {
             self.join_table(*index, &mut copied, &origin)?;

@@ -14,6 +14,7 @@ mod relations;
 mod shadow;
 mod snapshot;
 mod source;
+mod wal_held;
 mod watcher;
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
@@ -42,6 +43,7 @@ use commit::Committer;
 use pipeline::{CutAt, Pipeline, Rest, Until};
 use relations::Follower;
 use source::CatalogReader;
+use wal_held::WalHeld;
 use watcher::{Shared, Watcher};
 
 /// How often a slot that another process reads is tried before that is an error: the server may need a moment to notice
@@ -59,6 +61,7 @@ pub(crate) struct RunOptions {
     pub(crate) name: String,
     pub(crate) slot: Option<String>,
     pub(crate) publications: Vec<String>,
+    pub(crate) accept_partial: bool,
     pub(crate) state: Option<PathBuf>,
     pub(crate) until_current: bool,
     pub(crate) commit_interval: Duration,
@@ -114,8 +117,13 @@ pub(crate) async fn run(options: RunOptions) -> Result<()> {
     let memory = Memory::of(options.memory);
     let attached = attach::attach(&options, &connect, &store, memory).await?;
     let mut capture = Capture::new(options, connect, store, memory, stop, attached)?;
-    capture.copy_missing().await?;
-    capture.stream(capture.target).await?;
+    match capture.copy_missing().await {
+        Ok(()) => {
+            capture.stream(capture.target).await?;
+        }
+        Err(error @ Error::Stopped) if capture.stop.load(Ordering::SeqCst) => tracing::info!("{error}"),
+        Err(error) => return Err(error),
+    }
     capture.tidy().await
 }
 
@@ -204,6 +212,7 @@ impl Capture {
                 own: options.publications.is_empty().then_some(names),
                 shared: Arc::clone(&shared),
                 every: options.catalog_interval,
+                held: WalHeld::new(wanted.slot.clone()),
                 patience: options.source_timeout,
                 quiet_until: None,
                 refused: HashSet::new(),
@@ -217,6 +226,7 @@ impl Capture {
             limits: memory.encoder,
             spill_bytes: memory.changes,
             directory: spool.clone(),
+            made: options.publications.clone(),
             store: store.clone(),
         };
         let pipeline = Pipeline {
@@ -237,7 +247,12 @@ impl Capture {
             high_water: log.state().high_water.map(|at| at.0),
             server_time: log.state().server_time.map(|at| at.0),
             committer: Committer { log: Arc::new(Mutex::new(log)), state, runtime: runtime.clone() },
-            catalog: CatalogReader::new(connect.clone(), runtime.clone(), options.source_timeout),
+            catalog: CatalogReader::new(
+                connect.clone(),
+                runtime.clone(),
+                options.source_timeout,
+                options.publications.clone(),
+            ),
             runtime,
             cut_at: CutAt {
                 age: options.commit_interval,

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use bygone_replication::Lsn;
 use bygone_replication::publication::{self, Difference};
 use bygone_replication::stream::Feedback;
-use bygone_replication::table::{Column, ReplicaIdentity, Table, TableKind};
+use bygone_replication::table::{Column, Table, TableKind};
 use bygone_sink::fact::{Op, Origin};
 use bygone_sink::log::{Event, EventKind, EventLsn, table_text};
 use bygone_sink::schema::SchemaColumn;
 
 use super::pipeline::Pipeline;
-use super::registry::{Doubt, Part};
+use super::registry::{Doubt, Part, is_unseen, pinned_key};
 use super::watcher::Look;
 use crate::error::Result;
 
@@ -27,7 +27,7 @@ impl Pipeline {
             lsn: self.position,
             xid: 0,
             committed_at: look.clock,
-            valid_from: self.high_water.map_or(look.clock, |high| high.max(look.clock)),
+            valid_from: self.time_here(look.clock),
         };
         let before = self.follower.registry.new_events.len();
         self.gone(look, &origin, since, feedback)?;
@@ -107,9 +107,9 @@ impl Pipeline {
         for table in look.tables.iter().filter(|table| !matches!(table.kind, TableKind::Leaf { .. })) {
             let Some(index) = self.follower.registry.by_oid(table.oid) else { continue };
             self.renamed(index, table, within);
-            let keyed = self.key(index, table, within);
+            let keyed = self.key(index, table, look, within);
             self.columns(index, table, keyed, look.at, within)?;
-            self.identity(index, table, within);
+            self.identity(index, table, look, within);
             self.parts(index, table, look, origin, within, feedback)?;
         }
         Ok(())
@@ -129,11 +129,12 @@ impl Pipeline {
     }
 
     /// Another key names the entities from now on [16]. True where a new schema version has to say so.
-    fn key(&mut self, index: usize, now: &Table, within: [Lsn; 2]) -> bool {
+    fn key(&mut self, index: usize, now: &Table, look: &Look, within: [Lsn; 2]) -> bool {
+        let key = pinned_key(now, &look.tables);
         let Some(table) = self.follower.registry.table_mut(index) else { return false };
         // A table that lost its identity goes on with the key that it had: nothing better names its rows.
-        let lost = now.key().is_empty() && now.identity == ReplicaIdentity::Nothing;
-        if now.key() == table.key() || lost {
+        let lost = key.is_empty() && is_unseen(now, &look.tables);
+        if key == table.key() || lost {
             return false;
         }
         let old = table.key().to_vec();
@@ -146,7 +147,7 @@ impl Pipeline {
             .registry
             .new_events
             .push(event.with("doubt", true).with("old_key", old).with("key", now.key().to_vec()));
-        self.follower.registry.set_key(index, now.key());
+        self.follower.registry.set_key(index, &key);
         true
     }
 
@@ -167,8 +168,8 @@ impl Pipeline {
     }
 
     /// Whether updates and deletes of the table can be seen [9].
-    fn identity(&mut self, index: usize, now: &Table, within: [Lsn; 2]) {
-        let unseen = publication::is_insert_only(now) && now.kind == TableKind::Ordinary;
+    fn identity(&mut self, index: usize, now: &Table, look: &Look, within: [Lsn; 2]) {
+        let unseen = is_unseen(now, &look.tables);
         let Some(table) = self.follower.registry.table_mut(index) else { return };
         if table.unseen == unseen {
             return;
@@ -188,11 +189,7 @@ impl Pipeline {
             );
         } else {
             tracing::info!(table = name, "updates and deletes are seen from now on");
-            table.raise(Doubt::default());
-            let event = Event::at(EventKind::Gap, Some(name), within[1])
-                .with("doubt", true)
-                .with("reason", "updates and deletes were not published");
-            self.follower.registry.new_events.push(event);
+            self.follower.registry.doubt(index, within[1], "updates and deletes were not published");
         }
     }
 

@@ -366,6 +366,16 @@ impl Assembled for Pipeline {
             self.follower.message(body, &mut self.catalog, self.position)
         })?;
         let summary = self.follower.versioner.commit()?;
+        for index in self.follower.versioner.take_doubtful() {
+            self.follower.registry.doubt(
+                index,
+                end,
+                "a row is not known by the columns that the stream names it by",
+            );
+        }
+        for index in self.follower.versioner.take_ambiguous() {
+            self.follower.registry.ambiguous(index, end);
+        }
         self.position = end;
         if summary.facts > 0 {
             self.last_facts = end;

@@ -47,6 +47,17 @@ pub(crate) struct Doubt {
 }
 
 impl Doubt {
+    /// As an event of the log has it.
+    fn recall(event: &Event) -> Self {
+        let leaf = event.detail.get("leaf").and_then(serde_json::Value::as_u64);
+        let key = event.detail.get("old_key").and_then(serde_json::Value::as_array);
+        let number = |value: &serde_json::Value| value.as_i64().and_then(|n| i16::try_from(n).ok());
+        Self {
+            leaf: leaf.and_then(|leaf| u32::try_from(leaf).ok()),
+            old_key: key.map(|key| key.iter().filter_map(number).collect()),
+        }
+    }
+
     /// Both at once.
     pub(crate) fn and(self, other: Self) -> Self {
         Self {
@@ -126,24 +137,10 @@ impl Captured {
                     self.present_name = name;
                 }
             }
-            EventKind::Rewrite | EventKind::Gap | EventKind::Key | EventKind::Partition => {
-                if event.detail.get("doubt").and_then(serde_json::Value::as_bool) == Some(true) {
-                    let number =
-                        |value: &serde_json::Value| value.as_i64().and_then(|n| i16::try_from(n).ok());
-                    let doubt = Doubt {
-                        leaf: event
-                            .detail
-                            .get("leaf")
-                            .and_then(serde_json::Value::as_u64)
-                            .and_then(|leaf| u32::try_from(leaf).ok()),
-                        old_key: event
-                            .detail
-                            .get("old_key")
-                            .and_then(serde_json::Value::as_array)
-                            .map(|key| key.iter().filter_map(number).collect()),
-                    };
-                    self.raise(doubt);
-                }
+            EventKind::Rewrite | EventKind::Gap | EventKind::Key | EventKind::Partition
+                if event.detail.get("doubt").and_then(serde_json::Value::as_bool) == Some(true) =>
+            {
+                self.raise(Doubt::recall(event));
             }
             _ => {}
         }
@@ -242,6 +239,30 @@ impl Registry {
         self.tables.push(captured);
     }
 
+    /// Something of a table is not known, for a reason: it is compared with the source, and the log says so.
+    pub(crate) fn doubt(&mut self, index: usize, lsn: Lsn, reason: &str) {
+        let Some(table) = self.tables.get_mut(index) else { return };
+        table.raise(Doubt::default());
+        let name = table.schema().log_name.clone();
+        tracing::warn!(table = name, reason, "the table is compared with the source");
+        let event = Event::at(EventKind::Gap, Some(name), lsn).with("doubt", true).with("reason", reason);
+        self.new_events.push(event);
+    }
+
+    /// The partitions of a table hold rows of one key: their history is one entity's, and readers are told so, once.
+    pub(crate) fn ambiguous(&mut self, index: usize, lsn: Lsn) {
+        let Some(table) = self.tables.get_mut(index).filter(|table| !table.unseen) else { return };
+        table.unseen = true;
+        let name = table.schema().log_name.clone();
+        tracing::warn!(
+            table = name,
+            "two partitions hold rows of the same key, which bygone cannot tell apart: add a primary key to the partitioned \
+             table, or run: alter table … replica identity full; on each partition without one"
+        );
+        let event = Event::at(EventKind::UpdatesUnseen, Some(name), lsn);
+        self.new_events.push(event.with("reason", "two partitions hold rows of one key"));
+    }
+
     /// The key names a table's entities from its next schema version on.
     pub(crate) fn set_key(&mut self, index: usize, key: &[i16]) {
         if let Some(captured) = self.tables.get_mut(index) {
@@ -266,7 +287,7 @@ impl Registry {
     /// dropped it goes on with that one's files, numbers and versions.
     pub(crate) fn attach(&mut self, table: &Table, all: &[Table], lsn: Lsn) -> usize {
         let name = self.free_name(&table.name);
-        let key = table.key().to_vec();
+        let key = pinned_key(table, all);
         let index = match self.by_name.get(&name).copied() {
             Some(index) => index,
             None => {
@@ -292,7 +313,7 @@ impl Registry {
         captured.dropped = false;
         captured.doubt = None;
         captured.present_name = table.name.clone();
-        captured.unseen = table.identity == ReplicaIdentity::Nothing && table.kind == TableKind::Ordinary;
+        captured.unseen = is_unseen(table, all);
         captured.parts = all
             .iter()
             .filter(|part| match part.kind {
@@ -484,6 +505,45 @@ impl Registry {
     pub(crate) fn reads_binary(&self) -> bool {
         self.tables.iter().all(|table| table.dropped || table.schema().reads_binary())
     }
+}
+
+/// The attnums of the key that names a table's rows. A partitioned table without one has that of its leaves, where all have
+/// the same.
+pub(crate) fn pinned_key(table: &Table, all: &[Table]) -> Vec<i16> {
+    if table.kind != TableKind::Partitioned || !table.key().is_empty() {
+        return table.key().to_vec();
+    }
+    // The order of a leaf's columns is its own [8].
+    let names = |leaf: &Table| -> Vec<String> {
+        leaf.key().iter().filter_map(|attnum| Some(leaf.column(*attnum)?.name.clone())).collect()
+    };
+    let mut keys = leaves_of(table, all).map(names);
+    let Some(first) = keys.next() else { return Vec::new() };
+    if first.is_empty() || keys.any(|key| key != first) {
+        return Vec::new();
+    }
+    let attnum =
+        |name: &String| table.columns.iter().find(|column| column.name == *name).map(|column| column.attnum);
+    first.iter().map(attnum).collect::<Option<Vec<i16>>>().unwrap_or_default()
+}
+
+/// Updates and deletes of the table cannot be followed: they are not published [9], or name rows of a partitioned table by
+/// keys that not all of its leaves have.
+pub(crate) fn is_unseen(table: &Table, all: &[Table]) -> bool {
+    match table.kind {
+        TableKind::Partitioned => {
+            let keyless = pinned_key(table, all).is_empty();
+            leaves_of(table, all).any(|leaf| {
+                leaf.identity == ReplicaIdentity::Nothing
+                    || (keyless && leaf.identity != ReplicaIdentity::Full)
+            })
+        }
+        _ => table.identity == ReplicaIdentity::Nothing,
+    }
+}
+
+fn leaves_of<'a>(table: &'a Table, all: &'a [Table]) -> impl Iterator<Item = &'a Table> {
+    all.iter().filter(|leaf| matches!(leaf.kind, TableKind::Leaf { root } if root == table.oid))
 }
 
 /// The log's form of a schema.

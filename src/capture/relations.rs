@@ -64,7 +64,8 @@ impl Follower {
                     self.versioner.ignore_relation(oid);
                 }
                 Known::Same { table, leaf, positions } => {
-                    self.versioner.map_relation(oid, table, leaf, positions);
+                    let identity = identity(&relation, &positions);
+                    self.versioner.map_relation(oid, table, leaf, positions, identity);
                 }
                 // The server announces it anew before its next row: what it was altered by is known by now.
                 Known::Changed { .. } => self.versioner.forget_relation(oid),
@@ -87,7 +88,8 @@ impl Follower {
                 Ok(())
             }
             Known::Same { table, leaf, positions } => {
-                self.versioner.map_relation(relation.oid, table, leaf, positions);
+                let identity = identity(relation, &positions);
+                self.versioner.map_relation(relation.oid, table, leaf, positions, identity);
                 Ok(())
             }
             Known::Unknown => {
@@ -126,9 +128,22 @@ impl Follower {
         let schema = self.registry.change(index, &table, [position, position])?;
         tracing::info!(table = schema.log_name, schema = schema.version, "new columns");
         self.versioner.change_schema(index, Arc::clone(&schema))?;
+        // What older rows read as was not caught in time: a rewrite has written it into them since [23].
+        let lost = schema.columns.iter().any(|column| {
+            let column = &column.column;
+            old.position(column.attnum).is_none() && column.has_default && column.missing.is_none()
+        });
+        if lost {
+            self.registry.doubt(
+                index,
+                position,
+                "a column came, and what older rows read as cannot be told any more",
+            );
+        }
         match self.registry.look_up(relation) {
             Known::Same { table, leaf, positions } => {
-                self.versioner.map_relation(relation.oid, table, leaf, positions);
+                let identity = identity(relation, &positions);
+                self.versioner.map_relation(relation.oid, table, leaf, positions, identity);
                 Ok(())
             }
             Known::Changed { .. } | Known::Unknown => Err(Error::other(format!(
@@ -137,4 +152,15 @@ impl Follower {
             ))),
         }
     }
+}
+
+/// The places of the columns by which old rows are named; none where whole rows come, or nothing.
+fn identity(relation: &Relation<'_>, positions: &[Option<usize>]) -> Option<Vec<usize>> {
+    if !matches!(relation.identity, b'd' | b'i') {
+        return None;
+    }
+    let columns = relation.columns().zip(positions);
+    let mut places: Vec<usize> = columns.filter(|(column, _)| column.key).filter_map(|(_, at)| *at).collect();
+    places.sort_unstable();
+    Some(places)
 }

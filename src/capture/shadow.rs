@@ -29,7 +29,7 @@ use super::attach::export;
 use super::registry::Registry;
 use super::relations::Follower;
 use super::snapshot::{self, CopySettings, Outcome, Wanted};
-use super::source::CatalogReader;
+use super::source::{CatalogReader, restrict};
 use crate::error::{Error, Result};
 
 /// A table that is altered each time it is copied is given up after so many tries, until the next time.
@@ -47,6 +47,8 @@ pub(super) struct Settings {
     pub(super) spill_bytes: usize,
     /// Where the copies, and what the stream brings meanwhile, are kept.
     pub(super) directory: PathBuf,
+    /// Publications that the operator made.
+    pub(super) made: Vec<String>,
     /// Files go nowhere; the copying asks for it all the same.
     pub(super) store: Store,
 }
@@ -228,7 +230,8 @@ async fn copy_once(
     let name = format!("{}_copy_{}", settings.slot.chars().take(40).collect::<String>(), std::process::id());
     let exported = export(&sql, connection, &name, version, true).await?;
     let oids: Vec<u32> = tables.values().copied().collect();
-    let found = with_leaves(&sql, &oids).await?;
+    let mut found = with_leaves(&sql, &oids).await?;
+    restrict(&sql, &settings.made, &mut found).await?;
     let directory = tempfile::Builder::new()
         .prefix("copy-")
         .tempdir_in(&settings.directory)

@@ -52,7 +52,7 @@ pub(crate) struct Copied {
 /// What became of a table.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    Copied(Copied),
+    Copied(Box<Copied>),
     /// It was altered or rewritten after the consistent point: it must be copied at another one [30].
     Altered(usize),
 }
@@ -196,13 +196,13 @@ async fn finish_table(shared: &Shared, done: &mpsc::Sender<Outcome>) -> Result<(
         Outcome::Altered(shared.index)
     } else {
         failpoint::hit("snapshot.table_done")?;
-        Outcome::Copied(Copied {
+        Outcome::Copied(Box::new(Copied {
             index: shared.index,
             rows: shared.rows.load(Ordering::SeqCst),
             files: std::mem::take(&mut *shared.files.lock().unwrap_or_else(PoisonError::into_inner)),
             loader,
             contents,
-        })
+        }))
     };
     done.send(outcome).await.map_err(|_| Error::other("the snapshot was given up"))
 }
@@ -230,9 +230,7 @@ impl Worker {
             let task = self.tasks.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
             let Some(task) = task else { break };
             if self.settings.stop.load(Ordering::SeqCst) {
-                return Err(Error::other(
-                    "stopped during the snapshot; it begins anew for the tables that are not done",
-                ));
+                return Err(Error::Stopped);
             }
             if !task.shared.altered.load(Ordering::SeqCst) {
                 self.copy(&mut connection, &encoder, &task)?;
@@ -286,9 +284,7 @@ impl Worker {
         let mut format = BinaryCopy::new(width);
         while let Some(chunk) = self.runtime.block_on(copy.next())? {
             if self.settings.stop.load(Ordering::Relaxed) {
-                return Err(Error::other(
-                    "stopped during the snapshot; it begins anew for the tables that are not done",
-                ));
+                return Err(Error::Stopped);
             }
             for mut payload in chunk.payloads() {
                 if binary {

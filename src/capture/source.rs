@@ -110,6 +110,14 @@ async fn are_harmless(sql: &Client, differences: &[Difference], captured: &HashS
     Ok(harmful(differences, &still_there, captured).is_empty())
 }
 
+/// Leaves of tables what publications that the operator made publish; `made` has none where the capture's own are used.
+pub(super) async fn restrict(sql: &Client, made: &[String], tables: &mut [Table]) -> Result<()> {
+    if !made.is_empty() {
+        publication::restrict(tables, &publication::inspect(sql, made).await?);
+    }
+    Ok(())
+}
+
 /// Reads the catalog from the thread that follows the stream.
 #[derive(Debug)]
 pub(crate) struct CatalogReader {
@@ -118,11 +126,18 @@ pub(crate) struct CatalogReader {
     /// A connection that is silent for longer is given up: nobody may be at its other end.
     patience: Duration,
     client: Option<Client>,
+    /// Publications that the operator made.
+    made: Vec<String>,
 }
 
 impl CatalogReader {
-    pub(crate) fn new(options: ConnectOptions, runtime: Handle, patience: Duration) -> Self {
-        Self { options, runtime, patience, client: None }
+    pub(crate) fn new(
+        options: ConnectOptions,
+        runtime: Handle,
+        patience: Duration,
+        made: Vec<String>,
+    ) -> Self {
+        Self { options, runtime, patience, client: None, made }
     }
 
     /// Uses a connection that is there already.
@@ -136,14 +151,20 @@ impl CatalogReader {
         runtime.block_on(async {
             if let Some(client) = self.client.as_ref().filter(|client| !client.is_closed())
                 && let Ok(Ok(tables)) =
-                    tokio::time::timeout(self.patience, catalog::load_tables_by_oid(client, oids)).await
+                    tokio::time::timeout(self.patience, read(client, oids, &self.made)).await
             {
                 return Ok(tables);
             }
             let client = session::connect_sql(&self.options).await?;
-            let tables = catalog::load_tables_by_oid(&client, oids).await?;
+            let tables = read(&client, oids, &self.made).await?;
             self.client = Some(client);
             Ok(tables)
         })
     }
+}
+
+async fn read(client: &Client, oids: &[u32], made: &[String]) -> Result<Vec<Table>> {
+    let mut tables = catalog::load_tables_by_oid(client, oids).await?;
+    restrict(client, made, &mut tables).await?;
+    Ok(tables)
 }

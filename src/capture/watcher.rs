@@ -20,6 +20,7 @@ use bygone_sink::schema::TableSchema;
 use tokio::sync::Notify;
 use tokio_postgres::Client;
 
+use super::wal_held::WalHeld;
 use crate::error::{Error, Result};
 
 /// The catalog as it was seen at one moment.
@@ -83,6 +84,7 @@ pub(super) struct Watcher {
     pub(super) own: Option<publication::Names>,
     pub(super) shared: Arc<Shared>,
     pub(super) every: Duration,
+    pub(super) held: WalHeld,
     /// A connection that is silent for longer is given up: nobody may be at its other end.
     pub(super) patience: Duration,
     /// Nothing had changed here that is not in the last look.
@@ -142,6 +144,7 @@ impl Watcher {
         let mark = watch::mark(&sql).await?;
         let look = if last.as_ref() == Some(&mark) { None } else { Some(self.look(&sql).await?) };
         self.quiet_until = Some(here);
+        self.held.look(&sql).await?;
         // What our own statements changed is in the next mark: one more look, which finds nothing.
         *last = Some(mark);
         *client = Some(sql);
@@ -182,6 +185,7 @@ impl Watcher {
                 }
             }
             None => {
+                publication::restrict(&mut tables, &before);
                 let listed: HashSet<u32> =
                     publication::published_tables(sql, &self.publications).await?.into_iter().collect();
                 let rootless = |table: &Table| match table.kind {

@@ -1,7 +1,7 @@
 //! Moments as people write them, and what a history knows at them.
 
 use bygone_replication::Lsn;
-use bygone_sink::log::EventLsn;
+use bygone_sink::log::{EventKind, EventLsn};
 use bygone_sink::read::{Archive, Cut, Flow, TableHistory, TransactionFilter};
 use bygone_sink::timestamp::Timestamp;
 use chrono::{
@@ -138,6 +138,10 @@ pub(crate) async fn check_known(
              known are the rows that were there at first and those that were inserted since; --inexact shows them",
             at.shown
         )));
+    }
+    for (_, event) in archive.events(name).filter(|(_, event)| event.kind == EventKind::Partial) {
+        let reason = event.detail.get("reason").and_then(serde_json::Value::as_str).unwrap_or_default();
+        eprintln!("bygone: {name} is known in part: {reason}");
     }
     for version in table.unsettled(at.place) {
         if let EventLsn::Within([from, to]) = version.from {

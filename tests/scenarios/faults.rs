@@ -401,3 +401,33 @@ fn a_capture_that_streams_holds_no_transaction_open() {
     let made = "select count(*) from pg_class where relnamespace = 'public'::regnamespace";
     assert_eq!(server.value(made).as_deref(), Some("2"), "orders and its index");
 }
+
+#[test]
+fn wal_that_a_forgotten_transaction_holds_is_told_before_the_slot_is_lost() {
+    let server = Postgres::with(&[("max_slot_wal_keep_size", "96MB"), ("max_wal_size", "64MB")]);
+    server.run(SHOP);
+    server.run("create table other (t text)");
+    let scratch = Scratch::new("faults");
+    let mut bygone = Bygone::new(server.url(), scratch.join("history"))
+        .tables(&["public.orders"])
+        .options(&["--commit-interval", "200ms", "--catalog-interval", "500ms"]);
+    bygone.start("");
+    wait_for_commits(&mut bygone, &scratch.join("history"), 2);
+    let mut forgotten = server.connect();
+    forgotten.batch_execute("begin; insert into orders values (4, 'dee', 4)").unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(!bygone.said().contains("much WAL"), "{}", bygone.said());
+    for _ in 0..12 {
+        server.run("insert into other select repeat('x', 800) from generate_series(1, 6000); checkpoint");
+        std::thread::sleep(Duration::from_millis(200));
+        if bygone.said().contains("much WAL") {
+            break;
+        }
+    }
+    let told = eventually(Duration::from_secs(10), || bygone.said().contains("much WAL"));
+    assert!(told && bygone.said().contains("max_slot_wal_keep_size"), "{}", bygone.said());
+    let lost = "select 1 from pg_replication_slots where slot_name = 'bygone' and wal_status = 'lost'";
+    assert_eq!(server.value(lost), None, "it was told too late");
+    forgotten.batch_execute("commit").unwrap();
+    bygone.terminate(Signal::TERM, Duration::from_secs(20));
+}

@@ -332,6 +332,7 @@ fn shape(row: &Row) -> Result<Shape, CatalogError> {
         blocks: u64::try_from(get::<i64>(row, "blocks")?).unwrap_or_default(),
         rows: estimate(rows),
         row_security: get(row, "row_security")?,
+        row_filter: None,
     };
     Ok(Shape { table, type_oids, typmods })
 }

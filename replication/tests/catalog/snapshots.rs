@@ -201,6 +201,7 @@ fn table(name: &str, blocks: u64) -> Table {
         blocks,
         rows: None,
         row_security: false,
+        row_filter: None,
     }
 }
 
