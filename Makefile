@@ -27,6 +27,12 @@ else
 endif
 	@scripts/postgres-majors --summary
 
+.PHONY: major
+major: MAJOR ?= 18
+major: ## run all end-to-end tests on one version of PostgreSQL (MAJOR=18)
+	@scripts/install rust postgres versions s3
+	BYGONE_TEST_PG_BIN=$$(scripts/postgres-majors | awk '$$1 == "$(MAJOR)" { print $$2 }') $(CARGO) nextest run --no-fail-fast
+
 .PHONY: check
 check: ## format and lints only
 	$(CARGO) fmt --all --check

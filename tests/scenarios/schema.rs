@@ -159,7 +159,7 @@ impl Diary {
         client
             .batch_execute(&format!("drop table if exists told; create temp table told (like saved.{copy})"))
             .unwrap();
-        let mut into = client.copy_in("copy told from stdin (format csv, header match)").unwrap();
+        let mut into = client.copy_in("copy told from stdin (format csv, header)").unwrap();
         into.write_all(csv.as_bytes()).unwrap();
         into.finish().unwrap_or_else(|error| panic!("{copy}: {error:?}\n{csv}"));
         let sql = format!(
@@ -529,13 +529,17 @@ fn tables_that_are_made_under_load_are_exact_from_their_snapshot_on() {
 #[test]
 fn publications_that_leave_something_out_are_taken_on_request_and_the_history_says_so() {
     let server = Postgres::start();
+    if server.value("show server_version_num").unwrap().as_str() < "150000" {
+        eprintln!("skipped: publications have neither row filters nor column lists before 15");
+        return;
+    }
     server.run(
         "create table people (id int primary key, name text, secret text, country text not null);
          alter table people replica identity full;
          insert into people values (1, 'ann', 's1', 'de'), (2, 'bob', 's2', 'us');
-         create publication part for table people (id, name, country) where (country = 'de') with (publish = 'insert, update, delete');
-         select pg_create_logical_replication_slot('own', 'pgoutput')",
+         create publication part for table people (id, name, country) where (country = 'de') with (publish = 'insert, update, delete')",
     );
+    server.run("select pg_create_logical_replication_slot('own', 'pgoutput')");
     let scratch = Scratch::new("history");
     let options = ["--publication", "part", "--slot", "own"];
     let mut bygone = Bygone::new(server.url(), scratch.join("history")).tables(&["people"]).options(&options);
