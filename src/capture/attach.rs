@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bygone_replication::catalog::{ErrorKind as CatalogErrorKind, Loaded};
@@ -372,6 +373,15 @@ impl Begin<'_> {
         }
         Ok(Vec::new())
     }
+}
+
+/// A name for a temporary slot beside the capture's own. Never the same twice: the server may need a moment to notice that
+/// the connection of the last one was closed.
+pub(super) fn temporary_slot(own: &str) -> String {
+    static MADE: AtomicU32 = AtomicU32::new(0);
+    let number = MADE.fetch_add(1, Ordering::Relaxed);
+    // 40, 6, 10, 1 and 5 bytes at most: a slot's name has 63.
+    format!("{}_copy_{}_{}", own.chars().take(40).collect::<String>(), std::process::id(), number % 100_000)
 }
 
 /// Makes a slot and exports the snapshot of its consistent point.
