@@ -28,6 +28,7 @@ use tokio_postgres::Client;
 use super::commit::Said;
 use super::registry::Registry;
 use super::source::{self, Wanted};
+use super::watcher::Families;
 use super::{Memory, RunOptions, state_directory};
 use crate::error::{Error, Result};
 
@@ -258,8 +259,9 @@ impl Begin<'_> {
         };
         failpoint::hit("snapshot.after_slot")?;
         let mut registry = Registry::default();
+        let families = Families::of(tables);
         for table in tables.iter().filter(|table| !matches!(table.kind, TableKind::Leaf { .. })) {
-            registry.attach(table, tables, point);
+            registry.attach(table, &families.family(table), point);
         }
         registry.know_relations(tables);
         for partial in partial {

@@ -364,18 +364,10 @@ impl Capture {
             pipeline.passed = false;
             (pipeline.position, pipeline.source.timeline)
         };
-        let captured = self.pipeline()?.follower.registry.oids();
         let recorded = self.shared.recorded();
-        let ready = source::connect(
-            &self.connect,
-            &self.wanted,
-            self.system_id,
-            timeline,
-            position,
-            &recorded,
-            &captured,
-        )
-        .await?;
+        let ready =
+            source::connect(&self.connect, &self.wanted, self.system_id, timeline, position, &recorded)
+                .await?;
         let text_only = self.text_only;
         let pipeline = self.pipeline()?;
         let binary = !text_only && pipeline.follower.registry.reads_binary();

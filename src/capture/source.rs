@@ -1,6 +1,5 @@
 //! The source: connecting to it, and the checks that come before its stream [1, 2, 3].
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use bygone_replication::conninfo::ConnectOptions;
@@ -63,7 +62,6 @@ pub(crate) async fn connect(
     timeline: u32,
     resume: Lsn,
     recorded: &PublicationState,
-    captured: &HashSet<u32>,
 ) -> Result<Ready> {
     let sql = session::connect_sql(options).await?;
     let mut connection = Connection::connect(options, Mode::Replication).await?;
@@ -90,15 +88,14 @@ pub(crate) async fn connect(
     };
     match preflight::check_start(&recorded, &current) {
         Ok(()) => {}
-        Err(StartRefused::PublicationChanged { differences })
-            if are_harmless(&sql, &differences, captured).await? => {}
+        Err(StartRefused::PublicationChanged { differences }) if are_harmless(&sql, &differences).await? => {}
         Err(refused) => return Err(refused.into()),
     }
     Ok(Ready { connection, sql, timeline: identified.timeline, next_xid: server.next_xid })
 }
 
 /// The publications changed in ways that lose nothing.
-async fn are_harmless(sql: &Client, differences: &[Difference], captured: &HashSet<u32>) -> Result<bool> {
+async fn are_harmless(sql: &Client, differences: &[Difference]) -> Result<bool> {
     let gone: Vec<u32> = differences
         .iter()
         .filter_map(|difference| match difference {
@@ -107,7 +104,7 @@ async fn are_harmless(sql: &Client, differences: &[Difference], captured: &HashS
         })
         .collect();
     let still_there = catalog::load_tables_by_oid(sql, &gone).await?;
-    Ok(harmful(differences, &still_there, captured).is_empty())
+    Ok(harmful(differences, &still_there).is_empty())
 }
 
 /// Leaves of tables what publications that the operator made publish; `made` has none where the capture's own are used.
