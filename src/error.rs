@@ -4,7 +4,7 @@ use bygone_replication::catalog::CatalogError;
 use bygone_replication::catalog::ErrorKind as CatalogErrorKind;
 use bygone_replication::conninfo::ConnInfoError;
 use bygone_replication::pgoutput::DecodeError;
-use bygone_replication::preflight::{SlotRefused, StartRefused};
+use bygone_replication::preflight::StartRefused;
 use bygone_replication::{Error as ReplicationError, Policy};
 use bygone_sink::error::Error as SinkError;
 
@@ -55,8 +55,9 @@ impl Error {
             Self::Catalog(error) => {
                 matches!(error.kind(), CatalogErrorKind::Connection | CatalogErrorKind::Busy)
             }
-            // After a crash of our own the server may not have noticed yet.
-            Self::Refused(StartRefused::Slot(SlotRefused::Active { .. })) | Self::TextNeeded => true,
+            // After a crash of our own the server may not have noticed yet; a standby catches up.
+            Self::Refused(refused) => refused.passes(),
+            Self::TextNeeded => true,
             _ => false,
         };
         if retry { Policy::Retry } else { Policy::Stop }

@@ -27,6 +27,7 @@ use bygone_replication::backoff::Backoff;
 use bygone_replication::catalog::CatalogError;
 use bygone_replication::conninfo::ConnectOptions;
 use bygone_replication::pattern::Patterns;
+use bygone_replication::preflight::StartRefused;
 use bygone_replication::{Lsn, Policy, publication, slot};
 use bygone_sink::encoder::{Encoder, EncoderLimits, FileNumbers};
 use bygone_sink::error::ErrorKind as SinkErrorKind;
@@ -325,10 +326,11 @@ impl Capture {
                 continue;
             }
             let waited = refused_since.get_or_insert_with(Instant::now).elapsed();
-            let in_use = matches!(error, Error::Refused(_));
+            let lags = matches!(error, Error::Refused(StartRefused::StandbyBehind { .. }));
+            let in_use = matches!(error, Error::Refused(_)) && !lags;
             if error.policy() == Policy::Stop
                 || (in_use && waited > ACTIVE_SLOT_PATIENCE)
-                || (!self.established && !in_use)
+                || (!self.established && !in_use && !lags)
             {
                 return Err(error);
             }

@@ -80,6 +80,13 @@ pub enum StartRefused {
         /// Where the history ends.
         resume: Lsn,
     },
+    /// A standby has not come to where the history ends: it lags, or was restarted and replays. It passes by itself.
+    StandbyBehind {
+        /// Up to where the standby has the WAL.
+        wal_end: Lsn,
+        /// Where the history ends.
+        resume: Lsn,
+    },
     /// Publications are not as recorded.
     PublicationChanged {
         /// In what way; never empty.
@@ -150,7 +157,7 @@ pub enum SlotRefused {
         slot: String,
     },
     /// Somebody else reads from it: after a crash, perhaps the server's end of the connection before this one. The only
-    /// refusal that passes by itself.
+    /// refusal of a slot that passes by itself.
     Active {
         /// Its name.
         slot: String,
@@ -163,7 +170,7 @@ impl StartRefused {
     /// Whether it may pass by itself, so that trying again after a pause makes sense.
     #[must_use]
     pub const fn passes(&self) -> bool {
-        matches!(self, Self::Slot(SlotRefused::Active { .. }))
+        matches!(self, Self::StandbyBehind { .. } | Self::Slot(SlotRefused::Active { .. }))
     }
 }
 
@@ -207,6 +214,10 @@ impl fmt::Display for StartRefused {
                 "the source's WAL ends at {wal_end}, before the history does ({resume}): it was restored from a backup, \
                  or is a server that lags behind. The server would accept the start and swallow every change up to \
                  {resume}. Connect to the server that is ahead; if it no longer exists, start a new history"
+            ),
+            Self::StandbyBehind { wal_end, resume } => write!(
+                f,
+                "the source is a standby that has come to {wal_end}, the history is further ({resume}): it is waited for"
             ),
             Self::PublicationChanged { differences } => {
                 f.write_str("the publications are not as they were recorded: ")?;
@@ -314,7 +325,12 @@ pub fn check_start(recorded: &Recorded<'_>, current: &Current<'_>) -> Result<(),
     }
     check_timeline(recorded, current)?;
     if current.wal_end < recorded.resume {
-        return Err(StartRefused::SourceBehind { wal_end: current.wal_end, resume: recorded.resume });
+        let (wal_end, resume) = (current.wal_end, recorded.resume);
+        return Err(if current.in_recovery {
+            StartRefused::StandbyBehind { wal_end, resume }
+        } else {
+            StartRefused::SourceBehind { wal_end, resume }
+        });
     }
     let Some(slot) = current.slot else {
         return Err(StartRefused::SlotMissing { slot: recorded.slot.to_owned(), resume: recorded.resume });

@@ -151,6 +151,14 @@ fn each_refusal_is_of_its_own_kind_and_says_what_to_do() {
             &["0/1FFF", "0/2000", "swallow"],
         ),
         (
+            Given::with(|given| {
+                given.wal_end = Lsn(0x1FFF);
+                given.in_recovery = true;
+            }),
+            StartRefused::StandbyBehind { wal_end: Lsn(0x1FFF), resume: RESUME },
+            &["0/1FFF", "0/2000", "waited for"],
+        ),
+        (
             Given::with(|given| given.slot = None),
             StartRefused::SlotMissing { slot: slot(), resume: RESUME },
             &["does not exist any more", "0/2000", "begin a new history"],
@@ -245,7 +253,10 @@ fn each_refusal_is_of_its_own_kind_and_says_what_to_do() {
         for word in words {
             assert!(text.contains(word), "{word:?} is not in: {text}");
         }
-        let passes = matches!(refused, StartRefused::Slot(SlotRefused::Active { .. }));
+        let passes = matches!(
+            refused,
+            StartRefused::StandbyBehind { .. } | StartRefused::Slot(SlotRefused::Active { .. })
+        );
         assert_eq!(refused.passes(), passes, "{text}");
     }
     // A failover copy that was promoted is as good as any.
