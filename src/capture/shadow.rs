@@ -26,7 +26,7 @@ use bygone_sink::state::{Identity, State};
 use bygone_sink::store::Store;
 use bygone_sink::versioning::Versioner;
 
-use super::attach::export;
+use super::attach::{export, temporary_slot};
 use super::registry::Registry;
 use super::relations::Follower;
 use super::snapshot::{self, CopySettings, Outcome, Wanted};
@@ -229,7 +229,7 @@ async fn copy_once(
     let sql = session::connect_sql(&settings.options).await?;
     let connection = Connection::connect(&settings.options, Mode::Replication).await?;
     let version = connection.server_version();
-    let name = format!("{}_copy_{}", settings.slot.chars().take(40).collect::<String>(), std::process::id());
+    let name = temporary_slot(&settings.slot);
     let exported = export(&sql, connection, &name, version, true).await?;
     failpoint::hit("copy.begun")?;
     let oids: Vec<u32> = tables.values().copied().collect();

@@ -20,6 +20,7 @@ use bygone_sink::schema::TableSchema;
 use tokio::sync::Notify;
 use tokio_postgres::Client;
 
+use super::wal_held::WalHeld;
 use crate::error::{Error, Result};
 
 /// The catalog as it was seen at one moment.
@@ -112,6 +113,9 @@ pub(super) struct Watcher {
     pub(super) own: Option<publication::Names>,
     pub(super) shared: Arc<Shared>,
     pub(super) every: Duration,
+    pub(super) held: WalHeld,
+    /// A connection that is silent for longer is given up: nobody may be at its other end.
+    pub(super) patience: Duration,
     /// Nothing had changed here that is not in the last look.
     pub(super) quiet_until: Option<Lsn>,
     /// Tables that were refused for a clash of names: said once.
@@ -130,7 +134,8 @@ impl Watcher {
         let mut client: Option<Client> = None;
         let mut last = None;
         loop {
-            match self.turn(&mut client, &mut last).await {
+            let turn = tokio::time::timeout(self.patience, self.turn(&mut client, &mut last)).await;
+            match turn.unwrap_or_else(|_| Err(Error::other("the source does not answer"))) {
                 Ok(Some(look)) => {
                     if looks.send(Ok(look)).is_err() {
                         return;
@@ -168,6 +173,7 @@ impl Watcher {
         let mark = watch::mark(&sql).await?;
         let look = if last.as_ref() == Some(&mark) { None } else { Some(self.look(&sql).await?) };
         self.quiet_until = Some(here);
+        self.held.look(&sql).await?;
         // What our own statements changed is in the next mark: one more look, which finds nothing.
         *last = Some(mark);
         *client = Some(sql);
@@ -225,12 +231,9 @@ impl Watcher {
         }
         let publications = publication::inspect(sql, &self.publications).await?;
         let enums = watch::enum_labels(sql).await?;
-        let row = sql
-            .query_one("select (extract(epoch from clock_timestamp()) * 1000000)::int8", &[])
-            .await
-            .map_err(|error| Error::other(format!("asking the server for its time: {error}")))?;
+        let clock = catalog::server_time(sql).await?;
         let at = watch::position(sql).await?;
-        Ok(Look { since: self.quiet_until, at, clock: row.get(0), tables, wanted, publications, enums })
+        Ok(Look { since: self.quiet_until, at, clock, tables, wanted, publications, enums })
     }
 
     fn is_acceptable(&mut self, table: &Table, captured: &HashSet<u32>) -> bool {

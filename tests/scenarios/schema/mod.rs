@@ -161,7 +161,7 @@ impl Diary {
         client
             .batch_execute(&format!("drop table if exists told; create temp table told (like saved.{copy})"))
             .unwrap();
-        let mut into = client.copy_in("copy told from stdin (format csv, header match)").unwrap();
+        let mut into = client.copy_in("copy told from stdin (format csv, header)").unwrap();
         into.write_all(csv.as_bytes()).unwrap();
         into.finish().unwrap_or_else(|error| panic!("{copy}: {error:?}\n{csv}"));
         let sql = format!(
@@ -531,6 +531,10 @@ fn tables_that_are_made_under_load_are_exact_from_their_snapshot_on() {
 #[test]
 fn publications_that_leave_something_out_are_taken_on_request_and_the_history_says_so() {
     let server = Postgres::start();
+    if server.value("show server_version_num").unwrap().as_str() < "150000" {
+        eprintln!("skipped: publications have neither row filters nor column lists before 15");
+        return;
+    }
     server.run(
         "create table people (id int, name text, secret text, country text, primary key (id, country));
          insert into people values (1, 'ann', 's1', 'de'), (2, 'bob', 's2', 'us');
