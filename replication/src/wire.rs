@@ -28,7 +28,10 @@ pub enum Mode {
 
 /// Settings of every session, so that a value has one text whoever reads it and however the server, the database or
 /// the role are configured. Startup parameters win over all of these.
-const SESSION_PARAMETERS: [(&str, &str); 8] = [
+///
+/// Names of relations, types and functions (`regclass` and its kin) are printed with their schema unless the search path
+/// finds them, and within quotes where they need them.
+const SESSION_PARAMETERS: [(&str, &str); 10] = [
     ("client_encoding", "UTF8"),
     ("TimeZone", "UTC"),
     ("DateStyle", "ISO"),
@@ -37,6 +40,8 @@ const SESSION_PARAMETERS: [(&str, &str); 8] = [
     ("bytea_output", "hex"),
     ("lc_monetary", "C"),
     ("xmloption", "content"),
+    ("search_path", "pg_catalog"),
+    ("quote_all_identifiers", "off"),
 ];
 
 /// Limits that a role may carry for the sake of applications and that must not end a snapshot or a stream. They go

@@ -132,9 +132,7 @@ impl TableSchema {
     /// Every column's binary form can be asked for, and gives the same facts as its text.
     #[must_use]
     pub fn reads_binary(&self) -> bool {
-        let key_ready = self.key.iter().all(|at| self.kinds.get(*at).is_some_and(Kind::keys_binary));
-        key_ready
-            && self.columns.iter().all(|column| column.kind.reads_binary() && column.column.data_type.binary)
+        self.columns.iter().all(|column| column.kind.reads_binary() && column.column.data_type.binary)
     }
 
     /// The first of the user's columns whose name bygone needs for itself.

@@ -5,6 +5,7 @@ mod context;
 mod exactly_once;
 mod judges;
 mod snapshot;
+mod types;
 mod verify;
 
 use std::path::Path;

@@ -8,7 +8,9 @@ use super::row::{ListBuilder, RowBuilder};
 
 pub(super) fn read(kind: &Kind, bytes: &[u8], row: &mut RowBuilder) -> Result<(), ValueError> {
     match kind {
-        Kind::Text | Kind::Json | Kind::Jsonb | Kind::NumericText | Kind::Other => put_text(bytes, row),
+        Kind::Text | Kind::Json | Kind::Jsonb | Kind::NumericText | Kind::Other | Kind::Printed(_) => {
+            put_text(bytes, row);
+        }
         Kind::Bool => match bytes {
             b"t" => row.fixed([1]),
             b"f" => row.fixed([0]),
@@ -61,6 +63,14 @@ pub(super) fn read(kind: &Kind, bytes: &[u8], row: &mut RowBuilder) -> Result<()
 pub(super) fn put_text(bytes: &[u8], row: &mut RowBuilder) {
     match std::str::from_utf8(bytes) {
         Ok(text) => row.variable(text.as_bytes()),
+        Err(_) => row.raw(&super::render::hex(bytes)),
+    }
+}
+
+/// The text of a value that its kind cannot hold; bytes that are not UTF-8 in hex.
+pub(super) fn put_raw(bytes: &[u8], row: &mut RowBuilder) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => row.raw(text),
         Err(_) => row.raw(&super::render::hex(bytes)),
     }
 }
@@ -228,14 +238,19 @@ fn timestamp(mut bytes: &[u8]) -> Option<Moment> {
     Some(Moment { us, zoned: sign.is_some() })
 }
 
-/// `{1,NULL,"a b"}`. Several dimensions and other lower bounds are kept as text.
+/// `{1,NULL,"a b"}`. Several dimensions and other lower bounds are kept as text, and so are lists with an element that the
+/// kind cannot hold.
 fn list(element: &Kind, bytes: &[u8], row: &mut RowBuilder) -> Result<(), ValueError> {
     const WRONG: ValueError = ValueError::Text("array");
-    let text = std::str::from_utf8(bytes).map_err(|_| WRONG);
     let Some(mut rest) = bytes.strip_prefix(b"{") else {
         // `[0:1]={7,8}`
-        return if bytes.first() == Some(&b'[') { raw(bytes, row, true, "array") } else { Err(WRONG) };
+        if bytes.first() != Some(&b'[') {
+            return Err(WRONG);
+        }
+        put_raw(bytes, row);
+        return Ok(());
     };
+    let mut whole = true;
     let mut made = ListBuilder::new();
     let mut one = RowBuilder::default();
     let mut unquoted = Vec::new();
@@ -246,7 +261,7 @@ fn list(element: &Kind, bytes: &[u8], row: &mut RowBuilder) -> Result<(), ValueE
     loop {
         let (item, quoted) = match rest.first() {
             Some(b'{') => {
-                row.raw(text?);
+                put_raw(bytes, row);
                 return Ok(());
             }
             Some(b'"') => {
@@ -266,10 +281,7 @@ fn list(element: &Kind, bytes: &[u8], row: &mut RowBuilder) -> Result<(), ValueE
         } else {
             one.start(1);
             read(element, item, &mut one)?;
-            if !made.element(element, &one)? {
-                row.raw(text?);
-                return Ok(());
-            }
+            whole = whole && made.element(element, &one)?;
         }
         match rest {
             [b',', after @ ..] => rest = after,
@@ -277,7 +289,11 @@ fn list(element: &Kind, bytes: &[u8], row: &mut RowBuilder) -> Result<(), ValueE
             _ => return Err(WRONG),
         }
     }
-    made.finish(row);
+    if whole {
+        made.finish(row);
+    } else {
+        put_raw(bytes, row);
+    }
     Ok(())
 }
 
