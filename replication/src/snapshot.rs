@@ -108,7 +108,7 @@ pub fn copy_statement<'a>(
         }
     }
     let format = if binary { "binary" } else { "text" };
-    format!("copy ({query}) to stdout (format {format}, encoding 'UTF8')")
+    format!("copy ({query}) to stdout (format {format})")
 }
 
 /// The statements that open a transaction on the exported snapshot, to be run in order.

@@ -96,7 +96,10 @@ impl Connection {
         for wanted in rounds {
             for host in &options.hosts {
                 match Box::pin(Self::connect_host(options, host, mode)).await {
-                    Ok(connection) if connection.session.suits(*wanted) => return Ok(connection),
+                    Ok(mut connection) if connection.session.suits(*wanted) => {
+                        connection.take_any_bytes().await?;
+                        return Ok(connection);
+                    }
                     Ok(connection) => {
                         connection.close().await;
                         let err = "the server is not of the sort that target_session_attrs asks for";
@@ -115,6 +118,15 @@ impl Connection {
             }
         }
         Err(last.unwrap_or_else(|| Error::new(ErrorKind::Config, "connecting failed", "there is no host")))
+    }
+
+    /// A database in SQL_ASCII holds bytes of any encoding, which the server refuses to send as UTF-8 where they are none: it
+    /// is asked to send them as they are.
+    async fn take_any_bytes(&mut self) -> Result<()> {
+        if self.parameter("server_encoding") == Some("SQL_ASCII") {
+            self.simple_query("set client_encoding = 'SQL_ASCII'").await?;
+        }
+        Ok(())
     }
 
     async fn connect_host(options: &ConnectOptions, host: &Host, mode: Mode) -> Result<Self> {

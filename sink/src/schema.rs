@@ -75,17 +75,16 @@ impl TableSchema {
         key: &[i16],
         physical: &PhysicalNames,
     ) -> Self {
+        // Names that differ in case alone, as `Id` and `id` do, are one name to most readers [38].
+        let mut names = physical.clone();
         let columns: Vec<SchemaColumn> = table
             .columns
             .iter()
             .map(|column| {
                 let kind = Kind::of(&column.data_type);
-                SchemaColumn {
-                    physical: physical.of(column.attnum, &column.name, &kind),
-                    sent: column.generated.is_none(),
-                    column: column.clone(),
-                    kind,
-                }
+                let physical = names.of(column.attnum, &column.name, &kind);
+                names.own(&physical, column.attnum, &kind);
+                SchemaColumn { physical, sent: column.generated.is_none(), column: column.clone(), kind }
             })
             .collect();
         Self::of_columns(number, table.name.clone(), log_name, table.oid, version, columns, key)
@@ -138,11 +137,10 @@ impl TableSchema {
     /// The first of the user's columns whose name bygone needs for itself.
     #[must_use]
     pub fn clash(table: &Table) -> Option<&str> {
-        table
-            .columns
-            .iter()
-            .map(|column| column.name.as_str())
-            .find(|name| SYSTEM_COLUMNS.contains(name) || RESERVED_COLUMNS.contains(name))
+        table.columns.iter().map(|column| column.name.as_str()).find(|name| {
+            let mut reserved = SYSTEM_COLUMNS.iter().chain(&RESERVED_COLUMNS);
+            reserved.any(|reserved| reserved.eq_ignore_ascii_case(name))
+        })
     }
 }
 
@@ -160,10 +158,12 @@ impl PhysicalNames {
     /// Notes the names that a schema version uses.
     pub fn learn(&mut self, schema: &TableSchema) {
         for column in &schema.columns {
-            self.owners
-                .entry(column.physical.to_lowercase())
-                .or_insert_with(|| (column.column.attnum, column.kind.arrow()));
+            self.own(&column.physical, column.column.attnum, &column.kind);
         }
+    }
+
+    fn own(&mut self, physical: &str, attnum: i16, kind: &Kind) {
+        self.owners.entry(physical.to_lowercase()).or_insert_with(|| (attnum, kind.arrow()));
     }
 
     /// The name for a column.

@@ -313,6 +313,16 @@ impl Begin<'_> {
             Ok(ready) => ready.connection.close().await,
             Err(error) => return Err(error),
         }
+        let is_new = |oid: u32| new.iter().any(|table| table.oid == oid);
+        let to_copy: Vec<Table> = tables
+            .iter()
+            .filter(|table| match table.kind {
+                TableKind::Leaf { root } => is_new(root),
+                _ => is_new(table.oid),
+            })
+            .cloned()
+            .collect();
+        self.check_readable(&to_copy).await?;
         self.publish(tables).await?;
         let recorded = publication::inspect(self.sql, &self.wanted.publications).await?;
         for table in new {
@@ -336,8 +346,19 @@ impl Begin<'_> {
         Ok((log, registry, recorded, None, history_id))
     }
 
-    /// The role may read what it has to copy.
+    /// The role may read what it has to copy, and would be shown all of it.
     async fn check_readable(&self, tables: &[Table]) -> Result<()> {
+        let guarded: Vec<String> =
+            tables.iter().filter(|table| table.row_security).map(|table| table.name.to_string()).collect();
+        if !guarded.is_empty() {
+            let role = quote_identifier(&self.server.role.role);
+            return Err(Error::other(format!(
+                "row-level security would hide rows of {} from the role {role}, and a first copy without them would be \
+                 taken for the whole; as a superuser, run:\nalter role {role} bypassrls;\n(or leave the tables out with \
+                 --table '-…')",
+                guarded.join(", ")
+            )));
+        }
         let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
         let rights = catalog::table_rights(self.sql, &oids).await?;
         let unreadable: Vec<String> = tables

@@ -5,6 +5,7 @@ mod context;
 mod exactly_once;
 mod judges;
 mod snapshot;
+mod tables;
 mod types;
 mod verify;
 

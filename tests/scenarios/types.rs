@@ -5,10 +5,12 @@
 
 mod catalogue;
 mod random;
+mod sessions;
 mod specimens;
 
 use catalogue::{BUILT_IN, DDL, MADE};
-use specimens::{Found, STREAMED, Specimens, promised, run, texts};
+pub(crate) use specimens::texts;
+use specimens::{Found, STREAMED, Specimens, promised, run};
 
 use crate::support::bygone::Bygone;
 use crate::support::comparison::assert_flawless;
@@ -42,6 +44,14 @@ fn assert_stream(said: &str, binary: bool) {
     let streaming = said.lines().filter(|line| line.contains("streaming")).next_back();
     let streaming = streaming.unwrap_or_else(|| panic!("nothing was streamed:\n{said}"));
     assert!(streaming.contains(&format!("binary={binary}")), "{streaming}");
+}
+
+/// A locale whose money is not the C locale's, where this machine has one.
+fn another_currency(server: &Postgres) -> Option<String> {
+    ["de_DE.UTF-8", "ja_JP.UTF-8", "en_US.UTF-8", "en_GB.UTF-8"].into_iter().find_map(|locale| {
+        let mut client = server.connect();
+        client.batch_execute(&format!("set lc_monetary = '{locale}'")).is_ok().then(|| locale.to_owned())
+    })
 }
 
 #[test]
