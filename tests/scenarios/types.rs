@@ -4,6 +4,7 @@
 //! And the ways must agree byte by byte, so that it never matters which one a value took.
 
 mod catalogue;
+mod engines;
 mod random;
 mod sessions;
 mod specimens;
