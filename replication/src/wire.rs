@@ -28,10 +28,7 @@ pub enum Mode {
 
 /// Settings of every session, so that a value has one text whoever reads it and however the server, the database or
 /// the role are configured. Startup parameters win over all of these.
-///
-/// Names of relations, types and functions (`regclass` and its kin) are printed with their schema unless the search path
-/// finds them, and within quotes where they need them.
-const SESSION_PARAMETERS: [(&str, &str); 10] = [
+const SESSION_PARAMETERS: [(&str, &str); 9] = [
     ("client_encoding", "UTF8"),
     ("TimeZone", "UTC"),
     ("DateStyle", "ISO"),
@@ -40,9 +37,12 @@ const SESSION_PARAMETERS: [(&str, &str); 10] = [
     ("bytea_output", "hex"),
     ("lc_monetary", "C"),
     ("xmloption", "content"),
-    ("search_path", "pg_catalog"),
     ("quote_all_identifiers", "off"),
 ];
+
+/// With this search path, names of relations, types and functions (`regclass` and its kin) are printed with their schema,
+/// whatever the path of the role is.
+const SEARCH_PATH: (&str, &str) = ("search_path", "pg_catalog");
 
 /// Limits that a role may carry for the sake of applications and that must not end a snapshot or a stream. They go
 /// before the user's own `options`, which win.
@@ -406,6 +406,7 @@ fn startup_message(options: &ConnectOptions, mode: Mode) -> Result<BytesMut> {
     parameters.extend(SESSION_PARAMETERS);
     if mode == Mode::Replication {
         parameters.push(("replication", "database"));
+        parameters.push(SEARCH_PATH);
     }
     let mut message = BytesMut::new();
     frontend::startup_message(parameters, &mut message)
