@@ -86,7 +86,8 @@ pub(crate) fn run(data: &[u8]) {
             let again = keep(kind, Cell::Text(shown.as_bytes())).expect("the text of a value");
             assert_eq!(show(kind, &again), (Status::Value, shown.clone()), "{kind:?}");
             assert!(has_float(kind) || again == kept, "{kind:?} {shown}");
-            if text && (textual || is_canonical(kind, &shown, bytes)) {
+            let bare_byte = *kind == Kind::Printed(Printed::Char) && matches!(bytes, [0x80..=0xFF]);
+            if text && !bare_byte && (textual || is_canonical(kind, &shown, bytes)) {
                 assert_eq!(shown.as_bytes(), bytes, "{kind:?}");
             }
         }

@@ -4,10 +4,16 @@ use super::ValueError;
 use super::civil::days_from_civil;
 use super::kind::Kind;
 use super::numeric::{Parsed, parse_decimal};
+use super::printed::Printed;
 use super::row::{ListBuilder, RowBuilder};
 
 pub(super) fn read(kind: &Kind, bytes: &[u8], row: &mut RowBuilder) -> Result<(), ValueError> {
     match kind {
+        // The bare byte is what PostgreSQL 14 prints where later ones print octal digits.
+        Kind::Printed(Printed::Char) => match bytes {
+            [byte @ 0x80..=0xFF] => row.variable(format!("\\{byte:03o}").as_bytes()),
+            _ => put_text(bytes, row),
+        },
         Kind::Text | Kind::Json | Kind::Jsonb | Kind::NumericText | Kind::Other | Kind::Printed(_) => {
             put_text(bytes, row);
         }
@@ -358,6 +364,7 @@ mod tests {
             (list(Kind::Int32), vec!["{}", "{1,NULL,-3}"]),
             (list(Kind::Text), vec![r#"{NULL,"NULL","a,b","q\"","\\",plain,""}"#, "{\" \",é}"]),
             (list(Kind::Date), vec!["{2026-11-24}"]),
+            (Kind::Printed(Printed::Char), vec!["x", "", "\\310"]),
         ] {
             for text in texts {
                 assert_eq!(round(&kind, text), (Status::Value, text.to_owned()), "{kind:?}");
