@@ -235,7 +235,7 @@ impl Wanted {
             // An enum's order is that of its labels, which a history does not have.
             Kind::Text if base.schema != "pg_catalog" => Sort::Exact,
             Kind::Text | Kind::Uuid | Kind::Bytes => Sort::Text,
-            Kind::Json | Kind::Jsonb | Kind::Other | Kind::List(_) => Sort::Exact,
+            Kind::Json | Kind::Jsonb | Kind::Printed(_) | Kind::Other | Kind::List(_) => Sort::Exact,
         };
         let literal = if matches!(column.kind, Kind::Uuid | Kind::Bytes) {
             &literal.to_ascii_lowercase()

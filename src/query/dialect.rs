@@ -144,9 +144,17 @@ impl Dialect {
             (Kind::Float32, _) => "float",
             (Kind::Float64, _) => "double",
             (Kind::Json | Kind::Jsonb, Self::DuckDb) => "json",
-            (Kind::Text | Kind::NumericText | Kind::Other | Kind::Uuid, Self::DuckDb) => "varchar",
+            (Kind::Text | Kind::NumericText | Kind::Printed(_) | Kind::Other | Kind::Uuid, Self::DuckDb) => {
+                "varchar"
+            }
             (
-                Kind::Text | Kind::NumericText | Kind::Other | Kind::Uuid | Kind::Json | Kind::Jsonb,
+                Kind::Text
+                | Kind::NumericText
+                | Kind::Printed(_)
+                | Kind::Other
+                | Kind::Uuid
+                | Kind::Json
+                | Kind::Jsonb,
                 Self::Spark,
             ) => "string",
             (Kind::Bytes, Self::DuckDb) => "blob",

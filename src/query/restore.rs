@@ -221,7 +221,7 @@ fn equal(column: &SchemaColumn, kind: &Kind, field: Field<'_>) -> Result<String>
         return Ok(format!("{name} is null"));
     }
     Ok(match kind {
-        Kind::Json | Kind::Other | Kind::List(_) => {
+        Kind::Json | Kind::Printed(_) | Kind::Other | Kind::List(_) => {
             format!("{name}::text = {}", quote_literal(&text(kind, field).map_err(damaged)?))
         }
         _ => format!("{name} = {}", literal(&column.column.data_type, kind, field)?),
