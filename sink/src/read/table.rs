@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bygone_replication::Lsn;
 use bygone_replication::table::TableName;
 
-use super::archive::unknown_table;
+use super::archive::{overlaps, unknown_table};
 use super::{Archive, Cut};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::{Event, EventKind, EventLsn, LiveFile, SchemaVersion, parse_table_text};
@@ -49,9 +49,9 @@ pub struct Extent {
 /// A table of a history.
 #[derive(Clone, Debug)]
 pub struct TableHistory {
-    /// Schema and name in the source.
+    /// Schema and name in the source, as they are now.
     pub name: TableName,
-    /// The name in the log.
+    /// The name in the log: the one that the table had when it was attached.
     pub log_name: String,
     /// The versions of its columns, oldest first; never empty.
     pub versions: Vec<Version>,
@@ -75,6 +75,7 @@ impl Archive {
             return Err(unknown_table(log_name));
         }
         let events: Vec<&Event> = self.events(log_name).map(|(_, event)| event).collect();
+        let name = present_name(name, &events);
         let own = |event: &&&Event| event.table.is_some();
         let attach = events.iter().filter(own).find(|event| event.kind == EventKind::Attach);
         let mut from = attach.and_then(|event| event.lsn).unwrap_or(EventLsn::At(Lsn::ZERO));
@@ -114,6 +115,25 @@ impl Archive {
     pub fn tables(&self) -> Result<Vec<TableHistory>> {
         self.log().tables().map(|name| self.table(name)).collect()
     }
+}
+
+/// What a table is called now: a `schema` event says where it was renamed or moved.
+fn present_name(attached_as: TableName, events: &[&Event]) -> TableName {
+    let mut name = attached_as.clone();
+    let mut gone = false;
+    for event in events.iter().filter(|event| event.table.is_some()) {
+        match event.kind {
+            EventKind::Drop => gone = true,
+            // Another table of the name that the log knows.
+            EventKind::Snapshot if gone => (name, gone) = (attached_as.clone(), false),
+            EventKind::Schema => {
+                let renamed = event.detail.get("renamed_to").and_then(serde_json::Value::as_str);
+                name = renamed.and_then(parse_table_text).unwrap_or(name);
+            }
+            _ => {}
+        }
+    }
+    name
 }
 
 fn extents(events: &[&Event]) -> Vec<Extent> {
@@ -179,10 +199,12 @@ impl TableHistory {
             .unwrap_or(at)
     }
 
-    /// The versions of columns that may, or may not, have been in force at a position already.
-    pub fn unsettled(&self, place: Lsn) -> impl Iterator<Item = &Version> {
-        let unsettled =
-            move |version: &&Version| version.from.earliest() < place && place < version.from.latest();
+    /// The versions of columns that may, or may not, have been in force already at one of the positions from `place` to
+    /// before `next`.
+    pub fn unsettled(&self, place: Lsn, next: Lsn) -> impl Iterator<Item = &Version> {
+        let unsettled = move |version: &&Version| {
+            overlaps(place, next, version.from.earliest(), Some(version.from.latest()))
+        };
         self.versions.iter().filter(unsettled)
     }
 
@@ -194,6 +216,17 @@ impl TableHistory {
             Some((version, version.schema.columns.get(at)?))
         })
     }
+}
+
+/// The position in one schema version of a column of another.
+///
+/// Columns are told by attnum; those of a table that was dropped and made again by their names.
+#[must_use]
+pub fn counterpart(within: &TableSchema, of: &TableSchema, column: &SchemaColumn) -> Option<usize> {
+    if within.oid == of.oid {
+        return within.position(column.column.attnum);
+    }
+    within.columns.iter().position(|other| other.column.name == column.column.name)
 }
 
 /// A table's columns as the log has them.

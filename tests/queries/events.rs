@@ -1,0 +1,164 @@
+//! What the log's events mean to readers: rewrites, partitions, gaps, drops and new names.
+//!
+//! The events stand in commits that the tests append themselves, so that each lies where the test wants it.
+
+use std::fs;
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::Shop;
+use crate::support::history::hex;
+
+impl Shop {
+    /// Appends a commit that says these events, each `offset` bytes after the history's present end where it names a
+    /// number in place of a position. Gives back that end.
+    fn tell(&self, events: &[Value]) -> u64 {
+        let log = self.scratch.join("history/log");
+        let mut names: Vec<_> = fs::read_dir(&log).unwrap().map(|entry| entry.unwrap().path()).collect();
+        names.sort();
+        let bytes = fs::read(names.last().unwrap()).unwrap();
+        let mut commit: Value = serde_json::from_slice(&bytes).unwrap();
+        let end = position(commit["wal"]["to"].as_str().unwrap());
+        let place = |offset: &Value| offset.as_u64().map_or(offset.clone(), |offset| shown(end + offset).into());
+        let events: Vec<Value> = events
+            .iter()
+            .map(|event| {
+                let mut event = event.clone();
+                event["lsn"] = match &event["lsn"] {
+                    Value::Array(pair) => pair.iter().map(place).collect(),
+                    one => place(one),
+                };
+                event
+            })
+            .collect();
+        let seq = commit["seq"].as_u64().unwrap() + 1;
+        let to = shown(end + 0x1_0000);
+        commit["seq"] = seq.into();
+        commit["prev"] = hex(&Sha256::digest(&bytes)).into();
+        commit["wal"] = json!({"from": shown(end), "to": to});
+        commit["resume"] = to.into();
+        commit["server_time"] = commit["at"].clone();
+        commit["events"] = events.into();
+        for list in ["schemas", "add", "remove"] {
+            commit[list] = json!([]);
+        }
+        fs::write(log.join(format!("{seq:020}.json")), serde_json::to_vec(&commit).unwrap()).unwrap();
+        end
+    }
+
+    /// What `as-of` says on stderr, beside a result.
+    #[track_caller]
+    fn warned(&self, table: &str, place: u64) -> String {
+        self.bygone.ask(&["as-of", table, "--at", &shown(place), "--format", "csv"]).well().stderr
+    }
+}
+
+fn position(text: &str) -> u64 {
+    let (high, low) = text.split_once('/').unwrap();
+    (u64::from_str_radix(high, 16).unwrap() << 32) | u64::from_str_radix(low, 16).unwrap()
+}
+
+fn shown(position: u64) -> String {
+    format!("{:X}/{:X}", position >> 32, position & 0xFFFF_FFFF)
+}
+
+#[test]
+fn between_a_rewrite_and_the_comparison_rows_are_not_known_exactly() {
+    for (kind, word) in [("rewrite", "rewritten"), ("partition", "partition came or went")] {
+        let shop = Shop::orders();
+        let end = shop.tell(&[
+            json!({"kind": kind, "table": "public.orders", "lsn": [0x100, 0x200]}),
+            json!({"kind": "reconcile", "table": "public.orders", "lsn": 0x300}),
+        ]);
+        for sure in [end, end + 0x100, end + 0x300, end + 0x400] {
+            assert_eq!(shop.warned("orders", sure), "", "{kind} {sure:x}");
+        }
+        for unsure in [end + 0x101, end + 0x200, end + 0x2ff] {
+            let said = shop.warned("orders", unsure);
+            assert!(said.contains("not known exactly") && said.contains(word), "{said}");
+            assert!(said.contains(&format!("known until {}", shown(end + 0x100))), "{said}");
+            assert!(said.contains(&format!("known again from {}", shown(end + 0x300))), "{said}");
+            // The other tables are what they are.
+            assert_eq!(shop.warned("notes", unsure), "");
+        }
+        // A time between the two commits may be any position between them.
+        let log = shop.json(&["log"]);
+        let at = log.last().unwrap()["at"].as_str().unwrap();
+        let now = shop.bygone.ask(&["as-of", "orders", "--at", at, "--format", "csv"]).well();
+        assert_eq!(now.stdout, "id,customer,total\n1,ann,13.50\n2,\"\",\n");
+        let diff = shop.bygone.ask(&["diff", "orders", "--from", &shown(end), "--to", &shown(end + 0x150)]).well();
+        assert!(diff.stderr.contains("not known exactly"), "{}", diff.stderr);
+    }
+}
+
+#[test]
+fn a_rewrite_that_is_not_settled_yet_leaves_the_present_in_doubt() {
+    let shop = Shop::orders();
+    let end = shop.tell(&[json!({"kind": "rewrite", "table": "public.orders", "lsn": 0x100})]);
+    assert_eq!(shop.warned("orders", end + 0xff), "");
+    let now = shop.bygone.ask(&["as-of", "orders", "--at", "now"]).well();
+    assert!(now.stderr.contains("not in the history yet"), "{}", now.stderr);
+    shop.tell(&[json!({"kind": "reconcile", "table": "public.orders", "lsn": 0x100})]);
+    let now = shop.bygone.ask(&["as-of", "orders", "--at", "now"]).well();
+    assert!(!now.stderr.contains("not known exactly"), "{}", now.stderr);
+}
+
+#[test]
+fn inside_a_gap_nothing_is_known_of_any_table() {
+    for kind in ["gap", "fork"] {
+        let shop = Shop::orders();
+        let end = shop.tell(&[json!({"kind": kind, "lsn": [0x100, 0x200]})]);
+        for table in ["orders", "notes"] {
+            for sure in [end, end + 0x100, end + 0x200] {
+                assert_eq!(shop.warned(table, sure), "", "{kind} {sure:x}");
+            }
+            let known = format!("known until {}", shown(end + 0x100));
+            shop.refused(&["as-of", table, "--at", &shown(end + 0x150)], &[&known, kind, "known again from"]);
+        }
+        let views = shop.ask(&["views", "duckdb"]);
+        assert!(views.contains(&format!("a {kind} lies there")), "{views}");
+    }
+}
+
+#[test]
+fn a_dropped_table_is_known_until_it_was_dropped() {
+    let shop = Shop::orders();
+    let end = shop.tell(&[json!({"kind": "drop", "table": "public.orders", "lsn": 0x100})]);
+    assert_eq!(shop.warned("orders", end), "");
+    let dropped = format!("dropped at {}", shown(end + 0x100));
+    for moment in ["now", &shown(end + 0x100), &shown(end + 0x200)] {
+        shop.refused(&["as-of", "orders", "--at", moment], &[&dropped]);
+    }
+    // What happened to its rows can still be asked.
+    assert_eq!(shop.json(&["history", "orders", "1"]).len(), 2);
+    let tables = shop.json(&["tables"]);
+    assert_eq!(tables[1]["status"].as_str().unwrap(), dropped);
+    assert_eq!(tables[0]["status"], Value::Null);
+    let views = shop.ask(&["views", "duckdb"]);
+    assert!(views.contains("it was dropped at"), "{views}");
+}
+
+#[test]
+fn a_table_that_was_renamed_is_found_by_both_names() {
+    let shop = Shop::orders();
+    shop.tell(&[
+        json!({"kind": "schema", "table": "public.notes", "lsn": [0x100, 0x200], "renamed_to": "public.jottings"}),
+        // Another table's old name may be taken by then.
+        json!({"kind": "schema", "table": "public.orders", "lsn": [0x200, 0x300], "renamed_to": "archive.Orders"}),
+    ]);
+    let rows = shop.json(&["as-of", "notes", "--at", "now"]);
+    for name in ["jottings", "public.jottings", "public.notes", "\"jottings\""] {
+        assert_eq!(shop.json(&["as-of", name, "--at", "now"]), rows, "{name}");
+    }
+    for name in ["orders", "public.orders", "Orders", "archive.Orders", "\"archive\".\"Orders\""] {
+        assert_eq!(shop.json(&["history", name, "1"]).len(), 2, "{name}");
+    }
+    shop.refused(&["as-of", "joltings", "--at", "now"], &["did you mean jottings"]);
+    let tables = shop.json(&["tables"]);
+    assert_eq!((&tables[0]["table"], &tables[0]["status"]), (&"public.notes".into(), &"now public.jottings".into()));
+    let sql = shop.ask(&["restore", "jottings", "x,y", "1"]);
+    assert!(sql.contains(r#"update "public"."jottings""#), "{sql}");
+    let told = super::engines::duckdb(&shop.ask(&["views", "duckdb"]), "select count(*)::int from jottings;\n");
+    assert_eq!(told, [json!([2])]);
+}
