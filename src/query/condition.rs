@@ -109,12 +109,7 @@ impl Expression {
 }
 
 /// The value of parts that are decided by any one of them that is `decisive`.
-fn decided(
-    parts: &[Expression],
-    decisive: bool,
-    fields: &[Field<'_>],
-    kinds: &[Kind],
-) -> Option<bool> {
+fn decided(parts: &[Expression], decisive: bool, fields: &[Field<'_>], kinds: &[Kind]) -> Option<bool> {
     let mut value = Some(!decisive);
     for part in parts {
         match part.of(fields, kinds) {
@@ -156,9 +151,7 @@ impl Test {
                 if !found && *has_null { None } else { Some(found) }
             }
             Self::Like(_) if is_null => None,
-            Self::Like(pattern) => {
-                super::value::text(kind, field).ok().map(|text| pattern.matches(&text))
-            }
+            Self::Like(pattern) => super::value::text(kind, field).ok().map(|text| pattern.matches(&text)),
         }
     }
 }
@@ -232,7 +225,8 @@ impl<'a> Parser<'a> {
                 self.expect_word("from")?;
                 Test::Distinct(self.literal(column)?)
             } else {
-                let wanted = if self.word("true") { true } else { self.expect_word("false").map(|()| false)? };
+                let wanted =
+                    if self.word("true") { true } else { self.expect_word("false").map(|()| false)? };
                 let test = Test::Distinct(Some(Wanted::new(column, if wanted { "true" } else { "false" })?));
                 return Ok(negation(Expression::Test(at, test), !negated));
             };

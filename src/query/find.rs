@@ -32,9 +32,10 @@ pub(super) async fn find(arguments: &Find) -> Result<()> {
     };
     let wanted = Wanted::new(column, &arguments.value)?;
     let position = |within: &TableSchema| counterpart(within, schema, column);
-    let attnums = table.versions.iter().filter_map(|version| {
-        Some(version.schema.columns.get(position(&version.schema)?)?.column.attnum)
-    });
+    let attnums = table
+        .versions
+        .iter()
+        .filter_map(|version| Some(version.schema.columns.get(position(&version.schema)?)?.column.attnum));
     let columns = Columns::Some(attnums.collect());
     let mut found: Vec<Head> = Vec::new();
     let mut look = |fact: &Fact<'_>| {

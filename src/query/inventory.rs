@@ -8,7 +8,7 @@ use bygone_sink::timestamp::Timestamp;
 use futures_util::TryStreamExt;
 
 use super::arguments::{Log, Tables};
-use super::sheet::{Cell, Heading, Sheet, json_string, left, right, when};
+use super::sheet::{Cell, Heading, Sheet, json_string, left, right, when, when_about};
 use super::value::moment_cell;
 use super::{counted, open};
 use crate::cli::Format;
@@ -23,8 +23,8 @@ pub(super) async fn tables(arguments: &Tables) -> Result<()> {
         left("table"),
         right("rows"),
         right("versions"),
-        left("first"),
-        left("last"),
+        when_about("first"),
+        when_about("last"),
         right("bytes"),
         right("schemas"),
         left("status").if_any(),

@@ -45,7 +45,8 @@ impl Pattern {
 
     /// The whole text matches. Takes time in proportion to text and pattern, whatever both are.
     pub(crate) fn matches(&self, text: &str) -> bool {
-        let text: Vec<char> = if self.folded { text.to_lowercase() } else { text.to_owned() }.chars().collect();
+        let text: Vec<char> =
+            if self.folded { text.to_lowercase() } else { text.to_owned() }.chars().collect();
         let (mut at, mut part) = (0, 0);
         // Where to go on after the last `%`, which then takes one character more.
         let mut again: Option<(usize, usize)> = None;

@@ -46,7 +46,10 @@ pub(super) async fn history(arguments: &History) -> Result<()> {
             let what = if end { "was given the key" } else { "had the key" };
             let when = if end { "in" } else { "before" };
             let version = fact.head.version;
-            eprintln!("bygone: {when} version {version} the row {what} {other}: bygone history {} {other}", table.log_name);
+            eprintln!(
+                "bygone: {when} version {version} the row {what} {other}: bygone history {} {other}",
+                table.log_name
+            );
         }
     }
     Ok(())

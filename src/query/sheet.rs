@@ -124,6 +124,11 @@ pub(crate) fn when(name: impl Into<String>) -> Heading {
     Heading { name: name.into(), right: false, least: "10:00:00.000000+00".len(), optional: false }
 }
 
+/// A column of moments to the second.
+pub(crate) fn when_about(name: impl Into<String>) -> Heading {
+    Heading { name: name.into(), right: false, least: "10:00:00+00".len(), optional: false }
+}
+
 /// A result that is printed row by row.
 pub(crate) struct Sheet {
     format: Format,
@@ -257,7 +262,9 @@ impl Sheet {
             .collect();
         let mut kept = keep.iter();
         self.headings.retain(|_| kept.next().copied().unwrap_or(true));
-        let narrow = |row: Vec<Cell>| row.into_iter().zip(&keep).filter(|(_, keep)| **keep).map(|(cell, _)| cell).collect();
+        let narrow = |row: Vec<Cell>| {
+            row.into_iter().zip(&keep).filter(|(_, keep)| **keep).map(|(cell, _)| cell).collect()
+        };
         rows.into_iter().map(narrow).collect()
     }
 
@@ -441,7 +448,9 @@ mod tests {
             |text: &str| vec![Cell::Text("a".to_owned()), Cell::number(1), Cell::Text(text.to_owned())];
         let rows = vec![cells(&"long words here ".repeat(20)), cells(&"x".repeat(300)), cells("漢字 é")];
         for width in [40, 80, 120] {
-            for text in [across(&headings, &rows, &widths(&headings, &rows), width), down(&headings, &rows, width)] {
+            for text in
+                [across(&headings, &rows, &widths(&headings, &rows), width), down(&headings, &rows, width)]
+            {
                 assert!(text.lines().all(|line| line.chars().count() <= width), "{width}:\n{text}");
             }
         }

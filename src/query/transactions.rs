@@ -41,8 +41,14 @@ pub(super) async fn list(arguments: &Transactions) -> Result<()> {
     if arguments.limit > 0 {
         archive.transactions(&filter, &mut take).await?;
     }
-    let headings =
-        vec![right("xid"), when("when"), left("who").if_any(), left("lsn"), left("tables"), left("context").if_any()];
+    let headings = vec![
+        right("xid"),
+        when("when"),
+        left("who").if_any(),
+        left("lsn"),
+        left("tables"),
+        left("context").if_any(),
+    ];
     let mut sheet = Sheet::new(arguments.reading.format, headings)?;
     for transaction in &found {
         sheet.row(vec![

@@ -355,8 +355,9 @@ async fn read(
     let mut value = dialect.identifier(name);
     // Infinity and the like stand in _raw; these types have them in the engine, too.
     if matches!(column.kind, Kind::Date | Kind::Timestamp | Kind::Timestamptz) {
-        let raw =
-            forms(table, schema, column).into_iter().filter_map(|form| dialect.raw(&form.physical, &column.kind));
+        let raw = forms(table, schema, column)
+            .into_iter()
+            .filter_map(|form| dialect.raw(&form.physical, &column.kind));
         let all: Vec<String> = std::iter::once(value.clone()).chain(raw).collect();
         if all.len() > 1 {
             value = format!("coalesce({})", all.join(", "));

@@ -55,25 +55,23 @@ fn conditions_compare_as_the_column_s_type_does() {
         let csv = shop.ask(&["as-of", "wide", "--at", "now", "--where", condition, "--format", "csv"]);
         shop.assert_saved(&csv, "some");
     }
-    for condition in
-        [
-            "lower(word) = 'a'",
-            "id",
-            "id =",
-            "",
-            "ints < '{1}'",
-            "id = 'x'",
-            "nope = 1",
-            "id = 1 or",
-            "(id = 1",
-            "id = 1)",
-            "id in ()",
-            "id not",
-            "id like '1'",
-            "word like 'a\\'",
-            "word = ann",
-        ]
-    {
+    for condition in [
+        "lower(word) = 'a'",
+        "id",
+        "id =",
+        "",
+        "ints < '{1}'",
+        "id = 'x'",
+        "nope = 1",
+        "id = 1 or",
+        "(id = 1",
+        "id = 1)",
+        "id in ()",
+        "id not",
+        "id like '1'",
+        "word like 'a\\'",
+        "word = ann",
+    ] {
         assert_eq!(
             shop.bygone.ask(&["as-of", "wide", "--at", "now", "--where", condition]).code(),
             Some(1),

@@ -1,12 +1,12 @@
 //! Every recipe of `docs/querying.md`, run as it stands there on the history of its shop.
 //!
 //! Times, positions and transaction ids differ from run to run: what the page writes is replaced by what they are, and in
-//! printed output they count as equal.
+//! printed output they count as equal. The recipes for Spark are run by the test that starts it (`engines`).
 
 use std::process::Command;
 
 use super::Shop;
-use super::engines::{duckdb, spark};
+use super::engines::duckdb;
 
 const PAGE: &str = include_str!("../../docs/querying.md");
 /// What the page calls the moment between morning and afternoon, and the chargeback.
@@ -66,87 +66,112 @@ fn words(text: &str) -> Vec<String> {
     words
 }
 
+/// The shop of the page, its story played to the end.
+pub(super) struct Story {
+    pub(super) shop: Shop,
+    /// What the page writes, and what it is.
+    names: Vec<(&'static str, String)>,
+}
+
+impl Story {
+    pub(super) fn play() -> Self {
+        let blocks = blocks(PAGE);
+        let story = blocks.iter().filter(|(info, _)| *info == "sql source").map(|(_, text)| text);
+        let story: Vec<&String> = story.collect();
+        let [first, morning, afternoon] = story.as_slice() else { panic!("the shop has three parts") };
+        let mut shop = Shop::with(first);
+        let run = |sql: &str| {
+            // Statement by statement, as psql sends them: each a transaction of its own outside of begin and commit.
+            let mut client = shop.server.connect();
+            sql.split_terminator(";\n").for_each(|statement| client.batch_execute(statement).unwrap());
+        };
+        run(morning);
+        let noon = shop
+            .server
+            .value("select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.US')")
+            .unwrap();
+        let lsn = shop.server.value("select pg_current_wal_insert_lsn()").unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        run(afternoon);
+        shop.capture();
+        let chargeback = shop.json(&["who", "dana"])[0]["xid"].to_string();
+        let names = vec![
+            (NOON[0], format!("{noon}+00")),
+            (NOON[1], format!("{}Z", noon.replace(' ', "T"))),
+            (NOON_LSN, lsn),
+            (CHARGEBACK, chargeback),
+            (SOURCE, shop.server.url()),
+        ];
+        Self { shop, names }
+    }
+
+    fn filled(&self, text: &str) -> String {
+        self.names.iter().fold(text.to_owned(), |text, (name, meant)| text.replace(name, meant))
+    }
+
+    /// The queries of the page's blocks of a kind.
+    pub(super) fn recipes(&self, kind: &str) -> Vec<String> {
+        let blocks = blocks(PAGE).into_iter().filter(|(info, _)| *info == kind);
+        let texts = blocks.map(|(_, text)| self.filled(&text));
+        let recipes: Vec<String> = texts
+            .flat_map(|text| text.split(";\n").map(str::trim).map(str::to_owned).collect::<Vec<_>>())
+            .filter(|query| !query.is_empty())
+            .collect();
+        assert!(recipes.len() > 2, "the page has no {kind}");
+        recipes
+    }
+
+    /// What a shell shows of a command.
+    fn shell(&self, command: &str) -> (bool, String) {
+        let binary = env!("CARGO_BIN_EXE_bygone");
+        // timeout runs programs, not functions of the shell.
+        let command = self.filled(command).replace("timeout 1 bygone", &format!("timeout 1 {binary}"));
+        let script = format!("{{ bygone() {{ {binary} \"$@\"; }}; {command}\n}} 2>&1");
+        let done = Command::new("sh")
+            .args(["-c", &script])
+            .current_dir(self.shop.scratch.path())
+            .env("BYGONE_HISTORY", "./history")
+            .env_remove("USER")
+            .env("COLUMNS", "80")
+            .output()
+            .unwrap();
+        (done.status.success(), String::from_utf8_lossy(&done.stdout).into_owned())
+    }
+}
+
 #[test]
 fn every_recipe_of_the_page_works() {
-    let blocks = blocks(PAGE);
-    let story: Vec<&String> = blocks.iter().filter(|(info, _)| *info == "sql source").map(|(_, text)| text).collect();
-    let [first, morning, afternoon] = story.as_slice() else { panic!("the shop has three parts") };
-    let mut shop = Shop::with(first);
-    let run = |sql: &str| {
-        // Statement by statement, as psql sends them: each a transaction of its own outside of begin and commit.
-        let mut client = shop.server.connect();
-        sql.split_terminator(";\n").for_each(|statement| client.batch_execute(statement).unwrap());
-    };
-    run(morning);
-    let noon = shop
-        .server
-        .value("select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.US')")
-        .unwrap();
-    let lsn = shop.server.value("select pg_current_wal_insert_lsn()").unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(5));
-    run(afternoon);
-    shop.capture();
-    let dana = shop.json(&["who", "dana"]);
-    let chargeback = dana[0]["xid"].to_string();
-    let filled = |text: &str| {
-        text.replace(NOON[0], &format!("{noon}+00"))
-            .replace(NOON[1], &format!("{}Z", noon.replace(' ', "T")))
-            .replace(NOON_LSN, &lsn)
-            .replace(CHARGEBACK, &chargeback)
-            .replace(SOURCE, &shop.server.url())
-    };
-    let (mut ran, mut for_spark, mut told) = (0, String::new(), String::new());
-    for (info, text) in &blocks {
-        match *info {
-            "console" => {
-                for (command, printed) in commands(text) {
-                    let script = format!("bygone() {{ {} \"$@\"; }}; {}", env!("CARGO_BIN_EXE_bygone"), filled(&command));
-                    // timeout runs programs, not functions of the shell.
-                    let script = script.replace("timeout 1 bygone", &format!("timeout 1 {}", env!("CARGO_BIN_EXE_bygone")));
-                    let done = Command::new("sh")
-                        .args(["-c", &format!("{{ {script}\n}} 2>&1")])
-                        .current_dir(shop.scratch.path())
-                        .env("BYGONE_HISTORY", "./history")
-                        .env_remove("USER")
-                        .env("COLUMNS", "80")
-                        .output()
-                        .unwrap();
-                    let output = String::from_utf8_lossy(&done.stdout).into_owned();
-                    assert!(done.status.success(), "$ {command}\n{output}");
-                    told.push_str(&format!("$ {command}\n{output}"));
-                    if !printed.is_empty() {
-                        assert_eq!(words(&output), words(&filled(&printed)), "$ {command}\n{output}");
-                    }
-                    ran += 1;
-                }
+    let story = Story::play();
+    let (mut ran, mut told) = (0, String::new());
+    for (_, text) in blocks(PAGE).iter().filter(|(info, _)| *info == "console") {
+        for (command, printed) in commands(text) {
+            let (well, output) = story.shell(&command);
+            assert!(well, "$ {command}\n{output}");
+            told.push_str(&format!("$ {command}\n{output}"));
+            if !printed.is_empty() {
+                assert_eq!(words(&output), words(&story.filled(&printed)), "$ {command}\n{output}");
             }
-            "sql duckdb" => {
-                let views = std::fs::read_to_string(shop.scratch.join("views.sql")).unwrap();
-                let history = format!("'{}/", shop.scratch.join("history").display());
-                for query in filled(text).replace("'history/", &history).split(";\n").filter(|query| !query.trim().is_empty()) {
-                    assert!(!duckdb(&views, &format!("{query};\n")).is_empty(), "DuckDB has no rows for {query}");
-                    ran += 1;
-                }
-            }
-            "sql spark" => for_spark.push_str(&filled(text)),
-            "sql bygone" => {
-                for query in filled(text).split(";\n").filter(|query| !query.trim().is_empty()) {
-                    assert!(!shop.json(&["sql", query]).is_empty(), "bygone sql has no rows for {query}");
-                    ran += 1;
-                }
-            }
-            // The shop, and what is not to be run.
-            "sql source" | "sql" | "sh" => {}
-            other => panic!("nobody runs blocks of {other:?}"),
+            ran += 1;
         }
     }
-    assert!(ran > 30, "{ran} recipes are not all");
-    let views = std::fs::read_to_string(shop.scratch.join("spark.sql")).unwrap();
-    for row in spark(&views, &for_spark).into_iter().flatten() {
-        assert!(row.as_array().is_some_and(|row| !row.is_empty()), "Spark says {row}");
-    }
-    // For who writes the page: BYGONE_TEST_COOKBOOK=FILE keeps what the commands printed.
+    assert!(ran > 25, "{ran} commands are not all");
+    // For who writes the page: the file keeps what the commands printed.
     if let Some(path) = std::env::var_os("BYGONE_TEST_COOKBOOK") {
         std::fs::write(path, told).unwrap();
+    }
+    let views = std::fs::read_to_string(story.shop.scratch.join("views.sql")).unwrap();
+    let history = format!("'{}/", story.shop.scratch.join("history").display());
+    for query in story.recipes("sql duckdb") {
+        let rows = duckdb(&views, &query.replace("'history/", &history));
+        assert!(!rows.is_empty(), "DuckDB has no rows for {query}");
+    }
+    for query in story.recipes("sql bygone") {
+        // What begins with a comment looks like an option to a command line.
+        let rows = story.shop.json(&["sql", &format!("\n{query}")]);
+        assert!(!rows.is_empty(), "bygone sql has no rows for {query}");
+    }
+    for (info, _) in blocks(PAGE) {
+        let known = ["console", "sql source", "sql duckdb", "sql bygone", "sql spark", "sql", "sh"];
+        assert!(known.contains(&info), "nobody runs blocks of {info:?}");
     }
 }

@@ -8,6 +8,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
 
+use super::cookbook::Story;
 use super::{Shop, WIDE};
 use crate::support::moto::Moto;
 use crate::support::postgres::Postgres;
@@ -95,7 +96,15 @@ fn a_table_as_of_any_moment_is_what_the_source_returned() {
     // And what is not known is said, not shown as an empty table.
     checks.push_str("select * from wide_as_of(timestamp '2020-01-01');\nselect * from wide_as_of(timestamp '2100-01-01');\n");
     checks.push_str("select count(*), count(_valid_to), max(_version) from wide_history;\n");
-    let Some(mut told) = spark(&shop.ask(&["views", "spark"]), &checks) else { return };
+    // The recipes for Spark go along, so that Spark is started once.
+    let story = Story::play();
+    let recipes = story.recipes("sql spark");
+    checks.push_str(&recipes.join(";\n"));
+    let views = format!("{}{}", shop.ask(&["views", "spark"]), story.shop.ask(&["views", "spark"]));
+    let Some(mut told) = spark(&views, &checks) else { return };
+    for (row, recipe) in told.split_off(told.len() - recipes.len()).iter().zip(&recipes) {
+        assert!(row.as_array().is_some_and(|row| !row.is_empty()), "Spark has no rows for {recipe}: {row}");
+    }
     let history = told.pop().unwrap();
     let counted = duckdb(
         &shop.ask(&["views", "duckdb"]),
@@ -139,8 +148,8 @@ print(json.dumps(rows, default=str))";
 }
 
 /// The first row of each query through Spark, or what it said instead; none where there is no Java to run it. Starting it
-/// takes ten seconds, so that it is asked once in a test.
-pub(super) fn spark(views: &str, queries: &str) -> Option<Vec<Value>> {
+/// takes ten seconds, so that one test asks all.
+fn spark(views: &str, queries: &str) -> Option<Vec<Value>> {
     let has_java = Command::new("java").arg("-version").output().is_ok_and(|done| done.status.success());
     if !has_java {
         eprintln!("there is no Java: Spark is left out");
@@ -149,7 +158,9 @@ pub(super) fn spark(views: &str, queries: &str) -> Option<Vec<Value>> {
     let program = "import json, sys
 from pyspark.sql import SparkSession
 spark = (SparkSession.builder.master('local[1]').config('spark.ui.enabled', 'false').config('spark.driver.bindAddress', '127.0.0.1')
-    .config('spark.sql.session.timeZone', 'UTC').config('spark.sql.shuffle.partitions', '1').getOrCreate())
+    .config('spark.sql.session.timeZone', 'UTC').config('spark.sql.shuffle.partitions', '1')
+    .config('spark.sql.codegen.wholeStage', 'false').config('spark.sql.codegen.factoryMode', 'NO_CODEGEN')
+    .config('spark.sql.adaptive.enabled', 'false').getOrCreate())
 spark.sparkContext.setLogLevel('OFF')
 for statement in open(sys.argv[1]).read().split(';\\n'):
     statement = '\\n'.join(line for line in statement.split('\\n') if not line.startswith('--')).strip()
@@ -182,7 +193,9 @@ fn interpreter() -> PathBuf {
         return named.into();
     }
     let home = || PathBuf::from(std::env::var_os("HOME").expect("HOME is not set")).join(".cache");
-    std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from).join("bygone-test/readers/bin/python3")
+    std::env::var_os("XDG_CACHE_HOME")
+        .map_or_else(home, PathBuf::from)
+        .join("bygone-test/readers/bin/python3")
 }
 
 #[test]
@@ -235,9 +248,15 @@ fn fifty_moments_under_load_read_as_the_source_had_them() {
                     let id = random.random_range(1..80);
                     let sql = match random.random_range(0..5) {
                         0 => format!("delete from orders where id = {id}"),
-                        1 => format!("insert into orders values ({id}, 'new', {id}, null) on conflict (id) do nothing"),
-                        2 => format!("update orders set total = total + 1 where id between {id} and {id} + 3"),
-                        3 => format!("update orders set tags = tags || 'b'::text, customer = null where id = {id}"),
+                        1 => format!(
+                            "insert into orders values ({id}, 'new', {id}, null) on conflict (id) do nothing"
+                        ),
+                        2 => {
+                            format!("update orders set total = total + 1 where id between {id} and {id} + 3")
+                        }
+                        3 => format!(
+                            "update orders set tags = tags || 'b'::text, customer = null where id = {id}"
+                        ),
                         _ => format!("begin; update orders set total = 0 where id = {id}; rollback"),
                     };
                     // A deadlock between the two is theirs to lose.
@@ -251,7 +270,11 @@ fn fifty_moments_under_load_read_as_the_source_had_them() {
             std::thread::sleep(std::time::Duration::from_millis(random.random_range(1..40)));
             // Nobody writes while the table is copied: the position is exact, and the time lies between two commits.
             let mut saving = client.transaction().unwrap();
-            saving.batch_execute(&format!("lock table orders in share mode; create table saved.m{at} as table orders")).unwrap();
+            saving
+                .batch_execute(&format!(
+                    "lock table orders in share mode; create table saved.m{at} as table orders"
+                ))
+                .unwrap();
             let row = saving
                 .query_one(
                     "select pg_current_wal_insert_lsn()::text,

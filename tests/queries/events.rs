@@ -14,13 +14,19 @@ impl Shop {
     /// Appends a commit that says these events, each `offset` bytes after the history's present end where it names a
     /// number in place of a position. Gives back that end.
     fn tell(&self, events: &[Value]) -> u64 {
+        self.tell_of(&json!([]), events)
+    }
+
+    /// The same, with new versions of tables' columns.
+    fn tell_of(&self, schemas: &Value, events: &[Value]) -> u64 {
         let log = self.scratch.join("history/log");
         let mut names: Vec<_> = fs::read_dir(&log).unwrap().map(|entry| entry.unwrap().path()).collect();
         names.sort();
         let bytes = fs::read(names.last().unwrap()).unwrap();
         let mut commit: Value = serde_json::from_slice(&bytes).unwrap();
         let end = position(commit["wal"]["to"].as_str().unwrap());
-        let place = |offset: &Value| offset.as_u64().map_or(offset.clone(), |offset| shown(end + offset).into());
+        let place =
+            |offset: &Value| offset.as_u64().map_or(offset.clone(), |offset| shown(end + offset).into());
         let events: Vec<Value> = events
             .iter()
             .map(|event| {
@@ -40,10 +46,10 @@ impl Shop {
         commit["resume"] = to.into();
         commit["server_time"] = commit["at"].clone();
         commit["events"] = events.into();
-        for list in ["schemas", "add", "remove"] {
-            commit[list] = json!([]);
-        }
-        fs::write(log.join(format!("{seq:020}.json")), serde_json::to_vec(&commit).unwrap()).unwrap();
+        commit["schemas"] = schemas.clone();
+        commit["add"] = json!([]);
+        commit["remove"] = json!([]);
+        fs::write(log.join(format!("{seq:020}.json")), format!("{commit}\n")).unwrap();
         end
     }
 
@@ -87,7 +93,8 @@ fn between_a_rewrite_and_the_comparison_rows_are_not_known_exactly() {
         let at = log.last().unwrap()["at"].as_str().unwrap();
         let now = shop.bygone.ask(&["as-of", "orders", "--at", at, "--format", "csv"]).well();
         assert_eq!(now.stdout, "id,customer,total\n1,ann,13.50\n2,\"\",\n");
-        let diff = shop.bygone.ask(&["diff", "orders", "--from", &shown(end), "--to", &shown(end + 0x150)]).well();
+        let diff =
+            shop.bygone.ask(&["diff", "orders", "--from", &shown(end), "--to", &shown(end + 0x150)]).well();
         assert!(diff.stderr.contains("not known exactly"), "{}", diff.stderr);
     }
 }
@@ -156,9 +163,44 @@ fn a_table_that_was_renamed_is_found_by_both_names() {
     }
     shop.refused(&["as-of", "joltings", "--at", "now"], &["did you mean jottings"]);
     let tables = shop.json(&["tables"]);
-    assert_eq!((&tables[0]["table"], &tables[0]["status"]), (&"public.notes".into(), &"now public.jottings".into()));
+    assert_eq!(
+        (&tables[0]["table"], &tables[0]["status"]),
+        (&"public.notes".into(), &"now public.jottings".into())
+    );
     let sql = shop.ask(&["restore", "jottings", "x,y", "1"]);
     assert!(sql.contains(r#"update "public"."jottings""#), "{sql}");
-    let told = super::engines::duckdb(&shop.ask(&["views", "duckdb"]), "select count(*)::int from jottings;\n");
+    let told =
+        super::engines::duckdb(&shop.ask(&["views", "duckdb"]), "select count(*)::int from jottings;\n");
     assert_eq!(told, [json!([2])]);
+}
+
+#[test]
+fn a_table_made_again_has_columns_of_its_own() {
+    let shop = Shop::orders();
+    // The new table has the same columns at other places, and one of another type.
+    let column = |name: &str, attnum: i16, of: &str, oid: u32| json!({"name": name, "attnum": attnum, "type": of, "typmod": -1, "key": name == "id", "type_oid": oid});
+    let mut total = column("total", 1, "text", 25);
+    total["physical"] = "total__2".into();
+    let schema = json!([{"table": "public.orders", "schema": 2, "oid": 4_000_000, "number": 1, "key": [2],
+        "columns": [total, column("id", 2, "int8", 20), column("customer", 3, "text", 25)]}]);
+    let end = shop.tell_of(
+        &schema,
+        &[
+            json!({"kind": "drop", "table": "public.orders", "lsn": 0x100}),
+            json!({"kind": "schema", "table": "public.orders", "lsn": 0x200, "schema": 2}),
+            json!({"kind": "snapshot", "table": "public.orders", "lsn": 0x300, "rows": 0}),
+        ],
+    );
+    let then = shop.ask(&["as-of", "orders", "--at", &shown(end), "--format", "csv"]);
+    assert_eq!(then, "id,customer,total\n1,ann,13.50\n2,\"\",\n");
+    shop.refused(&["as-of", "orders", "--at", &shown(end + 0x250)], &["dropped at"]);
+    assert_eq!(shop.json(&["find", "orders", "customer", "ann"]).len(), 2);
+    assert_eq!(shop.json(&["find", "orders", "total", "12.50"]).len(), 1);
+    let expected = json!([["12.50", 1, "ann"], ["13.50", 1, "ann"]]);
+    let sql = "select total, id, customer from orders_history where id = 1 order by _version";
+    let told = super::engines::duckdb(&shop.ask(&["views", "duckdb"]), &format!("{sql};\n"));
+    assert_eq!(Value::from(told), expected);
+    let told = shop.json(&["sql", sql]);
+    let told: Vec<Value> = told.iter().map(|row| json!([row["total"], row["id"], row["customer"]])).collect();
+    assert_eq!(Value::from(told), expected);
 }

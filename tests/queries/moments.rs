@@ -46,11 +46,19 @@ fn names_that_are_not_known_are_answered_with_the_nearest() {
 fn one_moment_can_be_written_in_many_ways() {
     let mut shop = Shop::orders();
     std::thread::sleep(std::time::Duration::from_millis(20));
-    let utc = shop.server.value("select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.US')").unwrap();
-    let india = shop.server.value(&format!("select (timestamptz '{utc}+00' at time zone 'Asia/Kolkata')::text")).unwrap();
+    let utc = shop
+        .server
+        .value("select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.US')")
+        .unwrap();
+    let india = shop
+        .server
+        .value(&format!("select (timestamptz '{utc}+00' at time zone 'Asia/Kolkata')::text"))
+        .unwrap();
     let india = {
         // The server's DateStyle is not ISO.
-        let iso = format!("select to_char(timestamptz '{utc}+00' at time zone 'Asia/Kolkata', 'YYYY-MM-DD HH24:MI:SS.US')");
+        let iso = format!(
+            "select to_char(timestamptz '{utc}+00' at time zone 'Asia/Kolkata', 'YYYY-MM-DD HH24:MI:SS.US')"
+        );
         shop.server.value(&iso).unwrap_or(india)
     };
     let lsn = shop.server.value("select pg_current_wal_insert_lsn()").unwrap();
@@ -78,7 +86,13 @@ fn one_moment_can_be_written_in_many_ways() {
     // What is empty is told from what is not known.
     assert_eq!(shop.ask(&["as-of", "orders", "--at", "now", "--format", "csv"]), "id,customer,total\n");
     for moment in ["yesterday", "yesterday 10:00", "2 hours ago", "3 weeks ago", "1 month ago"] {
-        shop.refused(&["as-of", "orders", "--at", moment], &["nothing is known of public.orders", "begins at"]);
+        shop.refused(
+            &["as-of", "orders", "--at", moment],
+            &["nothing is known of public.orders", "begins at"],
+        );
     }
-    shop.refused(&["as-of", "orders", "--at", "0 seconds ago"], &["nothing is known", "the history is known until"]);
+    shop.refused(
+        &["as-of", "orders", "--at", "0 seconds ago"],
+        &["nothing is known", "the history is known until"],
+    );
 }

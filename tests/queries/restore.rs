@@ -157,7 +157,8 @@ fn the_printed_sql_runs_in_psql_as_it_is() {
 #[test]
 fn what_changed_again_later_is_not_undone_without_being_asked_for() {
     let mut shop = Shop::family();
-    let first = shop.transact("update orders set total = 11 where id = 1; update orders set total = 21 where id = 2");
+    let first =
+        shop.transact("update orders set total = 11 where id = 1; update orders set total = 21 where id = 2");
     let second = shop.transact("update orders set total = 12 where id = 1");
     let refused = shop.restore(&["--transaction", &first]).refused(&[
         "later changes would be undone",

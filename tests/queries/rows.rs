@@ -114,7 +114,9 @@ fn an_actor_that_is_not_known_is_answered_with_the_nearest() {
 #[test]
 fn a_column_that_is_gone_is_found_by_its_last_name() {
     let mut shop = Shop::orders();
-    shop.server.run("alter table orders rename column customer to buyer; update orders set buyer = 'eve' where id = 1");
+    shop.server.run(
+        "alter table orders rename column customer to buyer; update orders set buyer = 'eve' where id = 1",
+    );
     shop.capture();
     shop.server.run("alter table orders drop column buyer; update orders set total = 1 where id = 1");
     shop.capture();

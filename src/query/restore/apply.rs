@@ -95,13 +95,19 @@ pub(super) async fn apply(client: &Client, plan: &mut Plan, message: &str, force
     let mut waiting: VecDeque<Step> = plan.steps.drain(..).collect();
     let mut done = Vec::with_capacity(waiting.len());
     // A row that another one has to make room for, or to come before, waits for it.
-    let mut refused = 0;
+    let (mut refused, mut taken_along) = (0, Vec::new());
     while let Some(step) = waiting.pop_front() {
         client.batch_execute("savepoint row").await.map_err(sql)?;
         match client.execute(step.statement.sql.as_str(), &[]).await {
             Ok(1) => {
                 client.batch_execute("release savepoint row").await.map_err(sql)?;
                 done.push(step);
+                refused = 0;
+            }
+            // Another row's change took this one along: `on update cascade`, `on delete cascade`.
+            Ok(0) => {
+                client.batch_execute("release savepoint row").await.map_err(sql)?;
+                taken_along.push(step);
                 refused = 0;
             }
             Ok(rows) => {
@@ -118,6 +124,15 @@ pub(super) async fn apply(client: &Client, plan: &mut Plan, message: &str, force
             Err(error) => return Err(sql(error)),
         }
     }
+    for step in taken_along {
+        let asked = client.query_one(&format!("select {}", step.statement.done), &[]).await.map_err(sql)?;
+        if !asked.get::<_, bool>(0) {
+            return Err(Error::other(format!(
+                "{}: the statement found no row to change; nothing was changed",
+                plan.name_of(&step)
+            )));
+        }
+    }
     client.batch_execute("commit").await.map_err(sql)?;
     plan.steps = done;
     Ok(())
@@ -125,7 +140,8 @@ pub(super) async fn apply(client: &Client, plan: &mut Plan, message: &str, force
 
 fn is_about_another_row(error: &tokio_postgres::Error) -> bool {
     error.code().is_some_and(|code| {
-        [SqlState::FOREIGN_KEY_VIOLATION, SqlState::UNIQUE_VIOLATION, SqlState::EXCLUSION_VIOLATION].contains(code)
+        [SqlState::FOREIGN_KEY_VIOLATION, SqlState::UNIQUE_VIOLATION, SqlState::EXCLUSION_VIOLATION]
+            .contains(code)
     })
 }
 
@@ -134,11 +150,7 @@ fn told(error: &tokio_postgres::Error) -> String {
 }
 
 /// How the row in the source differs from what the history last knows of it. Locks it until the transaction ends.
-async fn differences(
-    client: &Client,
-    table: &TableHistory,
-    last: &OwnedFact,
-) -> Result<Vec<String>> {
+async fn differences(client: &Client, table: &TableHistory, last: &OwnedFact) -> Result<Vec<String>> {
     let schema = table.newest();
     let now = !last.head.tombstone;
     let row = Shown::new(table, last, schema)?;

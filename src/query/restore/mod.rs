@@ -38,7 +38,9 @@ pub(super) async fn restore(arguments: &Restore) -> Result<()> {
     if !plan.conflicts.is_empty() {
         let list = listed(&plan.conflicts);
         if !arguments.force {
-            return Err(Error::other(format!("later changes would be undone as well: {list}; --force undoes them")));
+            return Err(Error::other(format!(
+                "later changes would be undone as well: {list}; --force undoes them"
+            )));
         }
         eprintln!("bygone: later changes are undone as well: {list}");
     }
@@ -49,7 +51,10 @@ pub(super) async fn restore(arguments: &Restore) -> Result<()> {
     for step in &plan.steps {
         for column in &step.statement.unknown {
             let name = plan.name_of(step);
-            eprintln!("bygone: the value of {column} of {name} at {} is not known; it is left as it is", plan.shown);
+            eprintln!(
+                "bygone: the value of {column} of {name} at {} is not known; it is left as it is",
+                plan.shown
+            );
         }
     }
     let message = message(arguments, &plan);

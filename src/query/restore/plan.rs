@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bygone_replication::table::TableName;
 use bygone_sink::read::{
-    Archive, AsOf, Columns, Cut, Fact, FactFilter, Flow, OwnedFact, TableHistory, Transaction, TransactionFilter,
-    facts,
+    Archive, AsOf, Columns, Cut, Fact, FactFilter, Flow, OwnedFact, TableHistory, Transaction,
+    TransactionFilter, facts,
 };
 use bygone_sink::schema::TableSchema;
 
@@ -89,18 +89,30 @@ impl Plan {
         let title = format!("{} {entity_id}", table.log_name);
         let last = versions.last().cloned().into_iter().collect();
         let steps = statement.map(|statement| Step { table: 0, entity_id, last, statement });
-        Ok(Self { tables: vec![table], steps: steps.into_iter().collect(), title, shown, conflicts: Vec::new() })
+        Ok(Self {
+            tables: vec![table],
+            steps: steps.into_iter().collect(),
+            title,
+            shown,
+            conflicts: Vec::new(),
+        })
     }
 
     /// The rows for which a condition held at a moment.
-    pub(super) async fn rows(archive: &Archive, table: TableHistory, condition: &str, at: &str) -> Result<Self> {
+    pub(super) async fn rows(
+        archive: &Archive,
+        table: TableHistory,
+        condition: &str,
+        at: &str,
+    ) -> Result<Self> {
         let at = moment::resolve(archive, at).await?;
         moment::check_known(archive, &table, &at, false).await?;
         let schema = Arc::clone(table.schema_for(&at.cut, at.place));
         let wanted = Condition::parse(&schema, condition)?;
         let mut found: Vec<String> = Vec::new();
         let mut failed = None;
-        let attnums = wanted.columns().into_iter().filter_map(|at| Some(schema.columns.get(at)?.column.attnum));
+        let attnums =
+            wanted.columns().into_iter().filter_map(|at| Some(schema.columns.get(at)?.column.attnum));
         let columns = Columns::Some(attnums.collect());
         let mut shaper = super::super::changes::Shaper::new(&table, &schema);
         let mut take = |fact: &Fact<'_>| {
@@ -164,7 +176,12 @@ impl Plan {
     }
 
     /// Adds what undoes a transaction in one table, its last change first.
-    async fn undo(&mut self, archive: &Archive, table: TableHistory, transaction: &Transaction) -> Result<()> {
+    async fn undo(
+        &mut self,
+        archive: &Archive,
+        table: TableHistory,
+        transaction: &Transaction,
+    ) -> Result<()> {
         let filter = FactFilter { lsn: Some(transaction.lsn), ..FactFilter::default() };
         let mut done: Vec<OwnedFact> = Vec::new();
         let mut keep = |fact: &Fact<'_>| {
@@ -209,7 +226,8 @@ impl Plan {
                 } else {
                     format!(" by transaction {}", later.head.xid)
                 };
-                self.conflicts.push(format!("{} {entity} was changed again{by} ({})", table.log_name, later.head.op));
+                self.conflicts
+                    .push(format!("{} {entity} was changed again{by} ({})", table.log_name, later.head.op));
             }
             if sides.unseen {
                 eprintln!(
@@ -239,9 +257,10 @@ impl Plan {
             })
             .map(String::as_str)
             .collect();
-        for entity in order.iter().filter(|entity| {
-            !merged.contains(entity.as_str()) && !paired.contains(entity.as_str())
-        }) {
+        for entity in order
+            .iter()
+            .filter(|entity| !merged.contains(entity.as_str()) && !paired.contains(entity.as_str()))
+        {
             let Some(sides) = rows.get(entity.as_str()) else { continue };
             let last = sides.last.cloned().into_iter().collect();
             self.step(number, &table, entity, last, (sides.then, sides.now), &schema)?;

@@ -21,6 +21,8 @@ pub(super) struct Then<'a> {
 pub(super) struct Statement {
     pub(super) verb: Verb,
     pub(super) sql: String,
+    /// An expression that is true once the row is what it was.
+    pub(super) done: String,
     /// Columns that would have to change and whose value is not known.
     pub(super) unknown: Vec<String>,
 }
@@ -54,8 +56,10 @@ impl Statement {
         match (&then, &now) {
             (None, None) => Ok(None),
             (None, Some(now)) => {
-                let sql = format!("delete from {} where {}", table.name.quoted(), one_row(table, now)?);
-                Ok(Some(Self { verb: Verb::Delete, sql, unknown: Vec::new() }))
+                let (name, row) = (table.name.quoted(), one_row(table, now)?);
+                let sql = format!("delete from {name} where {row}");
+                let done = format!("not exists (select from {name} where {row})");
+                Ok(Some(Self { verb: Verb::Delete, sql, done, unknown: Vec::new() }))
             }
             (Some((then, _)), None) => Self::insert(table, newest, then).map(Some),
             (Some((then, _)), Some(now)) => Self::update(table, newest, then, now),
@@ -81,7 +85,7 @@ impl Statement {
             names.join(", "),
             values.join(", ")
         );
-        Ok(Self { verb: Verb::Insert, sql, unknown })
+        Ok(Self { verb: Verb::Insert, sql, done: is_there(table, newest, then)?, unknown })
     }
 
     fn update(table: &TableHistory, newest: &TableSchema, then: &Shown, now: &Shown) -> Result<Option<Self>> {
@@ -112,14 +116,22 @@ impl Statement {
                 unknown.join(", ")
             )));
         }
-        let sql = format!(
-            "update {} set {}\nwhere {}",
-            table.name.quoted(),
-            sets.join(", "),
-            one_row(table, now)?
-        );
-        Ok(Some(Self { verb: Verb::Update, sql, unknown }))
+        let sql =
+            format!("update {} set {}\nwhere {}", table.name.quoted(), sets.join(", "), one_row(table, now)?);
+        Ok(Some(Self { verb: Verb::Update, sql, done: is_there(table, newest, then)?, unknown }))
     }
+}
+
+/// A row with these values is in the table.
+fn is_there(table: &TableHistory, newest: &TableSchema, then: &Shown) -> Result<String> {
+    let mut same = Vec::new();
+    for (column, kind, field) in settable(newest, then)? {
+        if !is_unknown(&field) {
+            same.push(equal(column, &kind, field)?);
+        }
+    }
+    let same = if same.is_empty() { "true".to_owned() } else { same.join(" and ") };
+    Ok(format!("exists (select from {} where {same})", table.name.quoted()))
 }
 
 /// The columns of the newest schema that a row of an earlier one has a value for, generated ones aside: the columns as

@@ -50,14 +50,17 @@ impl Catalog {
     /// `history of shop, known until …`.
     pub(super) fn greeting(&self) -> String {
         let (last, until) = self.archive.known_until();
-        let until = until.map_or_else(String::new, |until| format!("{} ", super::super::value::moment(until)));
+        let until =
+            until.map_or_else(String::new, |until| format!("{} ", super::super::value::moment(until)));
         format!("history of {}, known until {until}({last})", self.archive.manifest().source.database)
     }
 
     /// The names of all relations.
     pub(super) fn names(&self) -> Vec<String> {
         let names = self.names.values();
-        names.flat_map(|name| [name.clone(), format!("{name}_history"), format!("{name}_as_of(moment)")]).collect()
+        names
+            .flat_map(|name| [name.clone(), format!("{name}_history"), format!("{name}_as_of(moment)")])
+            .collect()
     }
 
     /// A session that knows the relations.
@@ -173,7 +176,10 @@ impl TableProvider for Relation {
         TableType::View
     }
 
-    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> DataFusionResult<Vec<TableProviderFilterPushDown>> {
+    fn supports_filters_pushdown(
+        &self,
+        filters: &[&Expr],
+    ) -> DataFusionResult<Vec<TableProviderFilterPushDown>> {
         let told = |filter: &&Expr| match self.pushdown.takes(filter) {
             true => TableProviderFilterPushDown::Inexact,
             false => TableProviderFilterPushDown::Unsupported,
@@ -259,7 +265,9 @@ fn text_of(moment: &Expr, session: &dyn Session) -> DataFusionResult<String> {
 
 fn text_of_value(value: &ScalarValue) -> Option<String> {
     Some(match value {
-        ScalarValue::Utf8(text) | ScalarValue::Utf8View(text) | ScalarValue::LargeUtf8(text) => text.clone()?,
+        ScalarValue::Utf8(text) | ScalarValue::Utf8View(text) | ScalarValue::LargeUtf8(text) => {
+            text.clone()?
+        }
         // As `_lsn` has it.
         ScalarValue::Int64(lsn) => Lsn::from_i64((*lsn).filter(|lsn| *lsn >= 0)?).to_string(),
         ScalarValue::TimestampSecond(time, _) => Timestamp((*time)?.checked_mul(1_000_000)?).to_string(),

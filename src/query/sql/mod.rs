@@ -29,7 +29,8 @@ const GOES_ON: &str = "     -> ";
 pub(super) async fn sql(arguments: &Sql) -> Result<()> {
     let archive = open(&arguments.reading.history).await?;
     let catalog = catalog::Catalog::of(archive)?;
-    let session = Session { context: catalog.context()?, names: catalog.names(), format: arguments.reading.format };
+    let session =
+        Session { context: catalog.context()?, names: catalog.names(), format: arguments.reading.format };
     match &arguments.query {
         Some(text) => session.run_all(text).await,
         None if std::io::stdin().is_terminal() => session.shell(&catalog).await,
@@ -64,7 +65,8 @@ impl Session {
 
     async fn run(&self, statement: &str) -> Result<()> {
         // A history is read, never written; and files of this machine are no part of it.
-        let only_reading = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+        let only_reading =
+            SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
         let frame = self
             .context
             .sql_with_options(statement, only_reading)
@@ -77,7 +79,10 @@ impl Session {
 
     /// Reads statements from a terminal until it ends. What goes wrong is said, and the next one is read.
     async fn shell(&self, catalog: &catalog::Catalog) -> Result<()> {
-        eprintln!("{}\nStatements end with a semicolon; \\d lists the relations, \\q ends.", catalog.greeting());
+        eprintln!(
+            "{}\nStatements end with a semicolon; \\d lists the relations, \\q ends.",
+            catalog.greeting()
+        );
         let mut statements = Statements::default();
         let mut lines = std::io::stdin().lock().lines();
         loop {
@@ -87,7 +92,8 @@ impl Session {
                 eprintln!();
                 return Ok(());
             };
-            let line = line.map_err(|error| Error::other(format!("standard input cannot be read: {error}")))?;
+            let line =
+                line.map_err(|error| Error::other(format!("standard input cannot be read: {error}")))?;
             match line.trim() {
                 "\\q" | "exit" | "quit" if !statements.is_open() => return Ok(()),
                 "\\d" | "\\dt" if !statements.is_open() => {
@@ -128,8 +134,12 @@ impl Session {
             let all = if near.is_empty() { "; `show tables` lists what there is" } else { &near };
             return Error::other(format!("there is no relation {name}{all}"));
         }
-        if text.contains("not supported") && (text.starts_with("DDL") || text.starts_with("DML") || text.starts_with("Statement")) {
-            return Error::other(format!("{text}: a history is read, not written; `bygone restore` changes the source"));
+        if text.contains("not supported")
+            && (text.starts_with("DDL") || text.starts_with("DML") || text.starts_with("Statement"))
+        {
+            return Error::other(format!(
+                "{text}: a history is read, not written; `bygone restore` changes the source"
+            ));
         }
         Error::other(text)
     }

@@ -2,19 +2,21 @@
 
 use datafusion::arrow::array::{Array, AsArray as _};
 use datafusion::arrow::datatypes::{
-    DataType, Date32Type, Field, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type, SchemaRef, TimeUnit,
-    TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt64Type,
+    DataType, Date32Type, Field, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type, SchemaRef,
+    TimeUnit, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
+    TimestampSecondType, UInt64Type,
 };
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use futures_util::TryStreamExt as _;
 
-use bygone_sink::timestamp::Timestamp;
+use bygone_sink::value::{Kind, RowBuilder};
 
+use super::super::changes::damaged;
 use super::super::counted;
 use super::super::sheet::{Cell, Heading, Sheet, json_string, left, right};
-use super::super::value::{float_text, moment, moment_cell};
+use super::super::value::{cell as value_cell, fields, float_text};
 use crate::cli::Format;
 use crate::error::{Error, Result};
 
@@ -30,7 +32,8 @@ pub(super) async fn print(
     while let Some(batch) = first.take() {
         for row in 0..batch.num_rows() {
             let cells = schema.fields().iter().zip(batch.columns()).map(|(field, array)| {
-                let is_json = field.metadata().get("ARROW:extension:name").is_some_and(|name| name == "arrow.json");
+                let is_json =
+                    field.metadata().get("ARROW:extension:name").is_some_and(|name| name == "arrow.json");
                 match cell(array, row) {
                     Ok(Cell::Text(text)) if is_json => Ok(Cell::document(Some(&text))),
                     other => other,
@@ -72,11 +75,15 @@ fn cell(array: &dyn Array, row: usize) -> Result<Cell> {
             number => numbered(number),
         },
         DataType::UInt64 => Cell::number(array.as_primitive::<UInt64Type>().value(row)),
-        DataType::Float32 => float(float_text(f64::from(array.as_primitive::<Float32Type>().value(row)), true)),
+        DataType::Float32 => {
+            float(float_text(f64::from(array.as_primitive::<Float32Type>().value(row)), true))
+        }
         DataType::Float64 => float(float_text(array.as_primitive::<Float64Type>().value(row), false)),
         DataType::Timestamp(unit, zone) => {
             let micros = match unit {
-                TimeUnit::Second => array.as_primitive::<TimestampSecondType>().value(row).checked_mul(1_000_000),
+                TimeUnit::Second => {
+                    array.as_primitive::<TimestampSecondType>().value(row).checked_mul(1_000_000)
+                }
                 TimeUnit::Millisecond => {
                     array.as_primitive::<TimestampMillisecondType>().value(row).checked_mul(1_000)
                 }
@@ -85,19 +92,12 @@ fn cell(array: &dyn Array, row: usize) -> Result<Cell> {
                     Some(array.as_primitive::<TimestampNanosecondType>().value(row).div_euclid(1_000))
                 }
             };
-            let at = Timestamp(micros.ok_or_else(|| Error::other("a time lies beyond what can be printed"))?);
-            if zone.is_some() {
-                moment_cell(at)
-            } else {
-                let text = moment(at);
-                let text = text.strip_suffix("+00").unwrap_or(&text).to_owned();
-                Cell::Value { json: json_string(&text.replacen(' ', "T", 1)), text }
-            }
+            let micros = micros.ok_or_else(|| Error::other("a time lies beyond what can be printed"))?;
+            let kind = if zone.is_some() { Kind::Timestamptz } else { Kind::Timestamp };
+            temporal(&kind, micros.to_le_bytes())?
         }
         DataType::Date32 => {
-            let days = i64::from(array.as_primitive::<Date32Type>().value(row));
-            let text = moment(Timestamp(days.saturating_mul(86_400_000_000)));
-            Cell::Text(text.split(' ').next().unwrap_or_default().to_owned())
+            temporal(&Kind::Date, array.as_primitive::<Date32Type>().value(row).to_le_bytes())?
         }
         DataType::List(_) => list(array.as_list::<i32>().value(row).as_ref())?,
         DataType::LargeList(_) => list(array.as_list::<i64>().value(row).as_ref())?,
@@ -125,6 +125,15 @@ fn cell(array: &dyn Array, row: usize) -> Result<Cell> {
     })
 }
 
+/// As a column of the kind is printed.
+fn temporal<const N: usize>(kind: &Kind, value: [u8; N]) -> Result<Cell> {
+    let mut row = RowBuilder::default();
+    row.start(1);
+    row.fixed(value);
+    let fields = fields(row.bytes(), std::slice::from_ref(kind)).map_err(damaged)?;
+    fields.first().map_or(Ok(Cell::Null), |field| value_cell(kind, *field).map_err(damaged))
+}
+
 fn float(text: String) -> Cell {
     // The text of a finite float is JSON as it is.
     if text.ends_with(|c: char| c.is_ascii_digit()) {
@@ -144,7 +153,11 @@ fn list(items: &dyn Array) -> Result<Cell> {
             let plain = !text.is_empty()
                 && !text.eq_ignore_ascii_case("null")
                 && !text.contains(|c: char| c.is_whitespace() || matches!(c, '{' | '}' | ',' | '"' | '\\'));
-            if plain { text.to_owned() } else { format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"")) }
+            if plain {
+                text.to_owned()
+            } else {
+                format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+            }
         }
     });
     let text = format!("{{{}}}", texts.collect::<Vec<_>>().join(","));
@@ -154,6 +167,7 @@ fn list(items: &dyn Array) -> Result<Cell> {
 
 fn formatted(array: &dyn Array, row: usize) -> Result<String> {
     let options = FormatOptions::default();
-    let formatter = ArrayFormatter::try_new(array, &options).map_err(|error| Error::other(error.to_string()))?;
+    let formatter =
+        ArrayFormatter::try_new(array, &options).map_err(|error| Error::other(error.to_string()))?;
     Ok(formatter.value(row).to_string())
 }

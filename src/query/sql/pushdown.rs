@@ -46,7 +46,8 @@ impl Pushdown {
                     own.column.attnum == column.column.attnum && own.kind == column.kind
                 })
         });
-        let kinds = |kind: &Kind| matches!(kind, Kind::Int16 | Kind::Int32 | Kind::Int64 | Kind::Text | Kind::Uuid);
+        let kinds =
+            |kind: &Kind| matches!(kind, Kind::Int16 | Kind::Int32 | Kind::Int64 | Kind::Text | Kind::Uuid);
         let column = column.filter(|column| always && kinds(&column.kind));
         // Blanks at the end, or upper and lower case, make no difference to some types.
         let column = column.filter(|column| {
@@ -109,7 +110,9 @@ impl Pushdown {
                 whole(value).filter(|lsn| *lsn >= 0).map(|lsn| Told::Until(Cut::Lsn(Lsn::from_i64(lsn))))
             }
             ("_valid_from", _) if before => match value {
-                ScalarValue::TimestampMicrosecond(Some(us), _) => Some(Told::Until(Cut::Time(Timestamp(*us)))),
+                ScalarValue::TimestampMicrosecond(Some(us), _) => {
+                    Some(Told::Until(Cut::Time(Timestamp(*us))))
+                }
                 _ => None,
             },
             ("_actor", Operator::Eq) => text(value).map(|actor| Told::Actor(actor.to_owned())),
@@ -136,7 +139,9 @@ impl Pushdown {
 
 fn text(value: &ScalarValue) -> Option<&str> {
     match value {
-        ScalarValue::Utf8(text) | ScalarValue::Utf8View(text) | ScalarValue::LargeUtf8(text) => text.as_deref(),
+        ScalarValue::Utf8(text) | ScalarValue::Utf8View(text) | ScalarValue::LargeUtf8(text) => {
+            text.as_deref()
+        }
         _ => None,
     }
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use datafusion::arrow::array::{
-    ArrayRef, Int32Builder, ListBuilder, RecordBatch, RecordBatchOptions, StringBuilder, TimestampMicrosecondBuilder,
+    Array as _, ArrayRef, Int32Builder, ListBuilder, RecordBatch, RecordBatchOptions, StringBuilder,
+    TimestampMicrosecondBuilder,
 };
 use datafusion::arrow::datatypes::{DataType, Field, SchemaRef};
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
@@ -26,6 +27,7 @@ use bygone_sink::read::{
 use bygone_sink::schema::{SYSTEM_COLUMNS, SchemaColumn, TableSchema};
 
 use super::super::changes::{Shaper, damaged};
+use super::super::counted;
 use super::relation::{Shape, VALID_TO, with_columns};
 use crate::error::{Error, Result};
 
@@ -166,8 +168,11 @@ impl Scan {
                 AsOf::find(&self.archive, table, cut).await?.rows(&columns, &mut take).await?;
             }
             (What::At(cut), Some(entities)) => {
-                let filter =
-                    FactFilter { until: Some(cut), entities: Some(entities.clone()), ..FactFilter::default() };
+                let filter = FactFilter {
+                    until: Some(cut),
+                    entities: Some(entities.clone()),
+                    ..FactFilter::default()
+                };
                 let mut last: HashMap<String, OwnedFact> = HashMap::new();
                 let mut keep = |fact: &Fact<'_>| {
                     let known = last.get(&fact.head.entity_id).map_or(0, |known| known.head.version);
@@ -202,10 +207,7 @@ impl Scan {
     }
 }
 
-fn send(
-    sender: &mpsc::Sender<DataFusionResult<RecordBatch>>,
-    batch: DataFusionResult<RecordBatch>,
-) -> Flow {
+fn send(sender: &mpsc::Sender<DataFusionResult<RecordBatch>>, batch: DataFusionResult<RecordBatch>) -> Flow {
     let mut waiting = batch;
     loop {
         match sender.try_send(waiting) {
@@ -228,8 +230,7 @@ struct Begins {
 
 impl Begins {
     async fn of(scan: &Scan) -> Result<Self> {
-        let mut begins =
-            Self { hashers: [RandomState::new(), RandomState::new()], times: HashMap::new() };
+        let mut begins = Self { hashers: [RandomState::new(), RandomState::new()], times: HashMap::new() };
         let filter = FactFilter { entities: scan.filter.entities.clone(), ..FactFilter::default() };
         let mut note = |fact: &Fact<'_>| {
             let name = begins.name(&fact.head.entity_id, fact.head.version);
@@ -251,6 +252,7 @@ impl Begins {
 
 /// Gathers rows into batches, and sends them.
 struct Rows<'a> {
+    target: Arc<TableSchema>,
     shaper: Shaper<'a>,
     batch: FactBatch,
     /// What a batch of facts has in another form than the file.
@@ -264,6 +266,9 @@ struct Rows<'a> {
     begins: Option<Begins>,
     sender: mpsc::Sender<DataFusionResult<RecordBatch>>,
     failed: Option<Error>,
+    /// Rows with values that stand in `_raw`, or are not known, and are null here.
+    raw: usize,
+    unknown: usize,
 }
 
 impl<'a> Rows<'a> {
@@ -277,6 +282,7 @@ impl<'a> Rows<'a> {
     ) -> Self {
         let element = Field::new("element", DataType::Utf8, true);
         Self {
+            target: Arc::clone(target),
             shaper: Shaper::new(table, target),
             batch: FactBatch::new(Arc::clone(target)),
             id: StringBuilder::new(),
@@ -289,12 +295,15 @@ impl<'a> Rows<'a> {
             begins,
             sender,
             failed: None,
+            raw: 0,
+            unknown: 0,
         }
     }
 
     fn take(&mut self, fact: &Fact<'_>) -> Flow {
         let put = self.put(fact);
-        let full = put.and_then(|()| if self.batch.is_full() { self.flush() } else { Ok(Flow::Continue(())) });
+        let full =
+            put.and_then(|()| if self.batch.is_full() { self.flush() } else { Ok(Flow::Continue(())) });
         full.unwrap_or_else(|error| {
             self.failed = Some(error);
             Flow::Break(())
@@ -336,6 +345,14 @@ impl<'a> Rows<'a> {
     fn flush(&mut self) -> Result<Flow> {
         let taken = self.batch.take().map_err(|error| Error::other(error.to_string()))?;
         let Some((batch, _)) = taken else { return Ok(Flow::Continue(())) };
+        let set = |name: &str| {
+            let told = |source: &Source| matches!(source, Source::System(at) if SYSTEM_COLUMNS.get(*at) == Some(&name));
+            let column = batch.column_by_name(name).filter(|_| !self.sources.iter().any(told));
+            column.map_or(0, |column| column.len() - column.null_count())
+        };
+        let (raw, unknown) = (set("_raw"), set("_unknown"));
+        self.raw += raw;
+        self.unknown += unknown;
         let (id, op): (ArrayRef, ArrayRef) = (Arc::new(self.id.finish()), Arc::new(self.op.finish()));
         let changed: ArrayRef = Arc::new(self.changed.finish());
         let version: ArrayRef = Arc::new(self.version.finish());
@@ -353,7 +370,8 @@ impl<'a> Rows<'a> {
         });
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         let shown = RecordBatch::try_new_with_options(Arc::clone(&self.schema), arrays.collect(), &options);
-        let shown = shown.map_err(|error| Error::other(format!("{VALID_TO} and its like do not fit: {error}")))?;
+        let shown =
+            shown.map_err(|error| Error::other(format!("{VALID_TO} and its like do not fit: {error}")))?;
         Ok(send(&self.sender, Ok(shown)))
     }
 
@@ -361,6 +379,20 @@ impl<'a> Rows<'a> {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
-        self.flush().map(|_| ())
+        self.flush()?;
+        let name = &self.target.name.name;
+        for (rows, what, remedy) in [
+            (self.raw, "a value that its type here cannot hold", "_raw in its history has it exactly"),
+            (self.unknown, "a value that is not known", "_unknown in its history names it"),
+        ] {
+            if rows > 0 {
+                let has = if rows == 1 { "has" } else { "have" };
+                eprintln!(
+                    "bygone: {} of {name} {has} {what}, which is null here: {remedy}",
+                    counted(rows, "row")
+                );
+            }
+        }
+        Ok(())
     }
 }

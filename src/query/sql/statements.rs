@@ -44,9 +44,7 @@ fn says_something(text: &str) -> bool {
     let mut chars = text.char_indices().peekable();
     while let Some((at, c)) = chars.next() {
         match comment(text, at) {
-            Some(end) => {
-                while chars.next_if(|(at, _)| *at < end).is_some() {}
-            }
+            Some(end) => while chars.next_if(|(at, _)| *at < end).is_some() {},
             None if c.is_whitespace() => {}
             None => return true,
         }
