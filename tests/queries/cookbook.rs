@@ -52,7 +52,8 @@ fn commands(text: &str) -> Vec<(String, String)> {
 
 /// The words of an output, in no order: how cells are wrapped depends on how long a time is.
 fn words(text: &str) -> Vec<String> {
-    let mut words: Vec<String> = text
+    let mut words: Vec<String> = Vec::new();
+    let found = text
         .split(|c: char| c.is_whitespace() || matches!(c, '(' | ')' | ',' | '"' | '\''))
         .filter(|word| !word.is_empty() && !word.bytes().all(|byte| byte == b'-'))
         .map(|word| {
@@ -60,8 +61,16 @@ fn words(text: &str) -> Vec<String> {
             let marked = word.contains(['/', ':', '+']) || word.matches('-').count() == 2;
             let large = word.len() >= 3 && word.bytes().all(|byte| byte.is_ascii_digit());
             if (has_digit && marked) || large { "#".to_owned() } else { word.to_owned() }
-        })
-        .collect();
+        });
+    for word in found {
+        // How large a file is depends on the times in it.
+        if word == "KiB"
+            && let Some(size) = words.last_mut()
+        {
+            "#".clone_into(size);
+        }
+        words.push(word);
+    }
     words.sort();
     words
 }
@@ -132,7 +141,8 @@ impl Story {
             .current_dir(self.shop.scratch.path())
             .env("BYGONE_HISTORY", "./history")
             .env_remove("USER")
-            .env("COLUMNS", "80")
+            // Transaction ids of the tests are long.
+            .env("COLUMNS", "100")
             .output()
             .unwrap();
         (done.status.success(), String::from_utf8_lossy(&done.stdout).into_owned())

@@ -45,14 +45,14 @@ pub(super) async fn restore(arguments: &Restore) -> Result<()> {
         eprintln!("bygone: later changes are undone as well: {list}");
     }
     if plan.steps.is_empty() {
-        eprintln!("bygone: {} is as it was at {}: there is nothing to do", plan.title, plan.shown);
+        eprintln!("bygone: {} is {}: there is nothing to do", plan.title, plan.shown);
         return Ok(());
     }
     for step in &plan.steps {
         for column in &step.statement.unknown {
             let name = plan.name_of(step);
             eprintln!(
-                "bygone: the value of {column} of {name} at {} is not known; it is left as it is",
+                "bygone: the value of {column} of {name}, {}, is not known; it is left alone",
                 plan.shown
             );
         }
@@ -84,7 +84,7 @@ pub(super) async fn restore(arguments: &Restore) -> Result<()> {
 
 /// The SQL, as psql takes it.
 fn script(plan: &Plan, message: &str, sorted: bool) -> String {
-    let mut sql = format!("-- {} as it was at {}\n", comment(&plan.title), comment(&plan.shown));
+    let mut sql = format!("-- {}, {}\n", comment(&plan.title), comment(&plan.shown));
     if !sorted {
         sql.push_str("-- Rows of tables that refer to each other may have to change places; with --source they are sorted.\n");
     }
@@ -120,7 +120,7 @@ fn message(arguments: &Restore, plan: &Plan) -> String {
     if let Some(actor) = &arguments.actor {
         context.insert("actor".to_owned(), actor.as_str().into());
     }
-    context.insert("reason".to_owned(), format!("bygone restore to {}", plan.shown).into());
+    context.insert("reason".to_owned(), format!("bygone restore: {}, {}", plan.title, plan.shown).into());
     let what = match (arguments.transaction, &arguments.condition, plan.steps.first()) {
         (Some(xid), ..) => serde_json::json!({"transaction": xid}),
         (None, Some(condition), Some(step)) => serde_json::json!({

@@ -32,8 +32,9 @@ pub(super) struct Step {
 pub(super) struct Plan {
     tables: Vec<TableHistory>,
     pub(super) steps: Vec<Step>,
-    /// What is brought back, as what: for the heading and for the reason that the history is told.
+    /// What is brought back: `public.orders 7`.
     pub(super) title: String,
+    /// As what: `as it was at 2026-11-24 10:00:00+00`.
     pub(super) shown: String,
     /// Changes that came later and would be undone as well without being asked for.
     pub(super) conflicts: Vec<String>,
@@ -87,6 +88,7 @@ impl Plan {
         };
         let statement = Statement::new(&table, then.as_ref(), now)?;
         let title = format!("{} {entity_id}", table.log_name);
+        let shown = format!("as it was at {shown}");
         let last = versions.last().cloned().into_iter().collect();
         let steps = statement.map(|statement| Step { table: 0, entity_id, last, statement });
         Ok(Self {
@@ -146,7 +148,8 @@ impl Plan {
             }
         }
         let title = format!("{} where {condition}", table.log_name);
-        Ok(Self { tables: vec![table], steps, title, shown: at.shown, conflicts: Vec::new() })
+        let shown = format!("as it was at {}", at.shown);
+        Ok(Self { tables: vec![table], steps, title, shown, conflicts: Vec::new() })
     }
 
     /// Everything that a transaction changed, as it was before.
@@ -166,7 +169,7 @@ impl Plan {
             tables: Vec::new(),
             steps: Vec::new(),
             title: format!("what transaction {} changed", transaction.xid),
-            shown: "its beginning".to_owned(),
+            shown: "as it was before".to_owned(),
             conflicts: Vec::new(),
         };
         for (name, _) in &transaction.tables {

@@ -95,8 +95,9 @@ impl Session {
             let line =
                 line.map_err(|error| Error::other(format!("standard input cannot be read: {error}")))?;
             match line.trim() {
-                "\\q" | "exit" | "quit" if !statements.is_open() => return Ok(()),
-                "\\d" | "\\dt" if !statements.is_open() => {
+                "\\q" => return Ok(()),
+                "exit" | "quit" if !statements.is_open() => return Ok(()),
+                "\\d" | "\\dt" => {
                     for name in &self.names {
                         println!("{name}");
                     }
