@@ -77,6 +77,9 @@ pub(crate) struct Run {
     /// Read from these existing publications instead of making two.
     #[arg(long = "publication", value_name = "NAME")]
     pub(crate) publications: Vec<String>,
+    /// Take publications of --publication that leave out rows, columns or operations; the history will say so.
+    #[arg(long, requires = "publications")]
+    pub(crate) accept_partial: bool,
     /// Directory for the local cache of last versions. It can be deleted at any time.
     #[arg(long, env = "BYGONE_STATE", value_name = "DIR")]
     pub(crate) state: Option<PathBuf>,
@@ -86,6 +89,9 @@ pub(crate) struct Run {
     /// Longest time that a change waits for its commit: 200ms, 10s, 5m.
     #[arg(long, env = "BYGONE_COMMIT_INTERVAL", default_value = "10s", value_parser = parse_duration)]
     pub(crate) commit_interval: Duration,
+    /// How often the catalog is asked for tables and columns that were made, altered or dropped: 2s, 1m.
+    #[arg(long, env = "BYGONE_CATALOG_INTERVAL", default_value = "10s", value_parser = parse_duration)]
+    pub(crate) catalog_interval: Duration,
     /// Size of Parquet files after which a commit is made earlier: 64MiB, 1GiB.
     #[arg(long, env = "BYGONE_COMMIT_SIZE", default_value = "128MiB", value_parser = parse_bytes)]
     pub(crate) commit_size: u64,

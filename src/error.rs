@@ -32,6 +32,12 @@ pub(crate) enum Error {
     /// Going on would lose changes.
     #[error("{0}")]
     Refused(#[from] StartRefused),
+    /// It was told to stop while tables were copied for the first time.
+    #[error("stopped during the snapshot; it begins anew for the tables that are not done")]
+    Stopped,
+    /// The stream brings a table whose values have to be read as text, and is in binary form.
+    #[error("a table is read as text from here on")]
+    TextNeeded,
     /// Anything else, as a sentence.
     #[error("{0}")]
     Other(String),
@@ -50,7 +56,7 @@ impl Error {
                 matches!(error.kind(), CatalogErrorKind::Connection | CatalogErrorKind::Busy)
             }
             // After a crash of our own the server may not have noticed yet.
-            Self::Refused(StartRefused::Slot(SlotRefused::Active { .. })) => true,
+            Self::Refused(StartRefused::Slot(SlotRefused::Active { .. })) | Self::TextNeeded => true,
             _ => false,
         };
         if retry { Policy::Retry } else { Policy::Stop }

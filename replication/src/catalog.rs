@@ -11,12 +11,13 @@ mod error;
 mod server;
 mod tables;
 mod types;
+pub mod watch;
 
 pub use error::{CatalogError, ErrorKind};
 pub use server::{
     RoleRights, ServerInfo, TableRights, current_role_rights, server_info, table_rights, widen_xid,
 };
-pub use tables::{Loaded, SkipReason, Skipped, load_table, load_tables, load_tables_by_oid};
+pub use tables::{Loaded, SkipReason, Skipped, leaves_of, load_table, load_tables, load_tables_by_oid};
 
 use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, PgLsn};

@@ -15,7 +15,7 @@ mod state;
 pub use difference::{Difference, compare};
 pub use ensure::{Change, Ensured, drop, ensure};
 pub use fingerprint::ParseFingerprintError;
-pub use partial::{Partial, check_user_made};
+pub use partial::{Partial, check_user_made, restrict};
 pub use state::{Publication, PublicationState, SchemaMember, TableMember, inspect, published_tables};
 
 use crate::catalog::{CatalogError, ErrorKind};

@@ -90,7 +90,8 @@ pub fn plan(tables: &[Table], workers: usize, chunk_bytes: u64, block_size: u32)
 
 /// The statement that copies a part of a table out: `columns` in this order, in binary or text format.
 ///
-/// Without rows of inheritance children, which are tables of their own. Generated columns come as their values.
+/// Without rows of inheritance children, which are tables of their own, and without those that a row filter leaves out.
+/// Generated columns come as their values.
 #[must_use]
 pub fn copy_statement<'a>(
     table: &Table,
@@ -100,12 +101,15 @@ pub fn copy_statement<'a>(
 ) -> String {
     let columns: Vec<String> = columns.into_iter().map(|column| quote_identifier(&column.name)).collect();
     let mut query = format!("select {} from only {}", columns.join(", "), table.name.quoted());
+    let mut conditions = Vec::new();
     if let Chunk::Blocks { from, to } = chunk {
+        conditions.push(format!("ctid >= '({from},0)'::tid"));
+        conditions.extend(to.map(|to| format!("ctid < '({to},0)'::tid")));
+    }
+    conditions.extend(table.row_filter.as_ref().map(|filter| format!("({filter})")));
+    if !conditions.is_empty() {
         // Writing to a string does not fail.
-        let _ = write!(query, " where ctid >= '({from},0)'::tid");
-        if let Some(to) = to {
-            let _ = write!(query, " and ctid < '({to},0)'::tid");
-        }
+        let _ = write!(query, " where {}", conditions.join(" and "));
     }
     let format = if binary { "binary" } else { "text" };
     format!("copy ({query}) to stdout (format {format}, encoding 'UTF8')")

@@ -163,6 +163,9 @@ pub struct Table {
     pub columns: Vec<Column>,
     /// `relfilenode` (`pg_relation_filenode`): changes with every rewrite. 0 for partitioned tables.
     pub filenode: u32,
+    /// Changes whenever the catalog's word on one of the columns does: the sum of `xmin` over `pg_attribute`. With another
+    /// `filenode` it tells an `ALTER TABLE` that rewrote from a `VACUUM FULL` [24].
+    pub columns_stamp: u64,
     /// `relpersistence`: `p`, `u` or `t`.
     pub persistence: char,
     /// Size of the main fork in blocks of `block_size` bytes, by the file system's word.
@@ -171,6 +174,8 @@ pub struct Table {
     pub rows: Option<u64>,
     /// Row-level security is on and would filter what the current role reads.
     pub row_security: bool,
+    /// Only rows for which this SQL expression holds are captured: the row filters of a publication that somebody made.
+    pub row_filter: Option<String>,
 }
 
 impl Table {

@@ -85,6 +85,14 @@ pub(crate) fn content_key(row: &[u8]) -> StateKey {
     key
 }
 
+/// The key in state of a row that other columns than its key's name; `digest` is of these.
+pub(crate) fn row_alias_key(digest: &[u8]) -> StateKey {
+    let mut key = StateKey::new();
+    key.push(6);
+    key.extend_from_slice(digest);
+    key
+}
+
 /// The key in state under which the place of an entity without a key is found.
 pub(crate) fn twin_key(id: [u8; 16]) -> StateKey {
     let mut key = StateKey::new();

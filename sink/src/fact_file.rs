@@ -51,6 +51,11 @@ pub(crate) struct FactRows<'a> {
 }
 
 impl<'a> FactRows<'a> {
+    /// What the facts were written under.
+    pub(crate) fn schema(&self) -> &Arc<TableSchema> {
+        &self.schema
+    }
+
     /// The facts of a batch that was written under `schema`.
     pub(crate) fn new(path: &'a str, schema: Arc<TableSchema>, batch: &'a RecordBatch) -> Result<Self> {
         let columns = schema.columns.iter().map(|column| batch.column_by_name(&column.physical)).collect();

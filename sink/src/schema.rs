@@ -129,6 +129,16 @@ impl TableSchema {
         self.columns.iter().position(|column| column.column.attnum == attnum)
     }
 
+    /// The place here of a column of another version of the table: the same attnum, or, where the two are different
+    /// tables that had one name after the other, the same name in the files.
+    #[must_use]
+    pub fn counterpart(&self, of: &Self, column: &SchemaColumn) -> Option<usize> {
+        if self.oid == of.oid {
+            return self.position(column.column.attnum);
+        }
+        self.columns.iter().position(|own| own.physical == column.physical && own.kind == column.kind)
+    }
+
     /// Every column's binary form can be asked for, and gives the same facts as its text.
     #[must_use]
     pub fn reads_binary(&self) -> bool {
@@ -155,25 +165,55 @@ impl TableSchema {
 /// attnums tell that both are one [25, 36, 38].
 #[derive(Clone, Debug, Default)]
 pub struct PhysicalNames {
-    owners: HashMap<String, (i16, ArrowType)>,
+    /// By name in lower case.
+    owners: HashMap<String, Owner>,
+    /// The table whose attnums these are.
+    oid: u32,
+}
+
+#[derive(Clone, Debug)]
+struct Owner {
+    /// None where the column was of a table that was dropped: another one of the name and type goes on under it.
+    attnum: Option<i16>,
+    data_type: ArrowType,
 }
 
 impl PhysicalNames {
     /// Notes the names that a schema version uses.
     pub fn learn(&mut self, schema: &TableSchema) {
+        self.of_table(schema.oid);
         for column in &schema.columns {
+            let owner = Owner { attnum: Some(column.column.attnum), data_type: column.kind.arrow() };
             self.owners
                 .entry(column.physical.to_lowercase())
-                .or_insert_with(|| (column.column.attnum, column.kind.arrow()));
+                .and_modify(|known| {
+                    if known.attnum.is_none() {
+                        known.attnum = owner.attnum;
+                    }
+                })
+                .or_insert(owner);
+        }
+    }
+
+    /// The names are those of the columns of another table from now on: one that was made under the dropped one's name.
+    pub fn of_table(&mut self, oid: u32) {
+        if self.oid != oid {
+            self.owners.values_mut().for_each(|owner| owner.attnum = None);
+            self.oid = oid;
         }
     }
 
     /// The name for a column.
     fn of(&self, attnum: i16, name: &str, kind: &Kind) -> String {
-        let wanted = (attnum, kind.arrow());
+        let wanted = kind.arrow();
+        let free = |candidate: &str| {
+            self.owners.get(&candidate.to_lowercase()).is_none_or(|owner| {
+                owner.attnum.is_none_or(|owner| owner == attnum) && owner.data_type == wanted
+            })
+        };
         (1..)
             .map(|count| if count == 1 { name.to_owned() } else { format!("{name}__{count}") })
-            .find(|candidate| self.owners.get(&candidate.to_lowercase()).is_none_or(|owner| *owner == wanted))
+            .find(|candidate| free(candidate))
             .unwrap_or_else(|| name.to_owned())
     }
 }

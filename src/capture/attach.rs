@@ -9,7 +9,7 @@ use bygone_replication::catalog::{ErrorKind as CatalogErrorKind, Loaded};
 use bygone_replication::conninfo::ConnectOptions;
 use bygone_replication::pattern::Patterns;
 use bygone_replication::preflight;
-use bygone_replication::publication::{self, PublicationState};
+use bygone_replication::publication::{self, Partial, PublicationState};
 use bygone_replication::slot::{self, CreateOptions};
 use bygone_replication::table::{Table, TableKind, quote_identifier};
 use bygone_replication::wire::{Connection, Mode};
@@ -17,7 +17,7 @@ use bygone_replication::{Lsn, catalog, session};
 use bygone_sink::error::ErrorKind as SinkErrorKind;
 use bygone_sink::failpoint;
 use bygone_sink::history::{History, Identity};
-use bygone_sink::log::{LogWriter, ManifestSource, Source, table_text};
+use bygone_sink::log::{Event, EventKind, LogWriter, ManifestSource, Source, table_text};
 use bygone_sink::schema::TableSchema;
 use bygone_sink::state::{Identity as StateIdentity, State};
 use bygone_sink::store::Store;
@@ -81,7 +81,7 @@ pub(super) async fn attach(
     let mut replication = Connection::connect(connect, Mode::Replication).await?;
     let identified = source::identify(&mut replication).await?;
     let patterns = Patterns::parse(&options.tables).map_err(catalog::CatalogError::from)?;
-    let loaded = match catalog::load_tables(&sql, &patterns).await {
+    let mut loaded = match catalog::load_tables(&sql, &patterns).await {
         // A table that was captured and then dropped is no longer there to be matched.
         Err(error) if begun && error.kind() == CatalogErrorKind::Pattern => {
             tracing::warn!(error = %error, "going on with the tables that are captured already");
@@ -91,6 +91,7 @@ pub(super) async fn attach(
         }
         loaded => loaded?,
     };
+    source::restrict(&sql, &options.publications, &mut loaded.tables).await?;
     for skipped in &loaded.skipped {
         tracing::warn!("not captured: {skipped}");
     }
@@ -235,7 +236,7 @@ impl Begin<'_> {
         }
         // A place that cannot be written to, and rights that do not suffice, are found out before anything is made.
         self.store.check_writable().await?;
-        self.publish(tables).await?;
+        let partial = self.publish(tables).await?;
         self.check_readable(tables).await?;
         let history = History::open_or_create(self.store, identity).await?;
         let history_id = history.manifest().id.clone();
@@ -252,9 +253,14 @@ impl Begin<'_> {
         failpoint::hit("snapshot.after_slot")?;
         let mut registry = Registry::default();
         for table in tables.iter().filter(|table| !matches!(table.kind, TableKind::Leaf { .. })) {
-            registry.attach(table, point);
+            registry.attach(table, tables, point);
         }
         registry.know_relations(tables);
+        for partial in partial {
+            let table = partial.table().map(table_text);
+            let event = Event::at(EventKind::Partial, table, point);
+            registry.new_events.push(event.with("reason", partial.to_string()));
+        }
         let mut log = history.into_writer();
         let said = Said {
             from: point,
@@ -278,7 +284,7 @@ impl Begin<'_> {
         Ok((log, registry, recorded, exported, history_id))
     }
 
-    /// Goes on where the log ends; tables that match the patterns by now are added.
+    /// Goes on where the log ends. What has become of the tables in the meantime is found by the watcher.
     async fn again(&mut self, identity: &Identity, tables: &[Table]) -> Result<Begun> {
         let history = History::open_or_create(self.store, identity).await?;
         let history_id = history.manifest().id.clone();
@@ -293,47 +299,7 @@ impl Begin<'_> {
             .parse()
             .map_err(|_| damaged())?;
         registry.know_relations(tables);
-        let mut log = history.into_writer();
-        let new: Vec<&Table> = tables
-            .iter()
-            .filter(|table| !matches!(table.kind, TableKind::Leaf { .. }))
-            .filter(|table| registry.index_of(&table_text(&table.name)).is_none())
-            .collect();
-        if new.is_empty() {
-            return Ok((log, registry, recorded, None, history_id));
-        }
-        // What was recorded must still hold before anything is added to it.
-        let resume = log.state().resume.unwrap_or(Lsn::ZERO);
-        let timeline = log.state().source.as_ref().map_or(self.source.timeline, |source| source.timeline);
-        let system_id = self.source.system_id.parse().unwrap_or(0);
-        let options = ConnectOptions::parse(&self.options.source)?.with_application_name("bygone");
-        let captured = registry.oids();
-        match source::connect(&options, self.wanted, system_id, timeline, resume, &recorded, &captured).await
-        {
-            Ok(ready) => ready.connection.close().await,
-            Err(error) => return Err(error),
-        }
-        self.publish(tables).await?;
-        let recorded = publication::inspect(self.sql, &self.wanted.publications).await?;
-        for table in new {
-            tracing::info!(table = %table.name, "new table");
-            registry.attach(table, resume);
-        }
-        registry.know_relations(tables);
-        let said = Said {
-            from: resume,
-            to: resume,
-            source: Source { timeline, ..self.source.clone() },
-            epoch: log.state().epoch,
-            server_time: log.state().server_time.map(|at| at.0),
-            high_water: log.state().high_water.map(|at| at.0),
-            publication: Some(recorded.fingerprint().into()),
-            schemas: std::mem::take(&mut registry.new_schemas),
-            events: std::mem::take(&mut registry.new_events),
-        };
-        let appended = log.append(said.body(&[])).await?;
-        tracing::debug!(seq = appended.seq(), "new tables are in the log");
-        Ok((log, registry, recorded, None, history_id))
+        Ok((history.into_writer(), registry, recorded, None, history_id))
     }
 
     /// The role may read what it has to copy.
@@ -359,10 +325,14 @@ impl Begin<'_> {
     }
 
     /// Has the tables published, each where its identity allows [9].
-    async fn publish(&self, tables: &[Table]) -> Result<()> {
+    async fn publish(&self, tables: &[Table]) -> Result<Vec<Partial>> {
         if !self.options.publications.is_empty() {
             let state = publication::inspect(self.sql, &self.wanted.publications).await?;
-            publication::check_user_made(&state, &self.wanted.publications, false)?;
+            let accept = self.options.accept_partial;
+            let partial = publication::check_user_made(&state, &self.wanted.publications, accept)?;
+            for partial in &partial {
+                tracing::warn!("{partial}");
+            }
             let listed: HashSet<u32> = publication::published_tables(self.sql, &self.wanted.publications)
                 .await?
                 .into_iter()
@@ -379,7 +349,7 @@ impl Begin<'_> {
                     missing.join(", ")
                 )));
             }
-            return Ok(());
+            return Ok(partial);
         }
         let (insert_only, all): (Vec<&Table>, Vec<&Table>) =
             tables.iter().partition(|table| publication::is_insert_only(table));
@@ -395,7 +365,7 @@ impl Begin<'_> {
         for statement in &ensured.statements {
             tracing::debug!(statement, "publication");
         }
-        Ok(())
+        Ok(Vec::new())
     }
 }
 

@@ -55,10 +55,12 @@ pub(super) fn as_of_stream(relation: &Relation<'_>, old: &TableSchema, now: Opti
             identity_index: Vec::new(),
             columns,
             filenode: 0,
+            columns_stamp: 0,
             persistence: 'p',
             blocks: 0,
             rows: None,
             row_security: false,
+            row_filter: None,
         },
     }
 }

@@ -16,6 +16,7 @@ use super::Capture;
 use super::attach::{Exported, export};
 use super::pipeline::{Rest, Until};
 use super::snapshot::{self, Copied, CopySettings, Outcome, Wanted};
+use super::source::restrict;
 use crate::error::{Error, Result};
 
 /// A table that is altered each time it is copied is given up after so many tries.
@@ -27,7 +28,7 @@ impl Capture {
     /// Copies the tables whose snapshot is not in the log.
     pub(super) async fn copy_missing(&mut self) -> Result<()> {
         for _ in 0..ATTEMPTS {
-            let missing = self.pipeline()?.registry.without_snapshot();
+            let missing = self.pipeline()?.follower.registry.without_snapshot();
             if missing.is_empty() {
                 return Ok(());
             }
@@ -48,9 +49,7 @@ impl Capture {
                     let rest = self.stream(Until::Exactly(exported.point)).await?;
                     self.pipeline()?.ceiling = None;
                     if rest == Rest::Stopped {
-                        return Err(Error::other(
-                            "stopped during the snapshot; it begins anew for the tables that are not done",
-                        ));
+                        return Err(Error::Stopped);
                     }
                     let point = exported.point;
                     self.commit_copied(point, exported.at, held).await?;
@@ -58,7 +57,7 @@ impl Capture {
                 }
             }
         }
-        let left = self.pipeline()?.registry.without_snapshot().len();
+        let left = self.pipeline()?.follower.registry.without_snapshot().len();
         if left == 0 {
             return Ok(());
         }
@@ -105,6 +104,7 @@ impl Capture {
             block_size,
             limits: self.memory.encoder,
             stop: Arc::clone(&self.stop),
+            aside: false,
         };
         let state = Arc::clone(&self.pipeline()?.committer.state);
         let (done, mut outcomes) = mpsc::channel(64);
@@ -118,10 +118,11 @@ impl Capture {
         let mut last = Instant::now();
         while let Some(outcome) = outcomes.recv().await {
             match outcome {
-                Outcome::Copied(copied) => ready.push(copied),
+                Outcome::Copied(copied) => ready.push(*copied),
                 Outcome::Altered(index) => {
                     let name = self
                         .pipeline()?
+                        .follower
                         .registry
                         .tables()
                         .get(index)
@@ -149,7 +150,7 @@ impl Capture {
         sql: &tokio_postgres::Client,
         missing: &[usize],
     ) -> Result<Vec<Wanted>> {
-        let registry = &self.pipeline()?.registry;
+        let registry = &self.pipeline()?.follower.registry;
         let roots: Vec<(usize, u32, Arc<bygone_sink::schema::TableSchema>)> = missing
             .iter()
             .filter_map(|index| {
@@ -159,7 +160,8 @@ impl Capture {
             .collect();
         let mut oids: Vec<u32> = roots.iter().map(|(_, oid, _)| *oid).collect();
         oids.extend(registry.leaves_of(missing));
-        let tables: Vec<Table> = catalog::load_tables_by_oid(sql, &oids).await?;
+        let mut tables: Vec<Table> = catalog::load_tables_by_oid(sql, &oids).await?;
+        restrict(sql, &self.options.publications, &mut tables).await?;
         Ok(roots
             .into_iter()
             .map(|(index, oid, schema)| {
@@ -199,7 +201,7 @@ impl Capture {
         let mut loaders = Vec::new();
         let mut without_key = std::collections::HashMap::new();
         for table in copied {
-            let Some(captured) = pipeline.registry.tables().get(table.index) else { continue };
+            let Some(captured) = pipeline.follower.registry.tables().get(table.index) else { continue };
             let name = captured.schema().log_name.clone();
             if table.loader.is_none() {
                 without_key.insert(name.clone(), captured.versions.clone());
@@ -208,11 +210,11 @@ impl Capture {
             said.events.push(Event::at(EventKind::Snapshot, Some(name), point).with("rows", table.rows));
             files.extend(table.files);
             loaders.extend(table.loader);
-            pipeline.registry.snapshot_done(table.index, point);
-            pipeline.versioner.set_start(table.index, point);
+            pipeline.follower.registry.snapshot_done(table.index, point);
+            pipeline.follower.versioner.set_start(table.index, point);
         }
-        said.schemas = std::mem::take(&mut pipeline.registry.new_schemas);
-        said.events.extend(std::mem::take(&mut pipeline.registry.new_events));
+        said.schemas = std::mem::take(&mut pipeline.follower.registry.new_schemas);
+        said.events.extend(std::mem::take(&mut pipeline.follower.registry.new_events));
         pipeline.high_water = said.high_water;
         pipeline.server_time = said.server_time;
         let mut log = pipeline.committer.log.lock().await;

@@ -5,21 +5,28 @@ mod attach;
 mod commit;
 mod evolve;
 mod first_copy;
+mod join;
+mod notice;
 mod pipeline;
 mod progress;
 mod registry;
+mod relations;
+mod shadow;
 mod snapshot;
 mod source;
+mod watcher;
 
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bygone_replication::backoff::Backoff;
+use bygone_replication::catalog::CatalogError;
 use bygone_replication::conninfo::ConnectOptions;
-use bygone_replication::publication::PublicationState;
-use bygone_replication::{Lsn, Policy, slot};
+use bygone_replication::pattern::Patterns;
+use bygone_replication::{Lsn, Policy, publication, slot};
 use bygone_sink::encoder::{Encoder, EncoderLimits, FileNumbers};
 use bygone_sink::error::ErrorKind as SinkErrorKind;
 use bygone_sink::failpoint;
@@ -33,7 +40,9 @@ use assembler::Assembler;
 use attach::Attached;
 use commit::Committer;
 use pipeline::{CutAt, Pipeline, Rest, Until};
+use relations::Follower;
 use source::CatalogReader;
+use watcher::{Shared, Watcher};
 
 /// How often a slot that another process reads is tried before that is an error: the server may need a moment to notice
 /// that an earlier bygone was killed.
@@ -50,9 +59,11 @@ pub(crate) struct RunOptions {
     pub(crate) name: String,
     pub(crate) slot: Option<String>,
     pub(crate) publications: Vec<String>,
+    pub(crate) accept_partial: bool,
     pub(crate) state: Option<PathBuf>,
     pub(crate) until_current: bool,
     pub(crate) commit_interval: Duration,
+    pub(crate) catalog_interval: Duration,
     pub(crate) commit_bytes: u64,
     pub(crate) memory: u64,
     pub(crate) snapshot_workers: usize,
@@ -99,8 +110,13 @@ pub(crate) async fn run(options: RunOptions) -> Result<()> {
     let memory = Memory::of(options.memory);
     let attached = attach::attach(&options, &connect, &store, memory).await?;
     let mut capture = Capture::new(options, connect, store, memory, stop, attached)?;
-    capture.copy_missing().await?;
-    capture.stream(capture.target).await?;
+    match capture.copy_missing().await {
+        Ok(()) => {
+            capture.stream(capture.target).await?;
+        }
+        Err(error @ Error::Stopped) if capture.stop.load(Ordering::SeqCst) => tracing::info!("{error}"),
+        Err(error) => return Err(error),
+    }
     capture.tidy().await
 }
 
@@ -135,7 +151,7 @@ struct Capture {
     memory: Memory,
     stop: Arc<AtomicBool>,
     wanted: source::Wanted,
-    recorded: PublicationState,
+    shared: Arc<Shared>,
     system_id: u64,
     numbers: Arc<FileNumbers>,
     pipeline: Option<Pipeline>,
@@ -144,6 +160,8 @@ struct Capture {
     exported: Option<attach::Exported>,
     /// Where to stop by itself.
     target: Until,
+    /// A table came whose values have to be read as text.
+    text_only: bool,
 }
 
 impl Capture {
@@ -173,15 +191,52 @@ impl Capture {
             // Until its snapshot is in the log, nothing of a table is taken from the stream.
             versioner.add_table(&table.versions, table.snapshot.unwrap_or(Lsn(u64::MAX)));
         }
+        let shared = Shared::new(registry.oids(), recorded);
+        let looks = if options.discard {
+            None
+        } else {
+            let names = publication::Names::new(&options.name)?;
+            let watcher = Watcher {
+                options: connect.clone(),
+                patterns: Patterns::parse(&options.tables).map_err(CatalogError::from)?,
+                publications: wanted.publications.clone(),
+                own: options.publications.is_empty().then_some(names),
+                shared: Arc::clone(&shared),
+                every: options.catalog_interval,
+                quiet_until: None,
+                refused: HashSet::new(),
+            };
+            Some(watcher.start())
+        };
+        let copies = shadow::Settings {
+            options: connect.clone(),
+            slot: wanted.slot.clone(),
+            workers: options.snapshot_workers,
+            limits: memory.encoder,
+            spill_bytes: memory.changes,
+            directory: spool.clone(),
+            made: options.publications.clone(),
+            store: store.clone(),
+        };
         let pipeline = Pipeline {
-            versioner,
-            registry,
+            follower: Follower::new(versioner, registry),
+            binary: false,
+            looks,
+            ahead: VecDeque::new(),
+            looked: false,
+            last_facts: Lsn::ZERO,
+            shared: Arc::clone(&shared),
+            enums: BTreeMap::new(),
+            publication: None,
+            copies,
+            shadow: None,
+            copy_again: None,
             encoder,
             epoch: log.state().epoch,
             high_water: log.state().high_water.map(|at| at.0),
             server_time: log.state().server_time.map(|at| at.0),
             committer: Committer { log: Arc::new(Mutex::new(log)), state, runtime: runtime.clone() },
-            catalog: CatalogReader::new(connect.clone(), runtime.clone()),
+            catalog: CatalogReader::new(connect.clone(), runtime.clone(), options.publications.clone()),
             runtime,
             cut_at: CutAt {
                 age: options.commit_interval,
@@ -214,13 +269,14 @@ impl Capture {
             memory,
             stop,
             wanted,
-            recorded,
+            shared,
             system_id,
             numbers,
             pipeline: Some(pipeline),
             assembler: Some(assembler),
             exported,
             target,
+            text_only: false,
         })
     }
 
@@ -245,6 +301,13 @@ impl Capture {
                 return Err(error);
             }
             self.check_fence(&error).await?;
+            if matches!(error, Error::TextNeeded) {
+                self.text_only = true;
+                tracing::info!(
+                    "asking for the stream as text: a table came that cannot be read in binary form"
+                );
+                continue;
+            }
             let waited = refused_since.get_or_insert_with(Instant::now).elapsed();
             let in_use = matches!(error, Error::Refused(_));
             if error.policy() == Policy::Stop
@@ -285,18 +348,22 @@ impl Capture {
             pipeline.passed = false;
             (pipeline.position, pipeline.source.timeline)
         };
-        let captured = self.pipeline()?.registry.oids();
+        let captured = self.pipeline()?.follower.registry.oids();
+        let recorded = self.shared.recorded();
         let ready = source::connect(
             &self.connect,
             &self.wanted,
             self.system_id,
             timeline,
             position,
-            &self.recorded,
+            &recorded,
             &captured,
         )
         .await?;
-        let binary = self.pipeline()?.registry.reads_binary();
+        let text_only = self.text_only;
+        let pipeline = self.pipeline()?;
+        let binary = !text_only && pipeline.follower.registry.reads_binary();
+        pipeline.binary = binary;
         let command = slot::start_command(&self.wanted.slot, position, &self.wanted.publications, binary);
         let stream_options = bygone_replication::stream::StreamOptions {
             queue_bytes: self.memory.queue,

@@ -1,24 +1,28 @@
 //! From the stream to commits: the thread that follows the source.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
+use bygone_replication::Lsn;
 use bygone_replication::catalog::widen_xid;
-use bygone_replication::pgoutput::{Message, Relation};
+use bygone_replication::pgoutput::Message;
 use bygone_replication::stream::{Feedback, WalStream};
-use bygone_replication::{Lsn, table};
 use bygone_sink::encoder::Encoder;
 use bygone_sink::fact::Origin;
 use bygone_sink::failpoint;
 use bygone_sink::log::{Event, EventKind, Source};
-use bygone_sink::versioning::Versioner;
 use tokio::runtime::Handle;
 
 use super::assembler::{Assembled, Assembler, Transaction};
 use super::commit::{Committer, Durable, Pending, Progress, Said};
-use super::registry::{Known, Registry};
+use super::registry::Known;
+use super::relations::Follower;
+use super::shadow::{self, Shadow};
 use super::source::CatalogReader;
+use super::watcher::{Look, Shared};
 use crate::error::{Error, Result};
 
 /// An idle source gets an empty commit so rarely that the log does not grow by it, and so often that the source can throw
@@ -64,8 +68,7 @@ pub(crate) enum Rest {
 
 /// What the thread works with.
 pub(crate) struct Pipeline {
-    pub(crate) versioner: Versioner,
-    pub(crate) registry: Registry,
+    pub(crate) follower: Follower,
     pub(crate) encoder: Encoder,
     pub(crate) committer: Committer,
     pub(crate) catalog: CatalogReader,
@@ -97,6 +100,24 @@ pub(crate) struct Pipeline {
     pub(crate) transactions: u64,
     /// Nothing is written: for measuring.
     pub(crate) discard: bool,
+    /// Values come in binary form in this connection.
+    pub(crate) binary: bool,
+    /// Looks at the catalog, as the watcher sends them; none where nobody watches.
+    pub(crate) looks: Option<Receiver<Result<Look>>>,
+    /// Looks that the stream has yet to come to.
+    pub(crate) ahead: VecDeque<Look>,
+    /// A look was taken.
+    pub(crate) looked: bool,
+    /// The end of the last transaction that brought facts.
+    pub(crate) last_facts: Lsn,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) enums: BTreeMap<u32, Vec<String>>,
+    /// What the next commit has to say of the publications.
+    pub(crate) publication: Option<String>,
+    pub(crate) copies: shadow::Settings,
+    pub(crate) shadow: Option<Shadow>,
+    /// A copy has failed: not before then is it tried again.
+    pub(crate) copy_again: Option<Instant>,
 }
 
 impl Pipeline {
@@ -110,7 +131,7 @@ impl Pipeline {
         assembler: &mut Assembler,
         stop: &AtomicBool,
     ) -> Result<Rest> {
-        self.versioner.forget_relations();
+        self.follower.forget();
         assembler.reset();
         let rest = loop {
             if stop.load(Ordering::Relaxed) {
@@ -131,6 +152,7 @@ impl Pipeline {
                 Err(_elapsed) => {}
             }
             self.look(feedback)?;
+            self.attend(feedback)?;
             if self.is_cut_due() {
                 self.cut(feedback)?;
             }
@@ -146,14 +168,17 @@ impl Pipeline {
     fn is_reached(&self) -> bool {
         match self.until {
             Until::Stopped => false,
-            Until::Reached(target) => self.position >= target,
+            Until::Reached(target) => self.position >= target && !self.has_doubts(),
             Until::Exactly(target) => self.passed || self.position >= target,
         }
     }
 
     /// There is something that the log has to be told.
-    fn has_news(&self) -> bool {
-        self.uncommitted > 0 || !self.registry.new_schemas.is_empty() || !self.registry.new_events.is_empty()
+    pub(super) fn has_news(&self) -> bool {
+        self.uncommitted > 0
+            || !self.follower.registry.new_schemas.is_empty()
+            || !self.follower.registry.new_events.is_empty()
+            || self.publication.is_some()
     }
 
     /// Bytes of WAL that were seen and are not acknowledged.
@@ -169,7 +194,7 @@ impl Pipeline {
 
     fn is_cut_due(&self) -> bool {
         if self.has_news() {
-            let full = self.versioner.pending_bytes() >= self.cut_at.pending
+            let full = self.follower.versioner.pending_bytes() >= self.cut_at.pending
                 || self.encoder.bytes_since_finish() >= self.cut_at.bytes;
             let old = self.oldest.is_none_or(|oldest| oldest.elapsed() >= self.cut_at.age);
             // A commit that is only old waits for the one before it; one that is full holds the stream up.
@@ -193,29 +218,48 @@ impl Pipeline {
     }
 
     /// Ends the commit that was being gathered and sends it on its way.
-    fn cut(&mut self, feedback: &Feedback) -> Result<()> {
+    pub(super) fn cut(&mut self, feedback: &Feedback) -> Result<()> {
         self.settle(feedback)?;
         self.last_cut = Instant::now();
         self.oldest = None;
         if self.discard {
             self.uncommitted = 0;
-            drop(self.versioner.seal()?);
-            self.versioner.release();
+            drop(self.follower.versioner.seal()?);
+            self.follower.versioner.release();
             return Ok(());
         }
-        let sealed = self.versioner.seal()?;
+        let sealed = self.follower.versioner.seal()?;
         self.next_seq += 1;
         let files = self.encoder.finish(Some(self.next_seq))?;
         let said = Said {
             to: self.position,
-            schemas: std::mem::take(&mut self.registry.new_schemas),
-            events: std::mem::take(&mut self.registry.new_events),
+            publication: self.publication.take().map(Into::into),
+            schemas: std::mem::take(&mut self.follower.registry.new_schemas),
+            events: std::mem::take(&mut self.follower.registry.new_events),
             ..self.said_nothing()
         };
         self.covered = self.position;
         self.uncommitted = 0;
         self.pending = Some(self.committer.start(files, said, sealed));
         Ok(())
+    }
+
+    /// A relation that is new or has changed may have values that are read as text only: then the stream has to be asked
+    /// for as text before anything of the transaction is taken [19].
+    fn check_binary(&self, transaction: &mut Transaction<'_>) -> Result<()> {
+        if !self.binary {
+            return Ok(());
+        }
+        transaction.for_each(|body| {
+            if body.first() != Some(&b'R') {
+                return Ok(());
+            }
+            let Message::Relation(relation) = Message::decode(body)? else { return Ok(()) };
+            match self.follower.registry.look_up(&relation) {
+                Known::Same { .. } => Ok(()),
+                Known::Changed { .. } | Known::Unknown => Err(Error::TextNeeded),
+            }
+        })
     }
 
     /// What a commit says that has nothing to tell.
@@ -236,15 +280,25 @@ impl Pipeline {
     /// Looks at the commit on its way.
     fn look(&mut self, feedback: &Feedback) -> Result<()> {
         let Some(pending) = &mut self.pending else { return Ok(()) };
-        let progress = pending.look()?;
-        self.took(progress, feedback)
+        match pending.look() {
+            Ok(progress) => self.took(progress, feedback),
+            Err(error) => {
+                self.pending = None;
+                Err(error)
+            }
+        }
     }
 
     /// Waits until no commit is on its way.
     pub(crate) fn settle(&mut self, feedback: &Feedback) -> Result<()> {
         while let Some(pending) = &mut self.pending {
-            let progress = pending.wait(&self.runtime)?;
-            self.took(progress, feedback)?;
+            match pending.wait(&self.runtime) {
+                Ok(progress) => self.took(progress, feedback)?,
+                Err(error) => {
+                    self.pending = None;
+                    return Err(error);
+                }
+            }
         }
         Ok(())
     }
@@ -255,7 +309,7 @@ impl Pipeline {
             Progress::Durable(durable) => self.acknowledge(durable, feedback)?,
             Progress::Applied => {
                 self.pending = None;
-                self.versioner.release();
+                self.follower.versioner.release();
             }
         }
         Ok(())
@@ -269,59 +323,6 @@ impl Pipeline {
         failpoint::hit("ack.after")?;
         tracing::debug!(seq = durable.seq, resume = %durable.resume, "commit");
         Ok(())
-    }
-
-    fn relation(&mut self, relation: &Relation<'_>) -> Result<()> {
-        match self.registry.look_up(relation) {
-            Known::Same { table, .. } | Known::Changed { table } if self.registry.is_waiting(table) => {
-                // Its snapshot is still to come, and holds all of this.
-                self.versioner.ignore_relation(relation.oid);
-                Ok(())
-            }
-            Known::Same { table, leaf, positions } => {
-                self.versioner.map_relation(relation.oid, table, leaf, positions);
-                Ok(())
-            }
-            Known::Unknown => {
-                // Perhaps a partition that came after the tables were read.
-                let tables = self.catalog.tables(&[relation.oid])?;
-                self.registry.know_relations(&tables);
-                match self.registry.look_up(relation) {
-                    Known::Unknown => {
-                        tracing::info!(
-                            schema = relation.schema,
-                            table = relation.name,
-                            "not captured: passed over"
-                        );
-                        self.versioner.ignore_relation(relation.oid);
-                        Ok(())
-                    }
-                    Known::Same { .. } | Known::Changed { .. } => self.relation(relation),
-                }
-            }
-            Known::Changed { table } => self.changed(table, relation),
-        }
-    }
-
-    /// The stream shows a table with other columns than before.
-    fn changed(&mut self, index: usize, relation: &Relation<'_>) -> Result<()> {
-        let now = self.catalog.tables(&[relation.oid])?.into_iter().next();
-        let old = self.versioner.schema(index).cloned();
-        let (Some(old), now) = (old, now) else { return Err(Error::other("a table is not known")) };
-        let table = super::evolve::as_of_stream(relation, &old, now.as_ref());
-        let schema = self.registry.change(index, &table, [self.position, self.position])?;
-        tracing::info!(table = schema.log_name, schema = schema.version, "new columns");
-        self.versioner.change_schema(index, Arc::clone(&schema))?;
-        match self.registry.look_up(relation) {
-            Known::Same { table, leaf, positions } => {
-                self.versioner.map_relation(relation.oid, table, leaf, positions);
-                Ok(())
-            }
-            Known::Changed { .. } | Known::Unknown => Err(Error::other(format!(
-                "the columns of {} in the stream make no sense beside its catalog entry",
-                table::TableName::new(relation.schema, relation.name)
-            ))),
-        }
     }
 }
 
@@ -337,12 +338,13 @@ impl Assembled for Pipeline {
         if self.passed {
             return Ok(());
         }
+        self.check_binary(transaction)?;
         let xid = widen_xid(transaction.begin.xid, self.next_xid);
         self.next_xid = self.next_xid.max(xid);
         let raw = transaction.commit.committed_at;
         // A time of the future, as a transaction from elsewhere may have it, must not stop the clock for all others [11].
         if raw > transaction.sent_at.saturating_add(CLOCK_SLACK_US) {
-            self.registry.new_events.push(
+            self.follower.registry.new_events.push(
                 Event::at(EventKind::Clock, None, end)
                     .with("ahead_us", raw.saturating_sub(transaction.sent_at)),
             );
@@ -351,13 +353,33 @@ impl Assembled for Pipeline {
         let valid_from = raw.min(latest).max(self.high_water.unwrap_or(i64::MIN));
         self.high_water = Some(valid_from);
         self.server_time = self.server_time.max(Some(transaction.sent_at));
-        self.versioner.begin(Origin { lsn: end, xid: xid.cast_signed(), committed_at: raw, valid_from });
-        transaction.for_each(|body| match Message::decode(body)? {
-            Message::Relation(relation) => self.relation(&relation),
-            message => Ok(self.versioner.message(&message)?),
+        self.follower.versioner.begin(Origin {
+            lsn: end,
+            xid: xid.cast_signed(),
+            committed_at: raw,
+            valid_from,
+        });
+        transaction.for_each(|body| {
+            if let Some(shadow) = &mut self.shadow {
+                shadow.keep(end, body)?;
+            }
+            self.follower.message(body, &mut self.catalog, self.position)
         })?;
-        let summary = self.versioner.commit()?;
+        let summary = self.follower.versioner.commit()?;
+        for index in self.follower.versioner.take_doubtful() {
+            self.follower.registry.doubt(
+                index,
+                end,
+                "a row is not known by the columns that the stream names it by",
+            );
+        }
+        for index in self.follower.versioner.take_ambiguous() {
+            self.follower.registry.ambiguous(index, end);
+        }
         self.position = end;
+        if summary.facts > 0 {
+            self.last_facts = end;
+        }
         self.uncommitted += summary.facts;
         self.facts += summary.facts;
         self.transactions += 1;

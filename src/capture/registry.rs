@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bygone_replication::Lsn;
 use bygone_replication::pgoutput::Relation;
-use bygone_replication::table::{ReplicaIdentity, Table, TableKind};
+use bygone_replication::table::{ReplicaIdentity, Table, TableKind, TableName};
 use bygone_sink::log::{
     ColumnDoc, Event, EventKind, EventLsn, LogState, SchemaVersion, parse_table_text, table_text,
 };
@@ -23,13 +23,150 @@ pub(crate) struct Captured {
     key: Vec<i16>,
     /// The consistent point of its snapshot, once that is in the log.
     pub(crate) snapshot: Option<Lsn>,
+    /// It is gone from the source.
+    pub(crate) dropped: bool,
+    /// Schema and name by now.
+    pub(crate) present_name: TableName,
+    /// Its updates and deletes are not published [9].
+    pub(crate) unseen: bool,
+    /// Where the stream last showed other columns.
+    pub(crate) changed_at: Lsn,
+    /// Something happened to it that the stream did not tell: it has to be compared with the source.
+    pub(crate) doubt: Option<Doubt>,
+    /// The relations that hold its rows: itself, or its leaves.
+    pub(crate) parts: BTreeMap<u32, Part>,
+}
+
+/// Why a table has to be compared with the source.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Doubt {
+    /// Only this leaf has to be.
+    pub(crate) leaf: Option<u32>,
+    /// Its entities had this key before.
+    pub(crate) old_key: Option<Vec<i16>>,
+}
+
+impl Doubt {
+    /// As an event of the log has it.
+    fn recall(event: &Event) -> Self {
+        let leaf = event.detail.get("leaf").and_then(serde_json::Value::as_u64);
+        let key = event.detail.get("old_key").and_then(serde_json::Value::as_array);
+        let number = |value: &serde_json::Value| value.as_i64().and_then(|n| i16::try_from(n).ok());
+        Self {
+            leaf: leaf.and_then(|leaf| u32::try_from(leaf).ok()),
+            old_key: key.map(|key| key.iter().filter_map(number).collect()),
+        }
+    }
+
+    /// Both at once.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            leaf: self.leaf.filter(|leaf| other.leaf == Some(*leaf)),
+            old_key: self.old_key.or(other.old_key),
+        }
+    }
+}
+
+/// What tells that a relation was rewritten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) filenode: u32,
+    pub(crate) stamp: u64,
+}
+
+impl Part {
+    pub(crate) fn of(table: &Table) -> Self {
+        Self { filenode: table.filenode, stamp: table.columns_stamp }
+    }
 }
 
 impl Captured {
+    fn new(key: Vec<i16>, physical: PhysicalNames, name: TableName) -> Self {
+        Self {
+            versions: Vec::new(),
+            physical,
+            key,
+            snapshot: None,
+            dropped: false,
+            present_name: name,
+            unseen: false,
+            changed_at: Lsn::ZERO,
+            doubt: None,
+            parts: BTreeMap::new(),
+        }
+    }
+
+    /// Attnums of the key.
+    pub(crate) fn key(&self) -> &[i16] {
+        &self.key
+    }
+
     /// The newest schema.
     pub(crate) fn schema(&self) -> &Arc<TableSchema> {
         // There is always one: `attach` and `of_log` begin with it.
         self.versions.last().unwrap_or_else(|| unreachable!("a captured table has a schema"))
+    }
+}
+
+impl Captured {
+    /// What an event of the log says of the table.
+    fn recall(&mut self, event: &Event) {
+        let text = |key: &str| event.detail.get(key).and_then(serde_json::Value::as_str);
+        match &event.kind {
+            EventKind::Attach => {
+                self.dropped = false;
+                self.snapshot = None;
+                self.unseen = false;
+                self.doubt = None;
+                self.present_name =
+                    text("name").and_then(parse_table_text).unwrap_or_else(|| self.present_name.clone());
+            }
+            EventKind::Snapshot => self.snapshot = event.lsn.map(EventLsn::latest),
+            EventKind::Drop | EventKind::Detach => self.dropped = true,
+            EventKind::UpdatesUnseen => self.unseen = true,
+            EventKind::Reconcile => {
+                if event.detail.get("leaf").is_none() {
+                    self.unseen &= event.detail.contains_key("updates_unseen");
+                    self.doubt = None;
+                } else if self.doubt.as_ref().is_some_and(|doubt| doubt.leaf.is_some()) {
+                    self.doubt = None;
+                }
+            }
+            EventKind::Schema => {
+                if let Some(name) = text("renamed_to").and_then(parse_table_text) {
+                    self.present_name = name;
+                }
+            }
+            EventKind::Rewrite | EventKind::Gap | EventKind::Key | EventKind::Partition
+                if event.detail.get("doubt").and_then(serde_json::Value::as_bool) == Some(true) =>
+            {
+                self.raise(Doubt::recall(event));
+            }
+            _ => {}
+        }
+        if let Some(parts) = event.detail.get("parts").and_then(serde_json::Value::as_object) {
+            let read = |(oid, part): (&String, &serde_json::Value)| {
+                let filenode = u32::try_from(part.get(0)?.as_u64()?).ok()?;
+                Some((oid.parse().ok()?, Part { filenode, stamp: part.get(1)?.as_u64()? }))
+            };
+            self.parts = parts.iter().filter_map(read).collect();
+        }
+    }
+
+    /// The table has to be compared with the source.
+    pub(crate) fn raise(&mut self, doubt: Doubt) {
+        self.doubt = Some(match self.doubt.take() {
+            Some(before) => before.and(doubt),
+            None => doubt,
+        });
+    }
+
+    /// Its parts, as events have them.
+    pub(crate) fn parts_document(&self) -> serde_json::Value {
+        let parts = self.parts.iter().map(|(oid, part)| {
+            (oid.to_string(), serde_json::Value::from(vec![u64::from(part.filenode), part.stamp]))
+        });
+        serde_json::Value::Object(parts.collect())
     }
 }
 
@@ -67,14 +204,9 @@ impl Registry {
             for version in versions {
                 let (number, schema, key) = of_document(name, version)?;
                 let (_, captured) = captured.get_or_insert_with(|| {
-                    let empty = Captured {
-                        versions: Vec::new(),
-                        physical: PhysicalNames::default(),
-                        key,
-                        snapshot: None,
-                    };
-                    (number, empty)
+                    (number, Captured::new(key.clone(), PhysicalNames::default(), schema.name.clone()))
                 });
+                captured.key = key;
                 captured.physical.learn(&schema);
                 captured.versions.push(Arc::new(schema));
             }
@@ -87,32 +219,60 @@ impl Registry {
             registry.push(name, captured);
         }
         for (_, event) in log.events() {
-            let (EventKind::Snapshot, Some(name), Some(lsn)) = (&event.kind, &event.table, event.lsn) else {
-                continue;
-            };
-            if let Some(table) = registry.by_name.get(name).and_then(|at| registry.tables.get_mut(*at)) {
-                table.snapshot = Some(lsn.latest());
+            let Some(at) = event.table.as_ref().and_then(|name| registry.by_name.get(name)) else { continue };
+            if let Some(table) = registry.tables.get_mut(*at) {
+                table.recall(event);
+            }
+        }
+        for (index, table) in registry.tables.iter().enumerate() {
+            for part in table.parts.keys().filter(|part| **part != table.schema().oid) {
+                registry.relations.insert(*part, (index, *part));
             }
         }
         Ok(registry)
     }
 
-    fn push(&mut self, name: String, captured: Captured) -> usize {
+    fn push(&mut self, name: String, captured: Captured) {
         let index = self.tables.len();
         self.relations.insert(captured.schema().oid, (index, 0));
         self.by_name.insert(name, index);
         self.tables.push(captured);
-        index
+    }
+
+    /// Something of a table is not known, for a reason: it is compared with the source, and the log says so.
+    pub(crate) fn doubt(&mut self, index: usize, lsn: Lsn, reason: &str) {
+        let Some(table) = self.tables.get_mut(index) else { return };
+        table.raise(Doubt::default());
+        let name = table.schema().log_name.clone();
+        tracing::warn!(table = name, reason, "the table is compared with the source");
+        let event = Event::at(EventKind::Gap, Some(name), lsn).with("doubt", true).with("reason", reason);
+        self.new_events.push(event);
+    }
+
+    /// The partitions of a table hold rows of one key: their history is one entity's, and readers are told so, once.
+    pub(crate) fn ambiguous(&mut self, index: usize, lsn: Lsn) {
+        let Some(table) = self.tables.get_mut(index).filter(|table| !table.unseen) else { return };
+        table.unseen = true;
+        let name = table.schema().log_name.clone();
+        tracing::warn!(
+            table = name,
+            "two partitions hold rows of the same key, which bygone cannot tell apart: add a primary key to the partitioned \
+             table, or run: alter table … replica identity full; on each partition without one"
+        );
+        let event = Event::at(EventKind::UpdatesUnseen, Some(name), lsn);
+        self.new_events.push(event.with("reason", "two partitions hold rows of one key"));
+    }
+
+    /// The key names a table's entities from its next schema version on.
+    pub(crate) fn set_key(&mut self, index: usize, key: &[i16]) {
+        if let Some(captured) = self.tables.get_mut(index) {
+            captured.key = key.to_vec();
+        }
     }
 
     /// The captured tables, by index.
     pub(crate) fn tables(&self) -> &[Captured] {
         &self.tables
-    }
-
-    /// Index of the table with a name in the log.
-    pub(crate) fn index_of(&self, name: &str) -> Option<usize> {
-        self.by_name.get(name).copied()
     }
 
     /// Schema versions of all tables by name, as state is rebuilt with.
@@ -123,32 +283,103 @@ impl Registry {
             .collect()
     }
 
-    /// Begins to capture a table. Leaves are made known with [`Registry::know_leaves`].
-    pub(crate) fn attach(&mut self, table: &Table, lsn: Lsn) -> usize {
-        let name = table_text(&table.name);
-        let number = u32::try_from(self.tables.len()).unwrap_or(u32::MAX);
-        let key = table.key().to_vec();
-        let physical = PhysicalNames::default();
-        let schema = TableSchema::new(number, name.clone(), 1, table, &key, &physical);
-        let identity = if key.is_empty() { "content" } else { "key" };
-        self.new_events.push(
-            Event::at(EventKind::Attach, Some(name.clone()), lsn)
-                .with("identity", identity)
-                .with("replica_identity", format!("{:?}", table.identity).to_lowercase()),
-        );
-        if table.identity == ReplicaIdentity::Nothing && table.kind == TableKind::Ordinary {
+    /// Begins to capture a table, `all` holding its leaves; `lsn` is where that is said. Under the name of a table that was
+    /// dropped it goes on with that one's files, numbers and versions.
+    pub(crate) fn attach(&mut self, table: &Table, all: &[Table], lsn: Lsn) -> usize {
+        let name = self.free_name(&table.name);
+        let key = pinned_key(table, all);
+        let index = match self.by_name.get(&name).copied() {
+            Some(index) => index,
+            None => {
+                let index = self.tables.len();
+                self.by_name.insert(name.clone(), index);
+                self.tables.push(Captured::new(key.clone(), PhysicalNames::default(), table.name.clone()));
+                index
+            }
+        };
+        let Some(captured) = self.tables.get_mut(index) else { return index };
+        let number =
+            captured.versions.first().map_or(u32::try_from(index).unwrap_or(u32::MAX), |first| first.number);
+        let version = captured.versions.last().map_or(0, |newest| newest.version) + 1;
+        captured.physical.of_table(table.oid);
+        let mut schema = TableSchema::new(number, name.clone(), version, table, &key, &captured.physical);
+        if let Some(first) = captured.versions.first() {
+            schema.name.clone_from(&first.name);
+        }
+        captured.physical.learn(&schema);
+        let again = captured.versions.last().map(|newest| newest.oid);
+        captured.key = key;
+        captured.snapshot = None;
+        captured.dropped = false;
+        captured.doubt = None;
+        captured.present_name = table.name.clone();
+        captured.unseen = is_unseen(table, all);
+        captured.parts = all
+            .iter()
+            .filter(|part| match part.kind {
+                TableKind::Leaf { root } => root == table.oid,
+                TableKind::Ordinary => part.oid == table.oid,
+                TableKind::Partitioned => false,
+            })
+            .map(|part| (part.oid, Part::of(part)))
+            .collect();
+        let identity = if captured.key.is_empty() { "content" } else { "key" };
+        let mut event = Event::at(EventKind::Attach, Some(name.clone()), lsn)
+            .with("identity", identity)
+            .with("replica_identity", format!("{:?}", table.identity).to_lowercase())
+            .with("schema", schema.version)
+            .with("parts", captured.parts_document());
+        if table_text(&table.name) != name {
+            event = event.with("name", table_text(&table.name));
+        }
+        if let Some(before) = again {
+            event = event.with("replaces_oid", before).with("oid", table.oid);
+        }
+        self.new_events.push(event);
+        if captured.unseen {
             // Readers must know that the table's rows may have changed since [9].
-            self.new_events.push(Event::at(
-                EventKind::Other("updates_unseen".to_owned()),
-                Some(name.clone()),
-                lsn,
-            ));
+            self.new_events.push(Event::at(EventKind::UpdatesUnseen, Some(name), lsn));
         }
         self.new_schemas.push(document(&schema));
-        let mut captured = Captured { versions: Vec::new(), physical, key, snapshot: None };
-        captured.physical.learn(&schema);
+        self.relations.insert(schema.oid, (index, 0));
         captured.versions.push(Arc::new(schema));
-        self.push(name, captured)
+        index
+    }
+
+    /// The name in the log for a table: its own, unless another captured table that is still there has it, having been
+    /// renamed since.
+    fn free_name(&self, own: &TableName) -> String {
+        let taken = |name: &str| {
+            self.by_name
+                .get(name)
+                .and_then(|at| self.tables.get(*at))
+                .is_some_and(|captured| !captured.dropped)
+        };
+        let numbered = |count: u32| TableName::new(own.schema.clone(), format!("{}__{count}", own.name));
+        (1..)
+            .map(|count| table_text(&if count == 1 { own.clone() } else { numbered(count) }))
+            .find(|name| !taken(name))
+            .unwrap_or_else(|| table_text(own))
+    }
+
+    /// A captured table for changing what is known of it.
+    pub(crate) fn table_mut(&mut self, index: usize) -> Option<&mut Captured> {
+        self.tables.get_mut(index)
+    }
+
+    /// Index of the captured table with this oid that is still there.
+    pub(crate) fn by_oid(&self, oid: u32) -> Option<usize> {
+        self.tables.iter().position(|captured| !captured.dropped && captured.schema().oid == oid)
+    }
+
+    /// A relation is none of a captured table any more.
+    pub(crate) fn forget_relation(&mut self, oid: u32) {
+        self.relations.remove(&oid);
+    }
+
+    /// Oids under which the stream sends a table's rows.
+    pub(crate) fn relations_of(&self, index: usize) -> Vec<u32> {
+        self.relations.iter().filter(|(_, (table, _))| *table == index).map(|(oid, _)| *oid).collect()
     }
 
     /// Makes the leaf partitions of captured tables known, and tables under their present oids.
@@ -156,15 +387,12 @@ impl Registry {
         let roots: HashMap<u32, usize> = tables
             .iter()
             .filter(|table| !matches!(table.kind, TableKind::Leaf { .. }))
-            .filter_map(|table| Some((table.oid, self.index_of(&table_text(&table.name))?)))
+            .filter_map(|table| Some((table.oid, self.by_oid(table.oid)?)))
             .collect();
         for table in tables {
             match table.kind {
                 TableKind::Leaf { root } => {
-                    let index = roots
-                        .get(&root)
-                        .copied()
-                        .or_else(|| self.tables.iter().position(|captured| captured.schema().oid == root));
+                    let index = roots.get(&root).copied().or_else(|| self.by_oid(root));
                     if let Some(index) = index {
                         self.relations.insert(table.oid, (index, table.oid));
                     }
@@ -224,6 +452,7 @@ impl Registry {
         schema.name.clone_from(&old.name);
         schema.oid = old.oid;
         captured.physical.learn(&schema);
+        captured.changed_at = within[1];
         let schema = Arc::new(schema);
         captured.versions.push(Arc::clone(&schema));
         self.new_schemas.push(document(&schema));
@@ -250,7 +479,7 @@ impl Registry {
         self.tables
             .iter()
             .enumerate()
-            .filter(|(_, table)| table.snapshot.is_none())
+            .filter(|(_, table)| table.snapshot.is_none() && !table.dropped)
             .map(|(at, _)| at)
             .collect()
     }
@@ -274,8 +503,47 @@ impl Registry {
 
     /// Every captured table's columns can be read in binary form.
     pub(crate) fn reads_binary(&self) -> bool {
-        self.tables.iter().all(|table| table.schema().reads_binary())
+        self.tables.iter().all(|table| table.dropped || table.schema().reads_binary())
     }
+}
+
+/// The attnums of the key that names a table's rows. A partitioned table without one has that of its leaves, where all have
+/// the same.
+pub(crate) fn pinned_key(table: &Table, all: &[Table]) -> Vec<i16> {
+    if table.kind != TableKind::Partitioned || !table.key().is_empty() {
+        return table.key().to_vec();
+    }
+    // The order of a leaf's columns is its own [8].
+    let names = |leaf: &Table| -> Vec<String> {
+        leaf.key().iter().filter_map(|attnum| Some(leaf.column(*attnum)?.name.clone())).collect()
+    };
+    let mut keys = leaves_of(table, all).map(names);
+    let Some(first) = keys.next() else { return Vec::new() };
+    if first.is_empty() || keys.any(|key| key != first) {
+        return Vec::new();
+    }
+    let attnum =
+        |name: &String| table.columns.iter().find(|column| column.name == *name).map(|column| column.attnum);
+    first.iter().map(attnum).collect::<Option<Vec<i16>>>().unwrap_or_default()
+}
+
+/// Updates and deletes of the table cannot be followed: they are not published [9], or name rows of a partitioned table by
+/// keys that not all of its leaves have.
+pub(crate) fn is_unseen(table: &Table, all: &[Table]) -> bool {
+    match table.kind {
+        TableKind::Partitioned => {
+            let keyless = pinned_key(table, all).is_empty();
+            leaves_of(table, all).any(|leaf| {
+                leaf.identity == ReplicaIdentity::Nothing
+                    || (keyless && leaf.identity != ReplicaIdentity::Full)
+            })
+        }
+        _ => table.identity == ReplicaIdentity::Nothing,
+    }
+}
+
+fn leaves_of<'a>(table: &'a Table, all: &'a [Table]) -> impl Iterator<Item = &'a Table> {
+    all.iter().filter(|leaf| matches!(leaf.kind, TableKind::Leaf { root } if root == table.oid))
 }
 
 /// The log's form of a schema.

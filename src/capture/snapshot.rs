@@ -17,7 +17,7 @@ use bygone_sink::failpoint;
 use bygone_sink::schema::TableSchema;
 use bygone_sink::state::{BulkLoader, State};
 use bygone_sink::store::Store;
-use bygone_sink::versioning::SnapshotWriter;
+use bygone_sink::versioning::{ContentLoader, SnapshotWriter};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
@@ -45,12 +45,14 @@ pub(crate) struct Copied {
     pub(crate) files: Vec<WrittenFile>,
     /// Its rows in state, to be installed once the log has the files; none for a table without a key.
     pub(crate) loader: Option<BulkLoader>,
+    /// The rows of a table without a key, where they go into state alone.
+    pub(crate) contents: Option<ContentLoader>,
 }
 
 /// What became of a table.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    Copied(Copied),
+    Copied(Box<Copied>),
     /// It was altered or rewritten after the consistent point: it must be copied at another one [30].
     Altered(usize),
 }
@@ -65,6 +67,8 @@ pub(crate) struct CopySettings {
     pub(crate) block_size: u32,
     pub(crate) limits: EncoderLimits,
     pub(crate) stop: Arc<AtomicBool>,
+    /// The rows go into state alone, and no file is written.
+    pub(crate) aside: bool,
 }
 
 /// A piece of work: a table or a range of its blocks.
@@ -84,6 +88,7 @@ struct Shared {
     schema: Arc<TableSchema>,
     next_seq: Arc<AtomicU64>,
     loader: Mutex<Option<BulkLoader>>,
+    contents: Mutex<Option<Arc<Mutex<ContentLoader>>>>,
     left: AtomicU64,
     rows: AtomicU64,
     altered: AtomicBool,
@@ -108,6 +113,8 @@ pub(crate) async fn copy(
         } else {
             Some(state.bulk_load(table.schema.number).map_err(bygone_sink::error::Error::from)?)
         };
+        let contents = (settings.aside && loader.is_none())
+            .then(|| Arc::new(Mutex::new(ContentLoader::new(Arc::clone(state), Arc::clone(&table.schema)))));
         for part in &table.parts {
             let leaf = if part.oid == table.schema.oid { 0 } else { part.oid };
             owner.insert(part.oid, (table.index, leaf));
@@ -118,6 +125,7 @@ pub(crate) async fn copy(
             schema: table.schema,
             next_seq: Arc::new(AtomicU64::new(0)),
             loader: Mutex::new(loader),
+            contents: Mutex::new(contents),
             left: AtomicU64::new(0),
             rows: AtomicU64::new(0),
             altered: AtomicBool::new(false),
@@ -178,17 +186,23 @@ pub(crate) async fn copy(
 
 async fn finish_table(shared: &Shared, done: &mpsc::Sender<Outcome>) -> Result<()> {
     let loader = shared.loader.lock().unwrap_or_else(PoisonError::into_inner).take();
+    // The last worker is done: nobody else holds it.
+    let contents = shared.contents.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let contents = contents
+        .and_then(Arc::into_inner)
+        .map(|contents| contents.into_inner().unwrap_or_else(PoisonError::into_inner));
     let outcome = if shared.altered.load(Ordering::SeqCst) {
         drop(loader);
         Outcome::Altered(shared.index)
     } else {
         failpoint::hit("snapshot.table_done")?;
-        Outcome::Copied(Copied {
+        Outcome::Copied(Box::new(Copied {
             index: shared.index,
             rows: shared.rows.load(Ordering::SeqCst),
             files: std::mem::take(&mut *shared.files.lock().unwrap_or_else(PoisonError::into_inner)),
             loader,
-        })
+            contents,
+        }))
     };
     done.send(outcome).await.map_err(|_| Error::other("the snapshot was given up"))
 }
@@ -205,20 +219,18 @@ struct Worker {
 
 impl Worker {
     fn run(&self) -> Result<()> {
-        let (encoder, _thread) = Encoder::start(
-            self.store.clone(),
-            Arc::clone(&self.numbers),
-            self.settings.limits,
-            self.runtime.clone(),
-        )?;
+        let encoder = if self.settings.aside {
+            Encoder::discarding()
+        } else {
+            let numbers = Arc::clone(&self.numbers);
+            Encoder::start(self.store.clone(), numbers, self.settings.limits, self.runtime.clone())?.0
+        };
         let mut connection = self.runtime.block_on(Connection::connect(&self.settings.options, Mode::Sql))?;
         loop {
             let task = self.tasks.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
             let Some(task) = task else { break };
             if self.settings.stop.load(Ordering::SeqCst) {
-                return Err(Error::other(
-                    "stopped during the snapshot; it begins anew for the tables that are not done",
-                ));
+                return Err(Error::Stopped);
             }
             if !task.shared.altered.load(Ordering::SeqCst) {
                 self.copy(&mut connection, &encoder, &task)?;
@@ -260,7 +272,8 @@ impl Worker {
             loader,
             self.settings.origin.clone(),
             Arc::clone(&task.shared.next_seq),
-        );
+        )
+        .with_contents(task.shared.contents.lock().unwrap_or_else(PoisonError::into_inner).clone());
         let binary = schema.reads_binary();
         let columns = schema.columns.iter().map(|column| &column.column);
         let statement = snapshot::copy_statement(&task.part, columns, task.chunk, binary);
@@ -271,9 +284,7 @@ impl Worker {
         let mut format = BinaryCopy::new(width);
         while let Some(chunk) = self.runtime.block_on(copy.next())? {
             if self.settings.stop.load(Ordering::Relaxed) {
-                return Err(Error::other(
-                    "stopped during the snapshot; it begins anew for the tables that are not done",
-                ));
+                return Err(Error::Stopped);
             }
             for mut payload in chunk.payloads() {
                 if binary {

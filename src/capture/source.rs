@@ -12,6 +12,7 @@ use bygone_replication::{Lsn, catalog, session};
 use tokio::runtime::Handle;
 use tokio_postgres::Client;
 
+use super::watcher::harmful;
 use crate::error::{Error, Result};
 
 /// What `IDENTIFY_SYSTEM` says.
@@ -95,18 +96,25 @@ pub(crate) async fn connect(
     Ok(Ready { connection, sql, timeline: identified.timeline, next_xid: server.next_xid })
 }
 
-/// The publications changed in ways that lose nothing: a table that was dropped leaves its publication by itself, and a
-/// table that is published without being captured (a start of ours was cut short before it was recorded) is passed over.
+/// The publications changed in ways that lose nothing.
 async fn are_harmless(sql: &Client, differences: &[Difference], captured: &HashSet<u32>) -> Result<bool> {
-    let mut gone = Vec::new();
-    for difference in differences {
-        match difference {
-            Difference::TableRemoved { oid, .. } => gone.push(*oid),
-            Difference::TableAdded { oid, .. } if !captured.contains(oid) => {}
-            _ => return Ok(false),
-        }
+    let gone: Vec<u32> = differences
+        .iter()
+        .filter_map(|difference| match difference {
+            Difference::TableRemoved { oid, .. } => Some(*oid),
+            _ => None,
+        })
+        .collect();
+    let still_there = catalog::load_tables_by_oid(sql, &gone).await?;
+    Ok(harmful(differences, &still_there, captured).is_empty())
+}
+
+/// Leaves of tables what publications that the operator made publish; `made` has none where the capture's own are used.
+pub(super) async fn restrict(sql: &Client, made: &[String], tables: &mut [Table]) -> Result<()> {
+    if !made.is_empty() {
+        publication::restrict(tables, &publication::inspect(sql, made).await?);
     }
-    Ok(gone.is_empty() || catalog::load_tables_by_oid(sql, &gone).await?.is_empty())
+    Ok(())
 }
 
 /// Reads the catalog from the thread that follows the stream.
@@ -115,11 +123,13 @@ pub(crate) struct CatalogReader {
     options: ConnectOptions,
     runtime: Handle,
     client: Option<Client>,
+    /// Publications that the operator made.
+    made: Vec<String>,
 }
 
 impl CatalogReader {
-    pub(crate) fn new(options: ConnectOptions, runtime: Handle) -> Self {
-        Self { options, runtime, client: None }
+    pub(crate) fn new(options: ConnectOptions, runtime: Handle, made: Vec<String>) -> Self {
+        Self { options, runtime, client: None, made }
     }
 
     /// Uses a connection that is there already.
@@ -132,12 +142,14 @@ impl CatalogReader {
         let runtime = self.runtime.clone();
         runtime.block_on(async {
             if let Some(client) = self.client.as_ref().filter(|client| !client.is_closed())
-                && let Ok(tables) = catalog::load_tables_by_oid(client, oids).await
+                && let Ok(mut tables) = catalog::load_tables_by_oid(client, oids).await
+                && restrict(client, &self.made, &mut tables).await.is_ok()
             {
                 return Ok(tables);
             }
             let client = session::connect_sql(&self.options).await?;
-            let tables = catalog::load_tables_by_oid(&client, oids).await?;
+            let mut tables = catalog::load_tables_by_oid(&client, oids).await?;
+            restrict(&client, &self.made, &mut tables).await?;
             self.client = Some(client);
             Ok(tables)
         })

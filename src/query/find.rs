@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use bygone_sink::read::{Columns, Fact, FactFilter, Flow, Head, counterpart, facts};
+use bygone_sink::read::{Columns, Fact, FactFilter, Flow, Head, facts};
 use bygone_sink::schema::TableSchema;
 use bygone_sink::timestamp::Timestamp;
 
@@ -31,7 +31,7 @@ pub(super) async fn find(arguments: &Find) -> Result<()> {
         }
     };
     let wanted = Wanted::new(column, &arguments.value)?;
-    let position = |within: &TableSchema| counterpart(within, schema, column);
+    let position = |within: &TableSchema| within.counterpart(schema, column);
     let attnums = table
         .versions
         .iter()

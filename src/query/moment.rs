@@ -145,22 +145,27 @@ pub(crate) async fn check_known(
                 at.shown
             )));
         }
-        let what = if doubt.event.kind == EventKind::Partition {
-            "a partition came or went"
-        } else {
-            "its rows were rewritten"
+        let what = match doubt.event.kind {
+            EventKind::Partition => "a partition came, without a word in the WAL",
+            EventKind::Key => "another key came to name its rows",
+            _ => "its rows were rewritten, without a word in the WAL",
         };
         eprintln!(
-            "bygone: the rows of {name} at {} are not known exactly: {what} without a word in the WAL; known until {since}, \
-             {again}",
+            "bygone: the rows of {name} at {} are not known exactly: {what}; known until {since}, {again}",
             at.shown
         );
     }
-    if table.updates_unseen.is_some_and(|from| from <= at.place) && !inexact {
+    let within = |(from, to): &(Lsn, Option<Lsn>)| *from <= at.place && to.is_none_or(|to| at.place < to);
+    if table.updates_unseen.iter().any(within) && !inexact {
         return Err(Error::other(format!(
-            "{name} has no primary key and no replica identity, so that its updates and deletes cannot be seen: what is \
-             known are the rows that were there at first and those that were inserted since; --inexact shows them"
+            "{name} has no primary key and no replica identity at {}, so that its updates and deletes cannot be seen: what is \
+             known are the rows that were there at first and those that were inserted since; --inexact shows them",
+            at.shown
         )));
+    }
+    for (_, event) in archive.events(name).filter(|(_, event)| event.kind == EventKind::Partial) {
+        let reason = event.detail.get("reason").and_then(serde_json::Value::as_str).unwrap_or_default();
+        eprintln!("bygone: {name} is known in part: {reason}");
     }
     for version in table.unsettled(at.place, at.next) {
         if let EventLsn::Within([from, to]) = version.from {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bygone_replication::Lsn;
 use bygone_sink::log::EventLsn;
-use bygone_sink::read::{Archive, TableHistory, Version, counterpart};
+use bygone_sink::read::{Archive, TableHistory, Version};
 use bygone_sink::schema::{SYSTEM_COLUMNS, SchemaColumn, TableSchema};
 use bygone_sink::store::Location;
 use bygone_sink::timestamp::Timestamp;
@@ -301,7 +301,9 @@ pub(super) fn columns_ever(table: &TableHistory) -> Vec<(&TableSchema, &SchemaCo
     for version in table.versions.iter().rev() {
         for column in &version.schema.columns {
             let is_it = |(schema, known, _): &(&TableSchema, &SchemaColumn, bool)| {
-                counterpart(&version.schema, schema, known)
+                version
+                    .schema
+                    .counterpart(schema, known)
                     .and_then(|at| version.schema.columns.get(at))
                     .is_some_and(|it| it.column.attnum == column.column.attnum)
             };
@@ -319,7 +321,7 @@ fn forms<'a>(table: &'a TableHistory, schema: &TableSchema, column: &SchemaColum
     let in_files: BTreeSet<i32> = table.files.iter().map(|file| file.add.schema).collect();
     // What no file was written under is in no file.
     for version in table.versions.iter().rev().filter(|version| in_files.contains(&version.schema.version)) {
-        let position = counterpart(&version.schema, schema, column);
+        let position = version.schema.counterpart(schema, column);
         if let Some(form) = position.and_then(|at| version.schema.columns.get(at))
             && !forms.iter().any(|known| known.physical == form.physical)
         {

@@ -71,10 +71,11 @@ fn shown(position: u64) -> String {
 
 #[test]
 fn between_a_rewrite_and_the_comparison_rows_are_not_known_exactly() {
-    for (kind, word) in [("rewrite", "rewritten"), ("partition", "partition came or went")] {
+    for (kind, word) in [("rewrite", "rewritten"), ("partition", "a partition came"), ("key", "another key")]
+    {
         let shop = Shop::orders();
         let end = shop.tell(&[
-            json!({"kind": kind, "table": "public.orders", "lsn": [0x100, 0x200]}),
+            json!({"kind": kind, "table": "public.orders", "lsn": [0x100, 0x200], "doubt": true}),
             json!({"kind": "reconcile", "table": "public.orders", "lsn": 0x300}),
         ]);
         for sure in [end, end + 0x100, end + 0x300, end + 0x400] {
@@ -177,17 +178,17 @@ fn a_table_that_was_renamed_is_found_by_both_names() {
 #[test]
 fn a_table_made_again_has_columns_of_its_own() {
     let shop = Shop::orders();
-    // The new table has the same columns at other places, and one of another type.
+    // The new table has the same columns at other places, and one more.
     let column = |name: &str, attnum: i16, of: &str, oid: u32| json!({"name": name, "attnum": attnum, "type": of, "typmod": -1, "key": name == "id", "type_oid": oid});
-    let mut total = column("total", 1, "text", 25);
-    total["physical"] = "total__2".into();
+    let mut total = column("total", 1, "numeric", 1700);
+    total["typmod"] = 786_438.into();
     let schema = json!([{"table": "public.orders", "schema": 2, "oid": 4_000_000, "number": 1, "key": [2],
-        "columns": [total, column("id", 2, "int8", 20), column("customer", 3, "text", 25)]}]);
+        "columns": [total, column("id", 2, "int8", 20), column("customer", 3, "text", 25), column("note", 4, "text", 25)]}]);
     let end = shop.tell_of(
         &schema,
         &[
             json!({"kind": "drop", "table": "public.orders", "lsn": 0x100}),
-            json!({"kind": "schema", "table": "public.orders", "lsn": 0x200, "schema": 2}),
+            json!({"kind": "attach", "table": "public.orders", "lsn": 0x200, "schema": 2}),
             json!({"kind": "snapshot", "table": "public.orders", "lsn": 0x300, "rows": 0}),
         ],
     );
@@ -197,10 +198,28 @@ fn a_table_made_again_has_columns_of_its_own() {
     assert_eq!(shop.json(&["find", "orders", "customer", "ann"]).len(), 2);
     assert_eq!(shop.json(&["find", "orders", "total", "12.50"]).len(), 1);
     let expected = json!([["12.50", 1, "ann"], ["13.50", 1, "ann"]]);
-    let sql = "select total, id, customer from orders_history where id = 1 order by _version";
+    let sql = "select cast(total as varchar) as total, id, customer from orders_history where id = 1 order by _version";
     let told = super::engines::duckdb(&shop.ask(&["views", "duckdb"]), &format!("{sql};\n"));
     assert_eq!(Value::from(told), expected);
     let told = shop.json(&["sql", sql]);
     let told: Vec<Value> = told.iter().map(|row| json!([row["total"], row["id"], row["customer"]])).collect();
     assert_eq!(Value::from(told), expected);
+}
+
+#[test]
+fn a_partition_that_went_leaves_no_doubt() {
+    let shop = Shop::orders();
+    let end = shop.tell(&[
+        json!({"kind": "partition", "table": "public.orders", "lsn": 0x100, "action": "detach", "leaf": 7}),
+    ]);
+    for place in [end, end + 0x100, end + 0x200] {
+        assert_eq!(shop.warned("orders", place), "");
+    }
+    // A comparison of one leaf does not settle a rewrite of the whole.
+    let end = shop.tell(&[
+        json!({"kind": "rewrite", "table": "public.orders", "lsn": 0x100, "doubt": true}),
+        json!({"kind": "reconcile", "table": "public.orders", "lsn": 0x200, "leaf": 7}),
+        json!({"kind": "reconcile", "table": "public.orders", "lsn": 0x400}),
+    ]);
+    assert!(shop.warned("orders", end + 0x300).contains(&format!("known again from {}", shown(end + 0x400))));
 }

@@ -184,6 +184,24 @@ pub async fn load_tables_by_oid(client: &Client, oids: &[u32]) -> Result<Vec<Tab
     })
 }
 
+/// The oids of the leaf partitions of partitioned tables; foreign ones are left out.
+///
+/// # Errors
+/// [`ErrorKind::Connection`] and whatever else the server says.
+pub async fn leaves_of(client: &Client, roots: &[u32]) -> Result<Vec<u32>, CatalogError> {
+    let sql = "
+        select t.relid::oid as oid
+        from pg_catalog.unnest($1::oid[]) r (root)
+        cross join lateral pg_catalog.pg_partition_tree(r.root) t
+        join pg_catalog.pg_class c on c.oid = t.relid
+        where t.isleaf and c.relkind = 'r' and t.relid::oid <> r.root";
+    let rows = client
+        .query_typed(sql, &[(&roots, Type::OID_ARRAY)])
+        .await
+        .map_err(CatalogError::from_postgres("listing partitions"))?;
+    rows.iter().map(|row| get(row, "oid")).collect()
+}
+
 /// Every relation outside the system schemas that could be meant.
 async fn list(client: &Client) -> Result<Vec<Listed>, CatalogError> {
     let sql = "
@@ -257,10 +275,11 @@ const TABLES: &str = "
                 coalesce(array_agg(s.attgenerated::text), '{}') as generated,
                 coalesce(array_agg(s.attidentity::text), '{}') as identities,
                 coalesce(array_agg(s.attstorage::text), '{}') as storage,
+                coalesce(sum(s.xmin::text::int8), 0)::int8 as stamp,
                 coalesce(array_agg(s.atthasdef), '{}') as has_default,
                 coalesce(array_agg(case when s.atthasmissing then s.attmissingval::text end), '{}') as missing
             from (
-                select * from pg_catalog.pg_attribute t
+                select t.xmin, t.* from pg_catalog.pg_attribute t
                 where t.attrelid = c.oid and t.attnum > 0 and not t.attisdropped
                 order by t.attnum
             ) s
@@ -308,10 +327,12 @@ fn shape(row: &Row) -> Result<Shape, CatalogError> {
         },
         columns,
         filenode: get(row, "filenode")?,
+        columns_stamp: get::<i64>(row, "stamp")?.cast_unsigned(),
         persistence: get_char(row, "persistence")?,
         blocks: u64::try_from(get::<i64>(row, "blocks")?).unwrap_or_default(),
         rows: estimate(rows),
         row_security: get(row, "row_security")?,
+        row_filter: None,
     };
     Ok(Shape { table, type_oids, typmods })
 }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::state::PublicationState;
 use crate::catalog::{CatalogError, ErrorKind};
-use crate::table::TableName;
+use crate::table::{Table, TableName};
 
 /// Something about a publication that somebody made which keeps changes from the history.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +56,36 @@ impl fmt::Display for Partial {
                 "publication {publication:?} publishes partitions as their root, which hides truncates of partitions"
             ),
         }
+    }
+}
+
+impl Partial {
+    /// The one table that it concerns; none for a whole publication.
+    #[must_use]
+    pub const fn table(&self) -> Option<&TableName> {
+        match self {
+            Self::Filter { table, .. } | Self::Columns { table, .. } => Some(table),
+            Self::Operations { .. } | Self::ViaRoot { .. } => None,
+        }
+    }
+}
+
+/// Leaves of tables what these publications publish: the columns of their lists, and the rows of their filters. A row is
+/// published where any of the publications that list its table lets it through.
+pub fn restrict(tables: &mut [Table], state: &PublicationState) {
+    for table in tables {
+        let members: Vec<_> = state
+            .publications
+            .iter()
+            .flat_map(|publication| &publication.tables)
+            .filter(|member| member.oid == table.oid)
+            .collect();
+        if let Some(listed) = members.iter().find_map(|member| member.columns.as_ref()) {
+            table.columns.retain(|column| listed.contains(&column.attnum));
+        }
+        let filters: Option<Vec<String>> =
+            members.iter().map(|member| member.filter.as_ref().map(|filter| format!("({filter})"))).collect();
+        table.row_filter = filters.filter(|filters| !filters.is_empty()).map(|filters| filters.join(" or "));
     }
 }
 
@@ -126,7 +156,7 @@ pub fn check_user_made<S: AsRef<str>>(
         ErrorKind::Conflict,
         doing,
         format!(
-            "{}; what is not published cannot stand in the history (change the publication, or leave --publication out: then bygone makes its own)",
+            "{}; what is not published cannot stand in the history (change the publication; or leave --publication out, and bygone makes its own; or go on with --accept-partial, which the history will say)",
             reasons.join("; ")
         ),
     ))

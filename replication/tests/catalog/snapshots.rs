@@ -196,10 +196,12 @@ fn table(name: &str, blocks: u64) -> Table {
         identity_index: Vec::new(),
         columns: Vec::new(),
         filenode: 1,
+        columns_stamp: 1,
         persistence: 'p',
         blocks,
         rows: None,
         row_security: false,
+        row_filter: None,
     }
 }
 

@@ -91,8 +91,17 @@ async fn refusals_keep_their_sqlstate() {
     };
     assert_eq!((err.sqlstate(), err.policy()), (Some("53300"), Policy::Retry), "{err}");
 
+    drop(held);
     cluster.admit("host all plain 127.0.0.1/32 reject");
-    let err = who(&cluster.tcp("user=plain"), Mode::Sql).await.unwrap_err();
+    let mut err = who(&cluster.tcp("user=plain"), Mode::Sql).await.unwrap_err();
+    // The server notices after a while that the connections were closed.
+    for _ in 0..100 {
+        if err.sqlstate() != Some("53300") {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        err = who(&cluster.tcp("user=plain"), Mode::Sql).await.unwrap_err();
+    }
     assert_eq!((err.sqlstate(), err.policy()), (Some("28000"), Policy::Stop), "{err}");
 }
 

@@ -134,6 +134,8 @@ event_kinds! {
     Key = "key",
     /// An enum's labels changed.
     Enum = "enum",
+    /// What is published of a table, or of all, is a part: some rows, columns or operations are left out.
+    Partial = "partial",
     /// A table's updates and deletes cannot be seen.
     UpdatesUnseen = "updates_unseen",
 }

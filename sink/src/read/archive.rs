@@ -221,19 +221,27 @@ impl Archive {
         self.events(table).enumerate().filter_map(move |(at, (_, event))| {
             let lsn = event.lsn?;
             let whole = matches!(event.kind, EventKind::Gap | EventKind::Fork);
-            if !whole && !matches!(event.kind, EventKind::Rewrite | EventKind::Partition) {
+            let told = event.detail.get("doubt").and_then(serde_json::Value::as_bool) == Some(true);
+            if !whole && !told && event.kind != EventKind::Rewrite {
                 return None;
             }
-            // The rows were compared with the source, and are known again.
+            // The rows were compared with the source, and are known again. A comparison of one leaf settles its coming.
+            let of_leaf = event.kind == EventKind::Partition;
             let settled = self.events(table).skip(at).find_map(|(_, later)| {
                 let place = later.lsn?.latest();
-                (later.kind == EventKind::Reconcile && place >= lsn.latest()).then_some(place)
+                let settles = match later.kind {
+                    EventKind::Reconcile => of_leaf || !later.detail.contains_key("leaf"),
+                    // Nothing is left to be known.
+                    EventKind::Drop => later.table.is_some(),
+                    _ => false,
+                };
+                (settles && place >= lsn.latest()).then_some(place)
             });
             let after = match lsn {
                 EventLsn::At(at) => Lsn(at.0.saturating_sub(1)),
                 EventLsn::Within([after, _]) => after,
             };
-            let until = if whole { Some(settled.unwrap_or(lsn.latest())) } else { settled };
+            let until = if whole && !told { Some(settled.unwrap_or(lsn.latest())) } else { settled };
             Some(Doubt { event, after, until, whole })
         })
     }

@@ -16,7 +16,7 @@ pub use archive::{Archive, CommitPlace, Doubt};
 pub use as_of::{AsOf, Change, Winners, diff};
 pub use facts::{Columns, Fact, FactFilter, Head, OwnedFact, facts};
 pub use reshape::Reshape;
-pub use table::{Extent, TableHistory, Version, counterpart};
+pub use table::{Extent, TableHistory, Version};
 pub use transaction::{Transaction, TransactionFilter};
 
 use bygone_replication::Lsn;

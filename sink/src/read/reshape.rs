@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bygone_replication::pgoutput::Cell;
 
-use super::{TableHistory, counterpart};
+use super::TableHistory;
 use crate::error::Result;
 use crate::fact_file::damaged;
 use crate::schema::TableSchema;
@@ -40,7 +40,7 @@ impl Reshape {
             .columns
             .iter()
             .map(|column| {
-                match counterpart(from, to, column).and_then(|at| Some((at, from.columns.get(at)?))) {
+                match from.counterpart(to, column).and_then(|at| Some((at, from.columns.get(at)?))) {
                     Some((at, before)) if before.kind == column.kind => From::Same(at),
                     Some((at, before)) => From::Cast(at, before.kind.clone()),
                     None if from.oid != to.oid => From::Null,

@@ -59,8 +59,9 @@ pub struct TableHistory {
     pub files: Vec<LiveFile>,
     /// Ranges in which its rows are known, oldest first. Empty: its snapshot is not in the log yet.
     pub known: Vec<Extent>,
-    /// Its updates and deletes cannot be seen from here on [9].
-    pub updates_unseen: Option<Lsn>,
+    /// Where its updates and deletes cannot be seen [9]: from the first position on, up to the second where they could be
+    /// again and the rows were compared.
+    pub updates_unseen: Vec<(Lsn, Option<Lsn>)>,
 }
 
 impl Archive {
@@ -84,7 +85,8 @@ impl Archive {
         for document in documents {
             let told = events.iter().find(|event| {
                 let number = event.detail.get("schema").and_then(serde_json::Value::as_i64);
-                event.kind == EventKind::Schema && number == Some(i64::from(document.schema))
+                matches!(event.kind, EventKind::Schema | EventKind::Attach)
+                    && number == Some(i64::from(document.schema))
             });
             from = told.and_then(|event| event.lsn).unwrap_or(from);
             // The change came after that position and not after the version's first fact.
@@ -97,11 +99,10 @@ impl Archive {
             }
             versions.push(Version { schema: Arc::new(schema_of(name.clone(), document)?), from });
         }
-        let unseen = events.iter().filter(own).find(|event| event.kind == EventKind::UpdatesUnseen);
         Ok(TableHistory {
             files,
             known: extents(&events),
-            updates_unseen: unseen.map(|event| event.lsn.map_or(Lsn::ZERO, EventLsn::earliest)),
+            updates_unseen: unseen(&events),
             log_name: log_name.to_owned(),
             name,
             versions,
@@ -117,23 +118,40 @@ impl Archive {
     }
 }
 
-/// What a table is called now: a `schema` event says where it was renamed or moved.
+/// What a table is called now: a `schema` event says where it was renamed or moved, an `attach` event what another table
+/// that goes on under the name in the log is called.
 fn present_name(attached_as: TableName, events: &[&Event]) -> TableName {
     let mut name = attached_as.clone();
-    let mut gone = false;
     for event in events.iter().filter(|event| event.table.is_some()) {
+        let told =
+            |key: &str| event.detail.get(key).and_then(serde_json::Value::as_str).and_then(parse_table_text);
         match event.kind {
-            EventKind::Drop => gone = true,
-            // Another table of the name that the log knows.
-            EventKind::Snapshot if gone => (name, gone) = (attached_as.clone(), false),
-            EventKind::Schema => {
-                let renamed = event.detail.get("renamed_to").and_then(serde_json::Value::as_str);
-                name = renamed.and_then(parse_table_text).unwrap_or(name);
-            }
+            EventKind::Attach => name = told("name").unwrap_or_else(|| attached_as.clone()),
+            EventKind::Schema => name = told("renamed_to").unwrap_or(name),
             _ => {}
         }
     }
     name
+}
+
+fn unseen(events: &[&Event]) -> Vec<(Lsn, Option<Lsn>)> {
+    let mut unseen: Vec<(Lsn, Option<Lsn>)> = Vec::new();
+    for event in events.iter().filter(|event| event.table.is_some()) {
+        let open = unseen.last_mut().filter(|(_, to)| to.is_none());
+        match (&event.kind, open) {
+            (EventKind::UpdatesUnseen, None) => {
+                unseen.push((event.lsn.map_or(Lsn::ZERO, EventLsn::earliest), None));
+            }
+            (EventKind::Reconcile, Some((_, to)))
+                if !event.detail.contains_key("updates_unseen") && !event.detail.contains_key("leaf") =>
+            {
+                *to = event.lsn.map(EventLsn::latest);
+            }
+            (EventKind::Attach | EventKind::Drop, Some((_, to))) => *to = event.lsn.map(EventLsn::earliest),
+            _ => {}
+        }
+    }
+    unseen
 }
 
 fn extents(events: &[&Event]) -> Vec<Extent> {
@@ -216,17 +234,6 @@ impl TableHistory {
             Some((version, version.schema.columns.get(at)?))
         })
     }
-}
-
-/// The position in one schema version of a column of another.
-///
-/// Columns are told by attnum; those of a table that was dropped and made again by their names.
-#[must_use]
-pub fn counterpart(within: &TableSchema, of: &TableSchema, column: &SchemaColumn) -> Option<usize> {
-    if within.oid == of.oid {
-        return within.position(column.column.attnum);
-    }
-    within.columns.iter().position(|other| other.column.name == column.column.name)
 }
 
 /// A table's columns as the log has them.

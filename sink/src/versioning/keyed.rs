@@ -12,6 +12,7 @@ use crate::fact::{Context, Op};
 use crate::schema::TableSchema;
 use crate::value::{Field, Kind, Row, RowBuilder, Status};
 
+use super::alias;
 use super::context::with_note;
 use super::emit::{Emitter, Said};
 use super::known::{Entities, Entity, Known};
@@ -26,6 +27,17 @@ pub(super) struct Scratch {
     pub(super) entity: String,
     pub(super) old_entity: String,
     pub(super) changed: Vec<u16>,
+}
+
+/// An entity that a delete ends.
+#[derive(Debug)]
+pub(super) struct Gone {
+    id: String,
+    /// The leaf partition that it was deleted from.
+    leaf: u32,
+    prior: Option<Entity>,
+    /// What the delete tells of an entity never seen.
+    row: Vec<u8>,
 }
 
 /// All that a change works on.
@@ -43,6 +55,10 @@ impl Change<'_> {
         self.map.read(&schema, new, &mut self.scratch.row)?;
         row_entity(&schema, self.scratch.row.bytes(), &mut self.scratch.entity)?;
         let prior = self.entity(&schema, false)?;
+        // The key of leaves alone need not be unique over all of them.
+        if prior.as_ref().is_some_and(|prior| prior.live && prior.leaf != self.map.leaf) {
+            self.table.ambiguous = true;
+        }
         self.version(Op::Insert, prior, None)
     }
 
@@ -66,6 +82,13 @@ impl Change<'_> {
             row_entity(&schema, self.scratch.old.bytes(), &mut self.scratch.old_entity)?;
         } else {
             self.scratch.old_entity.clone_from(&self.scratch.entity);
+            if let Some(positions) = &self.map.alias {
+                // The old tuple names the row by other columns; without one, these have not changed.
+                let named = if old.is_some() { &self.scratch.old } else { &self.scratch.row };
+                if let Some(id) = alias::find(self.table, self.entities, named.bytes(), positions)? {
+                    self.scratch.old_entity = id;
+                }
+            }
         }
         let rekeyed = self.scratch.old_entity != self.scratch.entity;
         let prior = self.entity(&schema, true)?;
@@ -81,22 +104,64 @@ impl Change<'_> {
             return self.version(Op::Update, prior, None);
         }
         let note = with_note(self.out.context.as_deref(), json!({"rekeyed_to": self.scratch.entity}));
-        self.tombstone(&schema, Op::Rekey, prior, Some(&note))?;
+        let unseen = if prior.is_none() { self.scratch.old.bytes().to_vec() } else { Vec::new() };
+        self.tombstone(&schema, Op::Rekey, prior, &unseen, Some(&note))?;
         let prior = self.entity(&schema, false)?;
         let note = with_note(self.out.context.as_deref(), json!({"rekeyed_from": self.scratch.old_entity}));
         self.version(Op::Rekey, prior, Some(&note))
     }
 
     pub(super) fn delete(&mut self, old: Old<'_>) -> Result<()> {
+        match self.deleted(old)? {
+            Some(gone) => self.bury_gone(gone),
+            None => Ok(()),
+        }
+    }
+
+    /// What a delete of one leaf partition and an insert into another come to, where they are of one row: an update that
+    /// moved it [8].
+    pub(super) fn moved(&mut self, gone: &Gone, new: Tuple<'_>) -> Result<bool> {
+        let schema = Arc::clone(&self.table.schema);
+        self.map.read(&schema, new, &mut self.scratch.row)?;
+        row_entity(&schema, self.scratch.row.bytes(), &mut self.scratch.entity)?;
+        if self.scratch.entity != gone.id || self.map.leaf == gone.leaf {
+            return Ok(false);
+        }
+        self.version(Op::Update, gone.prior.clone(), None)?;
+        Ok(true)
+    }
+
+    /// Ends an entity that was found to be deleted.
+    pub(super) fn bury_gone(&mut self, gone: Gone) -> Result<()> {
+        let schema = Arc::clone(&self.table.schema);
+        self.scratch.old_entity = gone.id;
+        let unseen = gone.row;
+        self.tombstone(&schema, Op::Delete, gone.prior, &unseen, None)
+    }
+
+    /// The entity that a delete ends; none where nobody can tell.
+    pub(super) fn deleted(&mut self, old: Old<'_>) -> Result<Option<Gone>> {
         let schema = Arc::clone(&self.table.schema);
         self.map.read(&schema, old.tuple(), &mut self.scratch.old)?;
-        row_entity(&schema, self.scratch.old.bytes(), &mut self.scratch.old_entity)?;
+        if has_key(&schema, self.scratch.old.bytes())? {
+            row_entity(&schema, self.scratch.old.bytes(), &mut self.scratch.old_entity)?;
+        } else {
+            let positions = self.map.alias.as_deref().unwrap_or_default();
+            let found = alias::find(self.table, self.entities, self.scratch.old.bytes(), positions)?;
+            let Some(id) = found else {
+                // It came before state knew rows by these columns: the table has to be compared with the source.
+                self.table.doubtful = true;
+                return Ok(None);
+            };
+            self.scratch.old_entity = id;
+        }
         let prior = self.entity(&schema, true)?;
         if prior.is_none() && matches!(old, Old::Key(_)) {
             only_key_known(&schema, self.scratch.old.bytes(), &mut self.scratch.filled)?;
             std::mem::swap(&mut self.scratch.old, &mut self.scratch.filled);
         }
-        self.tombstone(&schema, Op::Delete, prior, None)
+        let row = if prior.is_none() { self.scratch.old.bytes().to_vec() } else { Vec::new() };
+        Ok(Some(Gone { id: self.scratch.old_entity.clone(), leaf: self.map.leaf, prior, row }))
     }
 
     /// What is known of the old or the new entity, as a row of the newest schema.
@@ -140,16 +205,20 @@ impl Change<'_> {
             row: row.into(),
         };
         let key = state_key(&self.scratch.entity);
+        if let Some(positions) = &self.table.aliased {
+            alias::note(self.table, self.entities, key.clone(), self.scratch.row.bytes(), positions)?;
+        }
         self.entities.put(self.table.schema.number, &key, Some(Known::Entity(entity)));
         Ok(())
     }
 
-    /// Ends the entity in `scratch.old_entity`; of one never seen, the row in `scratch.old` is all that is known.
+    /// Ends the entity in `scratch.old_entity`; of one never seen, `unseen` is all that is known.
     fn tombstone(
         &mut self,
         schema: &TableSchema,
         op: Op,
         prior: Option<Entity>,
+        unseen_row: &[u8],
         context: Option<&Context>,
     ) -> Result<()> {
         let unseen;
@@ -165,7 +234,7 @@ impl Change<'_> {
                 live: true,
                 leaf: self.map.leaf,
                 schema: schema.version,
-                row: self.scratch.old.bytes().into(),
+                row: unseen_row.into(),
             },
             |prior| Entity { schema: schema.version, ..prior },
         );

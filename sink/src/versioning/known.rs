@@ -261,6 +261,28 @@ impl Entities {
         keys
     }
 
+    /// Gives all that is known of a table.
+    pub(crate) fn each(&self, table: u32, mut visit: impl FnMut(&[u8], Known) -> Result<()>) -> Result<()> {
+        let changed = self.changed_keys(table);
+        for entry in self.state.scan(table)? {
+            let (key, value) = entry?;
+            if changed.binary_search_by(|other| other.as_slice().cmp(&key)).is_err() {
+                visit(&key, Known::decode(&value)?)?;
+            }
+        }
+        for key in changed {
+            if let Some(known) = self.get(table, &key)? {
+                visit(&key, known)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The entity is there and no tombstone.
+    pub(crate) fn is_live(&self, table: u32, key: &[u8]) -> Result<bool> {
+        Ok(matches!(self.get(table, key)?, Some(Known::Entity(entity)) if entity.live))
+    }
+
     pub(crate) fn store(&self) -> &Arc<State> {
         &self.state
     }

@@ -4,12 +4,14 @@
 //! memory (or, for a transaction that outgrows it, in a spill file) until the log has the facts: see
 //! [`Versioner::seal`].
 
+mod alias;
 mod content;
 mod context;
 mod emit;
 mod keyed;
 mod known;
 mod rebuild;
+mod reconcile;
 mod snapshot;
 mod table;
 
@@ -17,10 +19,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bygone_replication::Lsn;
-use bygone_replication::pgoutput::{Message, Relations};
+use bygone_replication::pgoutput::{Message, Relations, Tuple};
 
 use crate::encoder::Encoder;
-use crate::entity::{entity_id_of, twin_key};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fact::{Context, Op, Origin};
 use crate::schema::TableSchema;
@@ -28,13 +29,14 @@ use crate::state::State;
 use crate::transactions::TransactionBatch;
 
 use emit::Emitter;
-use keyed::{Change, Scratch};
-use known::{Entities, Known};
+use keyed::{Change, Gone, Scratch};
+use known::Entities;
 use table::{CapturedTable, RelationMap};
 
 pub use known::Sealed;
 pub use rebuild::{CatchUp, LEAF, catch_up};
-pub use snapshot::SnapshotWriter;
+pub use reconcile::{Reconciled, Telling};
+pub use snapshot::{ContentLoader, SnapshotWriter};
 
 /// What a transaction brought.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,6 +58,8 @@ pub struct Versioner {
     /// The last context of the transaction, for its row in the table of transactions.
     said: Option<Arc<Context>>,
     counts: Vec<(usize, i64)>,
+    /// A row that was deleted from a leaf partition, by relation: it may only have moved [8].
+    gone: Option<(u32, Gone)>,
     /// Bytes of changes in memory after which a transaction is spilled.
     spill_bytes: usize,
 }
@@ -75,6 +79,7 @@ impl Versioner {
             replication_origin: None,
             said: None,
             counts: Vec::new(),
+            gone: None,
             spill_bytes,
         }
     }
@@ -95,16 +100,33 @@ impl Versioner {
         self.tables.len() - 1
     }
 
+    /// Adds the captured table `index`, or has it go on as another table of the name does, as [`Versioner::add_table`].
+    ///
+    /// # Errors
+    /// When the facts before cannot be written.
+    pub fn set_table(&mut self, index: usize, versions: &[Arc<TableSchema>], start: Lsn) -> Result<()> {
+        let Some(table) = self.tables.get_mut(index) else {
+            self.add_table(versions, start);
+            return Ok(());
+        };
+        self.out.flush(table)?;
+        for schema in versions {
+            table.learn(Arc::clone(schema));
+        }
+        table.start = start;
+        Ok(())
+    }
+
     /// Facts of a table are of this schema version from now on.
     ///
     /// # Errors
     /// When the facts before cannot be written.
-    pub fn change_schema(&mut self, table: usize, schema: Arc<TableSchema>) -> Result<()> {
-        if let Some(table) = self.tables.get_mut(table) {
+    pub fn change_schema(&mut self, index: usize, schema: Arc<TableSchema>) -> Result<()> {
+        if let Some(table) = self.tables.get_mut(index) {
             self.out.flush(table)?;
             table.learn(schema);
         }
-        Ok(())
+        self.find_anew(index)
     }
 
     /// A table's snapshot is in the log: changes of transactions that end at `start` or before it are part of it.
@@ -121,15 +143,32 @@ impl Versioner {
     }
 
     /// Rows of relation `oid` in the stream belong to a captured table; `positions` gives the place in its newest schema
-    /// of each column of the relation. `leaf` is the partition's oid, or 0.
-    pub fn map_relation(&mut self, oid: u32, table: usize, leaf: u32, positions: Vec<Option<usize>>) {
-        let columns = self.tables.get(table).map_or(0, |table| table.schema.columns.len());
-        self.relations.insert(oid, Some(RelationMap::new(table, leaf, positions, columns)));
+    /// of each column of the relation. `leaf` is the partition's oid, or 0. `identity` gives the places of the columns by
+    /// which old rows are named; none where whole rows come.
+    pub fn map_relation(
+        &mut self,
+        oid: u32,
+        table: usize,
+        leaf: u32,
+        positions: Vec<Option<usize>>,
+        identity: Option<Vec<usize>>,
+    ) {
+        let Some(captured) = self.tables.get(table) else { return };
+        let mut map = RelationMap::new(table, leaf, positions, captured.schema.columns.len());
+        let mut key = captured.schema.key.clone();
+        key.sort_unstable();
+        map.alias = identity.filter(|identity| !key.is_empty() && !identity.is_empty() && *identity != key);
+        self.relations.insert(oid, Some(map));
     }
 
     /// Rows of relation `oid` are none of ours.
     pub fn ignore_relation(&mut self, oid: u32) {
         self.relations.insert(oid, None);
+    }
+
+    /// Relation `oid` will be announced again before its next row.
+    pub fn forget_relation(&mut self, oid: u32) {
+        self.relations.remove(&oid);
     }
 
     /// Relations are announced anew by each connection.
@@ -145,6 +184,7 @@ impl Versioner {
         self.said = None;
         self.replication_origin = None;
         self.counts.clear();
+        self.gone = None;
     }
 
     /// Takes one message of the transaction. Begin, Commit, Relation and Type are the caller's.
@@ -152,6 +192,15 @@ impl Versioner {
     /// # Errors
     /// When a change cannot be read, or facts cannot be written.
     pub fn message(&mut self, message: &Message<'_>) -> Result<()> {
+        if let Some((from, gone)) = self.gone.take() {
+            if let Message::Insert { relation, new } = *message
+                && self.is_sibling(from, relation)
+                && self.moved(relation, &gone, new)?
+            {
+                return Ok(());
+            }
+            self.change(from, |change, _| change.bury_gone(gone))?;
+        }
         match *message {
             Message::Insert { relation, new } => {
                 self.change(
@@ -164,6 +213,15 @@ impl Versioner {
             Message::Update { relation, old, new } => self.change(relation, |change, keyed| {
                 if keyed { change.update(old, new) } else { change.update_content(old, new) }
             }),
+            Message::Delete { relation, old } if self.is_keyed_leaf(relation) => {
+                let mut gone = None;
+                self.change(relation, |change, _| {
+                    gone = change.deleted(old)?;
+                    Ok(())
+                })?;
+                self.gone = gone.map(|gone| (relation, gone));
+                Ok(())
+            }
             Message::Delete { relation, old } => {
                 self.change(
                     relation,
@@ -194,6 +252,39 @@ impl Versioner {
         }
     }
 
+    /// The relation is a leaf partition of a table with a key.
+    fn is_keyed_leaf(&self, relation: u32) -> bool {
+        let map = self.relations.get(&relation).and_then(Option::as_ref).filter(|map| map.leaf != 0);
+        map.and_then(|map| self.tables.get(map.table)).is_some_and(|table| !table.schema.key.is_empty())
+    }
+
+    /// Two relations are leaves of one table.
+    fn is_sibling(&self, one: u32, other: u32) -> bool {
+        let table = |oid: u32| self.relations.get(&oid).and_then(Option::as_ref).map(|map| map.table);
+        one != other && table(one).is_some() && table(one) == table(other)
+    }
+
+    fn moved(&mut self, relation: u32, gone: &Gone, new: Tuple<'_>) -> Result<bool> {
+        let mut moved = false;
+        self.change(relation, |change, _| {
+            moved = change.moved(gone, new)?;
+            Ok(())
+        })?;
+        Ok(moved)
+    }
+
+    /// Partitioned tables of which two leaves have held rows of one key, since this was last asked.
+    pub fn take_ambiguous(&mut self) -> Vec<usize> {
+        let tables = self.tables.iter_mut().enumerate();
+        tables.filter_map(|(index, table)| std::mem::take(&mut table.ambiguous).then_some(index)).collect()
+    }
+
+    /// Tables of which a change could not be followed, since this was last asked.
+    pub fn take_doubtful(&mut self) -> Vec<usize> {
+        let tables = self.tables.iter_mut().enumerate();
+        tables.filter_map(|(index, table)| std::mem::take(&mut table.doubtful).then_some(index)).collect()
+    }
+
     fn change(
         &mut self,
         relation: u32,
@@ -211,6 +302,11 @@ impl Versioner {
         let before = self.out.facts;
         let keyed = !table.schema.key.is_empty();
         let index = map.table;
+        if keyed && map.alias.is_some() && map.alias != table.aliased {
+            let positions = map.alias.clone().unwrap_or_default();
+            alias::make_all(table, &mut self.entities, &positions)?;
+            table.aliased = Some(positions);
+        }
         let mut change = Change {
             map,
             table,
@@ -252,62 +348,7 @@ impl Versioner {
     /// Ends every live entity of a table, or of one of its leaves.
     fn bury_all(&mut self, index: usize, op: Op, leaf: Option<u32>) -> Result<()> {
         let Some(number) = self.tables.get(index).map(|table| table.schema.number) else { return Ok(()) };
-        let changed = self.entities.changed_keys(number);
-        let store = Arc::clone(self.entities.store());
-        for entry in store.scan(number)? {
-            let (key, value) = entry?;
-            if changed.binary_search_by(|other| other.as_slice().cmp(&key)).is_err() {
-                self.bury_known(index, &key, Known::decode(&value)?, op, leaf)?;
-            }
-        }
-        for key in changed {
-            if let Some(known) = self.entities.get(number, &key)? {
-                self.bury_known(index, &key, known, op, leaf)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn bury_known(
-        &mut self,
-        index: usize,
-        key: &[u8],
-        known: Known,
-        op: Op,
-        leaf: Option<u32>,
-    ) -> Result<()> {
-        let Some(table) = self.tables.get_mut(index) else { return Ok(()) };
-        let wanted = |of: u32| leaf.is_none_or(|leaf| leaf == of);
-        match known {
-            Known::Entity(mut entity) if entity.live && wanted(entity.leaf) => {
-                let id = entity_id_of(key).ok_or_else(|| {
-                    Error::new(
-                        ErrorKind::Damaged,
-                        "a key of the state is damaged",
-                        table.schema.log_name.clone(),
-                    )
-                })?;
-                if let Some(row) = table.convert(&entity.row, entity.schema)? {
-                    entity.row = row;
-                    entity.schema = table.schema.version;
-                }
-                keyed::bury(table, &mut self.entities, &mut self.out, &id, op, entity, None)?;
-            }
-            Known::Content(mut content) => {
-                let row =
-                    table.convert(&content.row, content.schema)?.unwrap_or_else(|| Arc::clone(&content.row));
-                let (gone, left): (Vec<_>, Vec<_>) = content.twins.iter().partition(|twin| wanted(twin.leaf));
-                for twin in gone {
-                    content::bury_twin(table, &mut self.out, twin, op, &row)?;
-                    self.entities.put(table.schema.number, &twin_key(twin.id), None);
-                }
-                content.twins = left;
-                let known = (!content.twins.is_empty()).then_some(Known::Content(content));
-                self.entities.put(table.schema.number, key, known);
-            }
-            Known::Entity(_) | Known::Place(_) => {}
-        }
-        self.spill_if_large()
+        self.visit_all(number, |this, key, known| this.bury_known(index, key, known, op, leaf))
     }
 
     /// A transaction that outgrows memory goes on over a file.
@@ -323,6 +364,9 @@ impl Versioner {
     /// # Errors
     /// When facts cannot be written.
     pub fn commit(&mut self) -> Result<TransactionSummary> {
+        if let Some((from, gone)) = self.gone.take() {
+            self.change(from, |change, _| change.bury_gone(gone))?;
+        }
         let summary = TransactionSummary { facts: self.out.facts };
         if summary.facts > 0 {
             if self.transactions.is_full(&self.out.origin) {

@@ -63,8 +63,10 @@ pub async fn catch_up(
     for (table, versions) in schemas {
         let mut files = log.files_of(table);
         files.retain(|file| file.added_by >= from);
-        let Some(newest) = versions.last() else { continue };
-        let captured = CapturedTable::new(Arc::clone(newest), Lsn::ZERO);
+        let mut versions_of = versions.iter();
+        let Some(first) = versions_of.next() else { continue };
+        let mut captured = CapturedTable::new(Arc::clone(first), Lsn::ZERO);
+        versions_of.for_each(|schema| captured.learn(Arc::clone(schema)));
         for file in files {
             let path = file.add.path.clone();
             let schema =
@@ -117,7 +119,7 @@ fn read_file(
             if schema.key.is_empty() {
                 content_fact(entities, table, &facts, at, leaf, row.bytes())?;
             } else {
-                keyed_fact(entities, schema, &facts, at, leaf, row.bytes())?;
+                keyed_fact(entities, table, &facts, at, leaf, row.bytes())?;
             }
         }
         count += batch.num_rows() as u64;
@@ -130,14 +132,22 @@ fn read_file(
 
 fn keyed_fact(
     entities: &mut Entities,
-    schema: &TableSchema,
+    table: &CapturedTable,
     facts: &FactRows<'_>,
     at: usize,
     leaf: u32,
     row: &[u8],
 ) -> Result<()> {
+    let schema = facts.schema();
     let key = state_key(facts.entity_id(at));
     let version = facts.version(at);
+    // The end of an entity from before the table had a key.
+    if facts.is_tombstone(at)
+        && let Some(id) = parse_fact_id(facts.entity_id(at))
+        && let Some(Known::Place(_)) = entities.get(schema.number, &twin_key(id))?
+    {
+        return take_twin_by_id(table, entities, id);
+    }
     if let Some(Known::Entity(known)) = entities.get(schema.number, &key)?
         && known.version >= version
     {
@@ -157,8 +167,19 @@ fn content_fact(
     leaf: u32,
     row: &[u8],
 ) -> Result<()> {
-    let Some(id) = parse_fact_id(facts.entity_id(at)) else { return Ok(()) };
+    let number = table.schema.number;
     let version = facts.version(at);
+    // The end of an entity from before the table lost its key.
+    let key = state_key(facts.entity_id(at));
+    if facts.is_tombstone(at)
+        && let Some(Known::Entity(entity)) = entities.get(number, &key)?
+        && entity.live
+    {
+        let buried = Entity { version: version.max(entity.version), live: false, ..entity };
+        entities.put(number, &key, Some(Known::Entity(buried)));
+        return Ok(());
+    }
+    let Some(id) = parse_fact_id(facts.entity_id(at)) else { return Ok(()) };
     if let Some(Known::Place(place)) = entities.get(table.schema.number, &twin_key(id))?
         && place.version >= version
     {
@@ -166,7 +187,9 @@ fn content_fact(
     }
     take_twin_by_id(table, entities, id)?;
     if !facts.is_tombstone(at) {
-        put_twin(table, entities, row, Twin { id, version, leaf })?;
+        // Rows are found by what they read as now.
+        let now = table.convert(row, facts.schema().version)?;
+        put_twin(table, entities, now.as_deref().unwrap_or(row), Twin { id, version, leaf })?;
     }
     Ok(())
 }

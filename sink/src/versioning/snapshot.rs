@@ -1,8 +1,9 @@
 //! Rows of a first copy become facts.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use bygone_replication::Lsn;
 use bygone_replication::pgoutput::Cell;
 
 use crate::batch::{FactBatch, FactHead};
@@ -11,12 +12,44 @@ use crate::entity::state_key;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fact::{Op, Origin, fact_id, fact_id_text};
 use crate::schema::TableSchema;
-use crate::state::BulkWriter;
+use crate::state::{BulkWriter, State};
 use crate::value::{self, RowBuilder};
 
+use super::content::put_twin;
 use super::keyed::row_entity;
-use super::known::Known;
-use super::table::damaged_row;
+use super::known::{Entities, Known, Twin};
+use super::table::{CapturedTable, damaged_row};
+
+/// Bytes of changes after which they are moved to disk.
+const CHUNK_BYTES: usize = 16 << 20;
+
+/// Notes in state the rows of a table without a key, of which equal ones share an entry: for all workers of a copy.
+#[derive(Debug)]
+pub struct ContentLoader {
+    table: CapturedTable,
+    entities: Entities,
+}
+
+impl ContentLoader {
+    /// A loader into a state that holds nothing of the table.
+    #[must_use]
+    pub fn new(state: Arc<State>, schema: Arc<TableSchema>) -> Self {
+        Self { table: CapturedTable::new(schema, Lsn::ZERO), entities: Entities::new(state) }
+    }
+
+    fn push(&mut self, id: [u8; 16], leaf: u32, row: &[u8]) -> Result<()> {
+        put_twin(&self.table, &mut self.entities, row, Twin { id, version: 1, leaf })?;
+        if self.entities.bytes() > CHUNK_BYTES { self.entities.spill() } else { Ok(()) }
+    }
+
+    /// Makes the rows part of the state.
+    ///
+    /// # Errors
+    /// When the state cannot be written.
+    pub fn finish(mut self, state: &State, seq: u64) -> Result<()> {
+        self.entities.seal().apply(state, seq)
+    }
+}
 
 /// Writes the rows of a table, or of a part of it, that one worker copies.
 ///
@@ -28,6 +61,7 @@ pub struct SnapshotWriter {
     batch: FactBatch,
     encoder: Encoder,
     state: Option<BulkWriter>,
+    contents: Option<Arc<Mutex<ContentLoader>>>,
     origin: Origin,
     next_seq: Arc<AtomicU64>,
     leaf: u32,
@@ -53,6 +87,7 @@ impl SnapshotWriter {
             schema,
             encoder,
             state,
+            contents: None,
             origin,
             next_seq,
             leaf,
@@ -61,6 +96,12 @@ impl SnapshotWriter {
             stored: Vec::new(),
             rows: 0,
         }
+    }
+
+    /// Rows of a table without a key go into state, too.
+    #[must_use]
+    pub fn with_contents(self, contents: Option<Arc<Mutex<ContentLoader>>>) -> Self {
+        Self { contents, ..self }
     }
 
     /// Takes a row: the values of the schema's columns in its order.
@@ -90,7 +131,12 @@ impl SnapshotWriter {
             )
         })?;
         if self.schema.key.is_empty() {
-            self.entity = fact_id_text(fact_id(self.origin.committed_at, self.origin.lsn, seq));
+            let id = fact_id(self.origin.committed_at, self.origin.lsn, seq);
+            self.entity = fact_id_text(id);
+            if let Some(contents) = &self.contents {
+                let mut contents = contents.lock().unwrap_or_else(PoisonError::into_inner);
+                contents.push(id, self.leaf, self.row.bytes())?;
+            }
         } else {
             row_entity(&self.schema, self.row.bytes(), &mut self.entity)?;
         }

@@ -22,6 +22,13 @@ pub(crate) struct CapturedTable {
     pub(crate) batches: Vec<(u32, FactBatch)>,
     /// Transactions that end here or before are part of the table's snapshot.
     pub(crate) start: Lsn,
+    /// Positions of the columns by which the stream names old rows, where they are not the key's, and state knows the
+    /// entities by them.
+    pub(crate) aliased: Option<Vec<usize>>,
+    /// A change could not be followed: the table has to be compared with the source.
+    pub(crate) doubtful: bool,
+    /// Two leaf partitions have held rows of one key at the same time.
+    pub(crate) ambiguous: bool,
     /// `_seq` of the next fact, within `seq_of`.
     seq: u32,
     seq_of: Lsn,
@@ -30,7 +37,17 @@ pub(crate) struct CapturedTable {
 impl CapturedTable {
     pub(crate) fn new(schema: Arc<TableSchema>, start: Lsn) -> Self {
         let versions = BTreeMap::from([(schema.version, Arc::clone(&schema))]);
-        Self { schema, versions, batches: Vec::new(), start, seq: 0, seq_of: Lsn::ZERO }
+        Self {
+            schema,
+            versions,
+            batches: Vec::new(),
+            start,
+            aliased: None,
+            doubtful: false,
+            ambiguous: false,
+            seq: 0,
+            seq_of: Lsn::ZERO,
+        }
     }
 
     /// Another handle on the same table, without its facts.
@@ -43,6 +60,8 @@ impl CapturedTable {
         self.versions.insert(schema.version, Arc::clone(&schema));
         if schema.version > self.schema.version {
             self.batches.clear();
+            // Positions are others.
+            self.aliased = None;
             self.schema = schema;
         }
     }
@@ -100,9 +119,8 @@ pub(crate) fn convert_row(row: &[u8], from: &TableSchema, to: &TableSchema) -> R
     let mut made = RowBuilder::default();
     made.start(to.columns.len());
     for column in &to.columns {
-        let before = from
-            .position(column.column.attnum)
-            .and_then(|at| Some((from.columns.get(at)?, *fields.get(at)?)));
+        let before =
+            from.counterpart(to, column).and_then(|at| Some((from.columns.get(at)?, *fields.get(at)?)));
         match before {
             Some((old, field)) if old.kind == column.kind || field.status != Status::Value => {
                 made.field(field)
@@ -152,6 +170,8 @@ pub(crate) struct RelationMap {
     straight: bool,
     /// For each of the schema's columns: the relation has it.
     present: Vec<bool>,
+    /// Positions in the schema of the columns of old key tuples, where they are not the key's [16].
+    pub(crate) alias: Option<Vec<usize>>,
 }
 
 impl RelationMap {
@@ -164,7 +184,7 @@ impl RelationMap {
                 *present = true;
             }
         }
-        Self { table, leaf, positions, straight, present }
+        Self { table, leaf, positions, straight, present, alias: None }
     }
 
     /// Reads a tuple into `row`. True when a value stored out of line was not sent.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bygone_replication::table::{DataType, TypeKind, quote_identifier, quote_literal};
-use bygone_sink::read::{OwnedFact, TableHistory, counterpart};
+use bygone_sink::read::{OwnedFact, TableHistory};
 use bygone_sink::schema::{SchemaColumn, TableSchema};
 use bygone_sink::value::{Field, Kind, Status};
 
@@ -144,7 +144,7 @@ fn settable<'a>(
     let columns = newest.columns.iter().filter(|column| column.column.generated.is_none());
     Ok(columns
         .filter_map(|column| {
-            let at = counterpart(&then.schema, newest, column)?;
+            let at = then.schema.counterpart(newest, column)?;
             Some((column, then.schema.kinds().get(at)?.clone(), *fields.get(at)?))
         })
         .collect())

@@ -22,7 +22,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use bygone_sink::batch::{FactBatch, FactHead};
 use bygone_sink::fact::{Context, Op, Origin};
 use bygone_sink::read::{
-    Archive, AsOf, Columns, Cut, Fact, FactFilter, Flow, OwnedFact, TableHistory, counterpart, facts,
+    Archive, AsOf, Columns, Cut, Fact, FactFilter, Flow, OwnedFact, TableHistory, facts,
 };
 use bygone_sink::schema::{SYSTEM_COLUMNS, SchemaColumn, TableSchema};
 
@@ -197,7 +197,7 @@ impl Scan {
         let mut attnums = Vec::new();
         for version in &self.table.versions {
             for column in &target.columns {
-                let found = counterpart(&version.schema, target, column);
+                let found = version.schema.counterpart(target, column);
                 attnums.extend(found.and_then(|at| Some(version.schema.columns.get(at)?.column.attnum)));
             }
         }
@@ -379,7 +379,7 @@ impl<'a> Rows<'a> {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
-        self.flush()?;
+        let _: Flow = self.flush()?;
         let name = &self.target.name.name;
         for (rows, what, remedy) in [
             (self.raw, "a value that its type here cannot hold", "_raw in its history has it exactly"),

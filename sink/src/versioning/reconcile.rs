@@ -1,0 +1,362 @@
+//! What the WAL did not tell: a table's rows as the source has them, compared with what state knows.
+//!
+//! The rows were gathered beside the stream by a [`Versioner`] of their own, up to the very position at which they are
+//! compared. So every difference is one that no message of the stream explains: a table that was not captured before,
+//! a rewrite, an attached partition, another key.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use crate::entity::{content_key, entity_id_of, twin_key};
+use crate::error::{Error, ErrorKind, Result};
+use crate::fact::{Context, Op, fact_id, fact_id_text};
+use crate::schema::TableSchema;
+use crate::value::{Row, Status};
+
+use super::content::{bury_twin, put_twin};
+use super::context::with_note;
+use super::emit::Said;
+use super::keyed::{bury, differences, row_entity};
+use super::known::{Content, Entity, Known, Twin};
+use super::table::damaged_row;
+use super::{TransactionSummary, Versioner};
+
+/// How differences are told.
+#[derive(Clone, Debug)]
+pub struct Telling {
+    /// The op of a row that differs, or that nothing was known of.
+    pub found: Op,
+    /// The op of the tombstone of a row that is not there.
+    pub gone: Op,
+    /// Only rows of this leaf partition are compared.
+    pub leaf: Option<u32>,
+    /// Attnums of the key that named entities before, where it is another one now: facts say what they were called.
+    pub old_key: Option<Vec<i16>>,
+}
+
+/// What a comparison came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reconciled {
+    /// Rows that the source has.
+    pub rows: u64,
+    /// Rows of which nothing was known, or whose entity was dead.
+    pub added: u64,
+    /// Rows that were known otherwise.
+    pub changed: u64,
+    /// Rows that were known and are not there.
+    pub removed: u64,
+}
+
+impl Versioner {
+    /// Makes facts of every difference between a table and its rows as `observed` has them. Belongs between
+    /// [`Versioner::begin`] and the return of this function, which ends what was begun; no commit may be on its way.
+    ///
+    /// The observed table must have this table's newest columns and key.
+    ///
+    /// # Errors
+    /// When state cannot be read, or facts cannot be written.
+    pub fn reconcile(
+        &mut self,
+        index: usize,
+        observed: &Versioner,
+        observed_index: usize,
+        telling: &Telling,
+    ) -> Result<Reconciled> {
+        let mut done = Reconciled::default();
+        let Some(theirs) = observed.tables.get(observed_index) else { return Ok(done) };
+        let Some(schema) = self.schema(index).map(Arc::clone) else { return Ok(done) };
+        let old_key = telling.old_key.as_deref().map(|key| with_key(&schema, key));
+        let wanted = |leaf: u32| telling.leaf.is_none_or(|only| only == leaf);
+        observed.entities.each(theirs.schema.number, |key, known| {
+            match known {
+                Known::Entity(entity) if entity.live && wanted(entity.leaf) => {
+                    let row = theirs.convert(&entity.row, entity.schema)?;
+                    let row = row.unwrap_or_else(|| Arc::clone(&entity.row));
+                    done.rows += 1;
+                    self.compare_entity(index, key, entity.leaf, row, telling, old_key.as_ref(), &mut done)?;
+                }
+                Known::Content(content) => {
+                    let row = theirs.convert(&content.row, content.schema)?;
+                    let row = row.unwrap_or_else(|| Arc::clone(&content.row));
+                    let twins: Vec<Twin> =
+                        content.twins.iter().copied().filter(|twin| wanted(twin.leaf)).collect();
+                    done.rows += twins.len() as u64;
+                    self.compare_content(index, &row, &twins, telling, &mut done)?;
+                }
+                Known::Entity(_) | Known::Place(_) => {}
+            }
+            self.spill_if_large()
+        })?;
+        let keyed = !schema.key.is_empty();
+        self.visit_all(schema.number, |this, key, known| {
+            let stays = match &known {
+                // What is kept under the other form of key is of before the key changed.
+                Known::Entity(entity) => {
+                    !entity.live
+                        || !wanted(entity.leaf)
+                        || (keyed && observed.entities.is_live(theirs.schema.number, key)?)
+                }
+                Known::Content(content) => {
+                    !keyed
+                        && observed.entities.get(theirs.schema.number, &content_key(&content.row))?.is_some()
+                }
+                Known::Place(_) => true,
+            };
+            if stays {
+                return Ok(());
+            }
+            let before = this.out.facts;
+            this.bury_known(index, key, known, telling.gone, telling.leaf)?;
+            done.removed += this.out.facts - before;
+            Ok(())
+        })?;
+        Ok(done)
+    }
+
+    /// Ends every live entity of a table, or of one of its leaves. Belongs after [`Versioner::begin`]; returns how many.
+    ///
+    /// # Errors
+    /// As [`Versioner::reconcile`].
+    pub fn bury_table(&mut self, index: usize, op: Op, leaf: Option<u32>) -> Result<u64> {
+        let before = self.out.facts;
+        self.bury_all(index, op, leaf)?;
+        Ok(self.out.facts - before)
+    }
+
+    /// Facts made since [`Versioner::begin`].
+    #[must_use]
+    pub const fn summary(&self) -> TransactionSummary {
+        TransactionSummary { facts: self.out.facts }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one caller, which has all of it at hand")]
+    fn compare_entity(
+        &mut self,
+        index: usize,
+        key: &[u8],
+        leaf: u32,
+        row: Arc<[u8]>,
+        telling: &Telling,
+        old_key: Option<&TableSchema>,
+        done: &mut Reconciled,
+    ) -> Result<()> {
+        let Some(table) = self.tables.get_mut(index) else { return Ok(()) };
+        let number = table.schema.number;
+        let prior = match self.entities.get(number, key)? {
+            Some(Known::Entity(mut entity)) => {
+                if let Some(row) = table.convert(&entity.row, entity.schema)? {
+                    entity.row = row;
+                }
+                Some(entity)
+            }
+            _ => None,
+        };
+        let changed = &mut self.scratch.changed;
+        changed.clear();
+        if let Some(prior) = &prior {
+            differences(table.schema.kinds(), &prior.row, &row, changed)?;
+            without_unknown(&table.schema, &row, changed)?;
+            if prior.live && changed.is_empty() && prior.leaf == leaf {
+                return Ok(());
+            }
+        }
+        if prior.as_ref().is_some_and(|prior| prior.live) {
+            done.changed += 1;
+        } else {
+            done.added += 1;
+        }
+        let id = entity_id_of(key).ok_or_else(|| {
+            Error::new(ErrorKind::Damaged, "a key of the state is damaged", table.schema.log_name.clone())
+        })?;
+        let note = match old_key {
+            Some(old) if !old.key.is_empty() => {
+                let mut before = String::new();
+                row_entity(old, &row, &mut before)?;
+                Some(with_note(self.out.context.as_deref(), json!({"rekeyed_from": before})))
+            }
+            _ => None,
+        };
+        let version = prior.as_ref().map_or(1, |prior| prior.version + 1);
+        let said = Said {
+            entity_id: &id,
+            version,
+            leaf,
+            op: telling.found,
+            tombstone: false,
+            changed: prior.is_some().then_some(changed.as_slice()),
+            context: note.as_ref(),
+        };
+        self.out.emit(table, &said, &row)?;
+        let entity = Entity { version, live: true, leaf, schema: table.schema.version, row };
+        self.entities.put(number, key, Some(Known::Entity(entity)));
+        Ok(())
+    }
+
+    /// Equal rows: as many entities as the source has of them.
+    fn compare_content(
+        &mut self,
+        index: usize,
+        row: &[u8],
+        twins: &[Twin],
+        telling: &Telling,
+        done: &mut Reconciled,
+    ) -> Result<()> {
+        let Some(table) = self.tables.get_mut(index) else { return Ok(()) };
+        let number = table.schema.number;
+        let own = match self.entities.get(number, &content_key(row))? {
+            Some(Known::Content(content)) => content.twins,
+            _ => Vec::new(),
+        };
+        let mut left: Vec<Twin> =
+            own.into_iter().filter(|twin| telling.leaf.is_none_or(|only| only == twin.leaf)).collect();
+        for twin in twins {
+            if let Some(at) = left.iter().position(|own| own.leaf == twin.leaf) {
+                left.remove(at);
+                continue;
+            }
+            let seq = self.out.next_seq(table)?;
+            let id = fact_id(self.out.origin.committed_at, self.out.origin.lsn, seq);
+            let said = Said {
+                entity_id: &fact_id_text(id),
+                version: 1,
+                leaf: twin.leaf,
+                op: telling.found,
+                tombstone: false,
+                changed: None,
+                context: None::<&Context>,
+            };
+            self.out.emit_at(table, seq, &said, row)?;
+            put_twin(table, &mut self.entities, row, Twin { id, version: 1, leaf: twin.leaf })?;
+            done.added += 1;
+        }
+        for twin in left {
+            bury_twin(table, &mut self.out, twin, telling.gone, row)?;
+            let key = content_key(row);
+            if let Some(Known::Content(mut content)) = self.entities.get(number, &key)? {
+                content.twins.retain(|own| own.id != twin.id);
+                let known = (!content.twins.is_empty()).then_some(Known::Content(content));
+                self.entities.put(number, &key, known);
+            }
+            self.entities.put(number, &twin_key(twin.id), None);
+            done.removed += 1;
+        }
+        Ok(())
+    }
+
+    /// Goes through all that is known of a table.
+    pub(super) fn visit_all(
+        &mut self,
+        number: u32,
+        mut work: impl FnMut(&mut Self, &[u8], Known) -> Result<()>,
+    ) -> Result<()> {
+        let changed = self.entities.changed_keys(number);
+        let store = Arc::clone(self.entities.store());
+        for entry in store.scan(number)? {
+            let (key, value) = entry?;
+            if changed.binary_search_by(|other| other.as_slice().cmp(&key)).is_err() {
+                work(self, &key, Known::decode(&value)?)?;
+            }
+        }
+        for key in changed {
+            if let Some(known) = self.entities.get(number, &key)? {
+                work(self, &key, known)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends an entity, or all equal rows, that state knows.
+    pub(super) fn bury_known(
+        &mut self,
+        index: usize,
+        key: &[u8],
+        known: Known,
+        op: Op,
+        leaf: Option<u32>,
+    ) -> Result<()> {
+        let Some(table) = self.tables.get_mut(index) else { return Ok(()) };
+        let wanted = |of: u32| leaf.is_none_or(|leaf| leaf == of);
+        match known {
+            Known::Entity(mut entity) if entity.live && wanted(entity.leaf) => {
+                let id = entity_id_of(key).ok_or_else(|| {
+                    Error::new(
+                        ErrorKind::Damaged,
+                        "a key of the state is damaged",
+                        table.schema.log_name.clone(),
+                    )
+                })?;
+                if let Some(row) = table.convert(&entity.row, entity.schema)? {
+                    entity.row = row;
+                    entity.schema = table.schema.version;
+                }
+                bury(table, &mut self.entities, &mut self.out, &id, op, entity, None)?;
+            }
+            Known::Content(mut content) => {
+                let row =
+                    table.convert(&content.row, content.schema)?.unwrap_or_else(|| Arc::clone(&content.row));
+                let (gone, left): (Vec<_>, Vec<_>) = content.twins.iter().partition(|twin| wanted(twin.leaf));
+                for twin in gone {
+                    bury_twin(table, &mut self.out, twin, op, &row)?;
+                    self.entities.put(table.schema.number, &twin_key(twin.id), None);
+                }
+                content.twins = left;
+                let known = (!content.twins.is_empty()).then_some(Known::Content(content));
+                self.entities.put(table.schema.number, key, known);
+            }
+            Known::Entity(_) | Known::Place(_) => {}
+        }
+        self.spill_if_large()
+    }
+
+    /// The rows of a table without a key are found by their content: after a change of columns, by that of their rows as
+    /// they read now [17].
+    pub(super) fn find_anew(&mut self, index: usize) -> Result<()> {
+        let Some(number) = self
+            .tables
+            .get(index)
+            .filter(|table| table.schema.key.is_empty())
+            .map(|table| table.schema.number)
+        else {
+            return Ok(());
+        };
+        self.visit_all(number, |this, key, known| {
+            let Known::Content(content) = known else { return Ok(()) };
+            let Some(table) = this.tables.get(index) else { return Ok(()) };
+            let Some(row) = table.convert(&content.row, content.schema)? else { return Ok(()) };
+            this.entities.put(number, key, None);
+            let Content { twins, .. } = content;
+            for twin in twins {
+                put_twin(table, &mut this.entities, &row, twin)?;
+            }
+            this.spill_if_large()
+        })
+    }
+}
+
+/// The same columns with another key.
+fn with_key(schema: &TableSchema, key: &[i16]) -> TableSchema {
+    TableSchema::of_columns(
+        schema.number,
+        schema.name.clone(),
+        schema.log_name.clone(),
+        schema.oid,
+        schema.version,
+        schema.columns.clone(),
+        key,
+    )
+}
+
+/// What the observed row does not know is no difference.
+fn without_unknown(schema: &TableSchema, row: &[u8], changed: &mut Vec<u16>) -> Result<()> {
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let statuses: Vec<Status> = Row::new(row, schema.kinds())
+        .fields()
+        .map(|field| field.map(|field| field.status))
+        .collect::<std::result::Result<_, _>>()
+        .map_err(damaged_row)?;
+    changed.retain(|at| statuses.get(usize::from(*at)).is_some_and(|status| *status != Status::Unknown));
+    Ok(())
+}

@@ -1,0 +1,377 @@
+//! What the catalog tells that the stream does not, as events and facts: see [`Pipeline::notice`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bygone_replication::Lsn;
+use bygone_replication::publication::{self, Difference};
+use bygone_replication::stream::Feedback;
+use bygone_replication::table::{Column, Table, TableKind};
+use bygone_sink::fact::{Op, Origin};
+use bygone_sink::log::{Event, EventKind, EventLsn, table_text};
+use bygone_sink::schema::SchemaColumn;
+
+use super::pipeline::Pipeline;
+use super::registry::{Doubt, Part, is_unseen, pinned_key};
+use super::watcher::Look;
+use crate::error::Result;
+
+impl Pipeline {
+    /// Takes a look at the catalog that holds what had happened before `position`: the stream has told all that it tells of
+    /// that, and what it did not tell is made known here.
+    pub(super) fn notice(&mut self, look: &Look, feedback: &Feedback) -> Result<()> {
+        // What happened while nobody looked is of any time since the last commit.
+        let since = look.since.unwrap_or(self.durable).min(look.at);
+        let within = [since, look.at];
+        let origin = Origin {
+            lsn: self.position,
+            xid: 0,
+            committed_at: look.clock,
+            valid_from: self.time_here(look.clock),
+        };
+        let before = self.follower.registry.new_events.len();
+        self.gone(look, &origin, since, feedback)?;
+        self.altered(look, &origin, within, feedback)?;
+        self.appeared(look)?;
+        self.enums(look, within);
+        self.published(look);
+        self.looked = true;
+        if self.follower.registry.new_events.len() > before {
+            self.high_water = Some(origin.valid_from);
+            self.server_time = self.server_time.max(Some(look.clock));
+            self.oldest.get_or_insert_with(std::time::Instant::now);
+        }
+        self.shared.capture(self.follower.registry.oids());
+        Ok(())
+    }
+
+    /// The look ends rows with facts of its own.
+    pub(super) fn ends_rows(&self, look: &Look) -> bool {
+        let there = |oid: u32| look.tables.iter().any(|table| table.oid == oid);
+        self.follower
+            .registry
+            .tables()
+            .iter()
+            .filter(|table| !table.dropped)
+            .any(|table| !there(table.schema().oid) || table.parts.keys().any(|part| !there(*part)))
+    }
+
+    /// Tables that were dropped.
+    fn gone(&mut self, look: &Look, origin: &Origin, since: Lsn, feedback: &Feedback) -> Result<()> {
+        let there: BTreeSet<u32> = look.tables.iter().map(|table| table.oid).collect();
+        let leaves: BTreeSet<u32> = look
+            .tables
+            .iter()
+            .filter(|table| matches!(table.kind, TableKind::Leaf { .. }))
+            .map(|table| table.oid)
+            .collect();
+        let gone: Vec<(usize, u32)> = self
+            .follower
+            .registry
+            .tables()
+            .iter()
+            .enumerate()
+            .filter(|(_, table)| !table.dropped)
+            .map(|(index, table)| (index, table.schema().oid))
+            .filter(|(_, oid)| !there.contains(oid) || leaves.contains(oid))
+            .collect();
+        for (index, oid) in gone {
+            // A table that became a partition goes on as a part of its root.
+            let is_leaf = leaves.contains(&oid);
+            let op = if is_leaf { Op::Reconcile } else { Op::Drop };
+            let facts = self.bury(index, op, None, origin, feedback)?;
+            let relations = self.follower.registry.relations_of(index);
+            for oid in relations {
+                self.follower.registry.forget_relation(oid);
+                self.follower.versioner.ignore_relation(oid);
+            }
+            let Some(table) = self.follower.registry.table_mut(index) else { continue };
+            table.dropped = true;
+            table.doubt = None;
+            let name = table.schema().log_name.clone();
+            let kind = if is_leaf { EventKind::Detach } else { EventKind::Drop };
+            tracing::info!(table = name, rows = facts, is_leaf, "the table is no longer there");
+            let event = Event::at(kind, Some(name), origin.lsn).with("oid", oid);
+            let event = event.with("since", since.to_string()).with("rows", facts);
+            self.follower.registry.new_events.push(if is_leaf {
+                event.with("reason", "it became a partition")
+            } else {
+                event
+            });
+        }
+        Ok(())
+    }
+
+    /// Captured tables that are not as they were.
+    fn altered(&mut self, look: &Look, origin: &Origin, within: [Lsn; 2], feedback: &Feedback) -> Result<()> {
+        for table in look.tables.iter().filter(|table| !matches!(table.kind, TableKind::Leaf { .. })) {
+            let Some(index) = self.follower.registry.by_oid(table.oid) else { continue };
+            self.renamed(index, table, within);
+            let keyed = self.key(index, table, look, within);
+            self.columns(index, table, keyed, look.at, within)?;
+            self.identity(index, table, look, within);
+            self.parts(index, table, look, origin, within, feedback)?;
+        }
+        Ok(())
+    }
+
+    fn renamed(&mut self, index: usize, now: &Table, within: [Lsn; 2]) {
+        let Some(table) = self.follower.registry.table_mut(index) else { return };
+        if table.present_name == now.name {
+            return;
+        }
+        table.present_name = now.name.clone();
+        let name = table.schema().log_name.clone();
+        tracing::info!(table = name, now = %now.name, "the table was renamed");
+        let mut event = Event::at(EventKind::Schema, Some(name), within[1]);
+        event.lsn = Some(EventLsn::Within(within));
+        self.follower.registry.new_events.push(event.with("renamed_to", table_text(&now.name)));
+    }
+
+    /// Another key names the entities from now on [16]. True where a new schema version has to say so.
+    fn key(&mut self, index: usize, now: &Table, look: &Look, within: [Lsn; 2]) -> bool {
+        let key = pinned_key(now, &look.tables);
+        let Some(table) = self.follower.registry.table_mut(index) else { return false };
+        // A table that lost its identity goes on with the key that it had: nothing better names its rows.
+        let lost = key.is_empty() && is_unseen(now, &look.tables);
+        if key == table.key() || lost {
+            return false;
+        }
+        let old = table.key().to_vec();
+        let name = table.schema().log_name.clone();
+        table.raise(Doubt { leaf: None, old_key: Some(old.clone()) });
+        tracing::info!(table = name, "the table has another key: its rows get other entity ids");
+        let mut event = Event::at(EventKind::Key, Some(name), within[1]);
+        event.lsn = Some(EventLsn::Within(within));
+        self.follower
+            .registry
+            .new_events
+            .push(event.with("doubt", true).with("old_key", old).with("key", now.key().to_vec()));
+        self.follower.registry.set_key(index, &key);
+        true
+    }
+
+    /// The table's columns as the catalog has them.
+    fn columns(&mut self, index: usize, now: &Table, keyed: bool, at: Lsn, within: [Lsn; 2]) -> Result<()> {
+        let Some(table) = self.follower.registry.tables().get(index) else { return Ok(()) };
+        let old = Arc::clone(table.schema());
+        // The stream is further than this look.
+        let outrun = table.changed_at > at;
+        if !keyed && (outrun || !differ(&old.columns, &now.columns)) {
+            return Ok(());
+        }
+        let schema = self.follower.registry.change(index, now, within)?;
+        tracing::info!(table = schema.log_name, schema = schema.version, "new columns");
+        self.follower.versioner.change_schema(index, schema)?;
+        let relations = self.follower.registry.relations_of(index);
+        self.follower.map_again(relations)
+    }
+
+    /// Whether updates and deletes of the table can be seen [9].
+    fn identity(&mut self, index: usize, now: &Table, look: &Look, within: [Lsn; 2]) {
+        let unseen = is_unseen(now, &look.tables);
+        let Some(table) = self.follower.registry.table_mut(index) else { return };
+        if table.unseen == unseen {
+            return;
+        }
+        table.unseen = unseen;
+        let name = table.schema().log_name.clone();
+        if unseen {
+            tracing::warn!(
+                "{}: updates and deletes cannot be seen any more, for it has neither a primary key nor another replica \
+                 identity now; to change that, add a primary key or run: alter table {} replica identity full;",
+                now.name,
+                now.name.quoted()
+            );
+            self.follower.registry.new_events.push(
+                Event::at(EventKind::UpdatesUnseen, Some(name), within[0])
+                    .with("until", within[1].to_string()),
+            );
+        } else {
+            tracing::info!(table = name, "updates and deletes are seen from now on");
+            self.follower.registry.doubt(index, within[1], "updates and deletes were not published");
+        }
+    }
+
+    /// The relations that hold the table's rows: leaves come and go, and each may have been rewritten [8, 24].
+    fn parts(
+        &mut self,
+        index: usize,
+        now: &Table,
+        look: &Look,
+        origin: &Origin,
+        within: [Lsn; 2],
+        feedback: &Feedback,
+    ) -> Result<()> {
+        let found: BTreeMap<u32, &Table> = look
+            .tables
+            .iter()
+            .filter(|part| match part.kind {
+                TableKind::Leaf { root } => root == now.oid,
+                TableKind::Ordinary => part.oid == now.oid,
+                TableKind::Partitioned => false,
+            })
+            .map(|part| (part.oid, part))
+            .collect();
+        let Some(table) = self.follower.registry.tables().get(index) else { return Ok(()) };
+        let known = table.parts.clone();
+        let name = table.schema().log_name.clone();
+        let parts: BTreeMap<u32, Part> = found.iter().map(|(oid, part)| (*oid, Part::of(part))).collect();
+        if known == parts {
+            return Ok(());
+        }
+        let rewritten =
+            found.iter().any(|(oid, part)| known.get(oid).is_some_and(|known| was_rewritten(known, part)));
+        let unknown = known.is_empty();
+        let mut told = Vec::new();
+        for oid in known.keys().filter(|oid| !found.contains_key(oid)) {
+            let detached = look.tables.iter().any(|table| table.oid == *oid);
+            let (action, op) = if detached { ("detach", Op::Reconcile) } else { ("drop", Op::Drop) };
+            let facts = self.bury(index, op, Some(*oid), origin, feedback)?;
+            self.follower.registry.forget_relation(*oid);
+            self.follower.versioner.ignore_relation(*oid);
+            told.push(
+                Event::at(EventKind::Partition, Some(name.clone()), origin.lsn)
+                    .with("action", action)
+                    .with("leaf", *oid)
+                    .with("since", within[0].to_string())
+                    .with("rows", facts),
+            );
+        }
+        let mut doubts = Vec::new();
+        for (oid, leaf) in found.iter().filter(|(oid, _)| !unknown && !known.contains_key(oid)) {
+            doubts.push(Doubt { leaf: Some(*oid), old_key: None });
+            told.push(
+                Event::at(EventKind::Partition, Some(name.clone()), within[1])
+                    .with("action", "attach")
+                    .with("leaf", *oid)
+                    .with("leaf_name", table_text(&leaf.name))
+                    .with("doubt", true),
+            );
+        }
+        if rewritten {
+            tracing::info!(table = name, "the table was rewritten: it is compared with the source");
+            doubts.push(Doubt::default());
+            let mut event = Event::at(EventKind::Rewrite, Some(name.clone()), within[1]);
+            event.lsn = Some(EventLsn::Within(within));
+            told.push(event.with("doubt", true));
+        }
+        let leaves: Vec<Table> = found.values().map(|part| (*part).clone()).collect();
+        self.follower.registry.know_relations(&leaves);
+        self.follower.registry.new_events.extend(told);
+        if let Some(table) = self.follower.registry.table_mut(index) {
+            table.parts = parts;
+            doubts.into_iter().for_each(|doubt| table.raise(doubt));
+            let document = table.parts_document();
+            // The log says so with whatever else it is told of the table: the next start compares with that.
+            let mut events = self.follower.registry.new_events.iter_mut().rev();
+            if let Some(event) = events.find(|event| event.table.as_deref() == Some(name.as_str())) {
+                event.detail.insert("parts".to_owned(), document);
+            }
+        }
+        let relations = self.follower.registry.relations_of(index);
+        self.follower.map_again(relations)
+    }
+
+    /// Tables that match the patterns and are not captured yet.
+    fn appeared(&mut self, look: &Look) -> Result<()> {
+        for table in look.tables.iter().filter(|table| !matches!(table.kind, TableKind::Leaf { .. })) {
+            if !look.wanted.contains(&table.oid) || self.follower.registry.by_oid(table.oid).is_some() {
+                continue;
+            }
+            let index = self.follower.registry.attach(table, &look.tables, self.position);
+            self.follower.registry.know_relations(&look.tables);
+            let Some(captured) = self.follower.registry.tables().get(index) else { continue };
+            tracing::info!(table = captured.schema().log_name, "new table");
+            if captured.unseen {
+                tracing::warn!(
+                    "{}: updates and deletes cannot be seen, for it has neither a primary key nor another replica identity; \
+                     to change that, add a primary key or run: alter table {} replica identity full;",
+                    table.name,
+                    table.name.quoted()
+                );
+            }
+            self.follower.versioner.set_table(index, &captured.versions, Lsn(u64::MAX))?;
+        }
+        Ok(())
+    }
+
+    fn enums(&mut self, look: &Look, within: [Lsn; 2]) {
+        let now: BTreeMap<u32, Vec<String>> = look.enums.iter().cloned().collect();
+        let mut told = Vec::new();
+        for table in self.follower.registry.tables().iter().filter(|table| !table.dropped) {
+            for column in &table.schema().columns {
+                let oid = column.column.data_type.base().oid;
+                let (Some(before), Some(after)) = (self.enums.get(&oid), now.get(&oid)) else { continue };
+                // Labels that were only added change no row.
+                if before.iter().all(|label| after.contains(label)) {
+                    continue;
+                }
+                let mut event = Event::at(EventKind::Enum, Some(table.schema().log_name.clone()), within[1]);
+                event.lsn = Some(EventLsn::Within(within));
+                told.push(
+                    event
+                        .with("column", column.column.name.clone())
+                        .with("before", before.clone())
+                        .with("after", after.clone()),
+                );
+            }
+        }
+        self.follower.registry.new_events.extend(told);
+        self.enums = now;
+    }
+
+    /// What is published, for the log.
+    fn published(&mut self, look: &Look) {
+        let differences = publication::compare(&self.shared.recorded(), &look.publications);
+        for difference in &differences {
+            if let Difference::TableAdded { table, .. } | Difference::TableRemoved { table, .. } = difference
+            {
+                tracing::debug!(%table, "the publications changed");
+            }
+        }
+        if !differences.is_empty() {
+            self.shared.record(&look.publications);
+            self.publication = Some(look.publications.fingerprint());
+        }
+    }
+
+    /// Ends all entities of a table, or those of a leaf.
+    fn bury(
+        &mut self,
+        index: usize,
+        op: Op,
+        leaf: Option<u32>,
+        origin: &Origin,
+        feedback: &Feedback,
+    ) -> Result<u64> {
+        // What outgrows memory goes to disk, and that must not happen behind a commit on its way.
+        self.settle(feedback)?;
+        self.follower.versioner.begin(origin.clone());
+        let facts = self.follower.versioner.bury_table(index, op, leaf)?;
+        self.uncommitted += facts;
+        self.facts += facts;
+        Ok(facts)
+    }
+}
+
+/// The columns are others, as far as rows are concerned.
+fn differ(known: &[SchemaColumn], now: &[Column]) -> bool {
+    known.len() != now.len()
+        || known.iter().zip(now).any(|(known, now)| {
+            let known = &known.column;
+            known.attnum != now.attnum
+                || known.name != now.name
+                || known.data_type.oid != now.data_type.oid
+                || known.data_type.typmod != now.data_type.typmod
+                || known.generated != now.generated
+        })
+}
+
+/// The relation's rows may have been written anew with other values, which no message told.
+///
+/// Another file alone is a VACUUM FULL, CLUSTER or TRUNCATE; together with a change of a column it is an ALTER TABLE that
+/// rewrote. That both came from different statements is possible, and then the comparison finds nothing.
+fn was_rewritten(known: &Part, now: &Table) -> bool {
+    known.filenode != now.filenode && known.stamp != now.columns_stamp
+}

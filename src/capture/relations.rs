@@ -1,0 +1,166 @@
+//! What the relations of a stream are to the captured tables, and the changes that they announce.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bygone_replication::Lsn;
+use bygone_replication::pgoutput::{Message, Relation};
+use bygone_replication::table;
+use bygone_sink::versioning::Versioner;
+
+use super::registry::{Known, Registry};
+use super::source::CatalogReader;
+use crate::error::{Error, Result};
+
+/// Captured tables with what makes facts of their changes.
+pub(crate) struct Follower {
+    pub(crate) versioner: Versioner,
+    pub(crate) registry: Registry,
+    /// The last Relation message of each relation, as it came: the server sends it once in a connection.
+    announced: HashMap<u32, Vec<u8>>,
+}
+
+impl Follower {
+    pub(crate) fn new(versioner: Versioner, registry: Registry) -> Self {
+        Self { versioner, registry, announced: HashMap::new() }
+    }
+
+    /// Another connection announces everything anew.
+    pub(crate) fn forget(&mut self) {
+        self.announced.clear();
+        self.versioner.forget_relations();
+    }
+
+    /// The Relation messages of these relations that have been seen.
+    pub(crate) fn announcements(&self, oids: impl IntoIterator<Item = u32>) -> Vec<Vec<u8>> {
+        oids.into_iter().filter_map(|oid| self.announced.get(&oid).cloned()).collect()
+    }
+
+    /// Takes a message of a transaction whose facts are being made; `position` is where the last one ended.
+    pub(crate) fn message(&mut self, body: &[u8], catalog: &mut CatalogReader, position: Lsn) -> Result<()> {
+        match Message::decode(body)? {
+            Message::Relation(relation) => {
+                self.announced.insert(relation.oid, body.to_vec());
+                self.relation(&relation, catalog, position)
+            }
+            message => Ok(self.versioner.message(&message)?),
+        }
+    }
+
+    /// Takes a Relation message that was seen before these tables were read.
+    pub(crate) fn remember(&mut self, body: &[u8]) -> Result<()> {
+        let Message::Relation(relation) = Message::decode(body)? else { return Ok(()) };
+        self.announced.insert(relation.oid, body.to_vec());
+        self.map_again([relation.oid])
+    }
+
+    /// Maps relations that were announced before onto what the registry says by now.
+    pub(crate) fn map_again(&mut self, oids: impl IntoIterator<Item = u32>) -> Result<()> {
+        for oid in oids {
+            let Some(body) = self.announced.get(&oid).cloned() else { continue };
+            let Message::Relation(relation) = Message::decode(&body)? else { continue };
+            match self.registry.look_up(&relation) {
+                Known::Same { table, .. } | Known::Changed { table } if self.registry.is_waiting(table) => {
+                    self.versioner.ignore_relation(oid);
+                }
+                Known::Same { table, leaf, positions } => {
+                    let identity = identity(&relation, &positions);
+                    self.versioner.map_relation(oid, table, leaf, positions, identity);
+                }
+                // The server announces it anew before its next row: what it was altered by is known by now.
+                Known::Changed { .. } => self.versioner.forget_relation(oid),
+                Known::Unknown => self.versioner.ignore_relation(oid),
+            }
+        }
+        Ok(())
+    }
+
+    fn relation(
+        &mut self,
+        relation: &Relation<'_>,
+        catalog: &mut CatalogReader,
+        position: Lsn,
+    ) -> Result<()> {
+        match self.registry.look_up(relation) {
+            Known::Same { table, .. } | Known::Changed { table } if self.registry.is_waiting(table) => {
+                // Its snapshot is still to come, and holds all of this.
+                self.versioner.ignore_relation(relation.oid);
+                Ok(())
+            }
+            Known::Same { table, leaf, positions } => {
+                let identity = identity(relation, &positions);
+                self.versioner.map_relation(relation.oid, table, leaf, positions, identity);
+                Ok(())
+            }
+            Known::Unknown => {
+                // Perhaps a partition that came after the tables were read.
+                let tables = catalog.tables(&[relation.oid])?;
+                self.registry.know_relations(&tables);
+                match self.registry.look_up(relation) {
+                    Known::Unknown => {
+                        tracing::debug!(
+                            schema = relation.schema,
+                            table = relation.name,
+                            "not captured: passed over"
+                        );
+                        self.versioner.ignore_relation(relation.oid);
+                        Ok(())
+                    }
+                    Known::Same { .. } | Known::Changed { .. } => self.relation(relation, catalog, position),
+                }
+            }
+            Known::Changed { table } => self.changed(table, relation, catalog, position),
+        }
+    }
+
+    /// The stream shows a table with other columns than before.
+    fn changed(
+        &mut self,
+        index: usize,
+        relation: &Relation<'_>,
+        catalog: &mut CatalogReader,
+        position: Lsn,
+    ) -> Result<()> {
+        let now = catalog.tables(&[relation.oid])?.into_iter().next();
+        let old = self.versioner.schema(index).cloned();
+        let Some(old) = old else { return Err(Error::other("a table is not known")) };
+        let table = super::evolve::as_of_stream(relation, &old, now.as_ref());
+        let schema = self.registry.change(index, &table, [position, position])?;
+        tracing::info!(table = schema.log_name, schema = schema.version, "new columns");
+        self.versioner.change_schema(index, Arc::clone(&schema))?;
+        // What older rows read as was not caught in time: a rewrite has written it into them since [23].
+        let lost = schema.columns.iter().any(|column| {
+            let column = &column.column;
+            old.position(column.attnum).is_none() && column.has_default && column.missing.is_none()
+        });
+        if lost {
+            self.registry.doubt(
+                index,
+                position,
+                "a column came, and what older rows read as cannot be told any more",
+            );
+        }
+        match self.registry.look_up(relation) {
+            Known::Same { table, leaf, positions } => {
+                let identity = identity(relation, &positions);
+                self.versioner.map_relation(relation.oid, table, leaf, positions, identity);
+                Ok(())
+            }
+            Known::Changed { .. } | Known::Unknown => Err(Error::other(format!(
+                "the columns of {} in the stream make no sense beside its catalog entry",
+                table::TableName::new(relation.schema, relation.name)
+            ))),
+        }
+    }
+}
+
+/// The places of the columns by which old rows are named; none where whole rows come, or nothing.
+fn identity(relation: &Relation<'_>, positions: &[Option<usize>]) -> Option<Vec<usize>> {
+    if !matches!(relation.identity, b'd' | b'i') {
+        return None;
+    }
+    let columns = relation.columns().zip(positions);
+    let mut places: Vec<usize> = columns.filter(|(column, _)| column.key).filter_map(|(_, at)| *at).collect();
+    places.sort_unstable();
+    Some(places)
+}

@@ -1,0 +1,250 @@
+//! Watches the catalog: what an application does to its tables is not all in the stream [5, 8, 21 to 27].
+//!
+//! A task of its own asks every few seconds whether anything changed, and when something did, reads the tables and
+//! publications anew, sees to it that each table is published where its identity allows [9], and hands over what it saw,
+//! with a position at which all of that had happened.
+
+use std::collections::HashSet;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bygone_replication::catalog::{self, ErrorKind as CatalogErrorKind, watch};
+use bygone_replication::conninfo::ConnectOptions;
+use bygone_replication::pattern::Patterns;
+use bygone_replication::preflight::StartRefused;
+use bygone_replication::publication::{self, Difference, PublicationState};
+use bygone_replication::table::{Table, TableKind};
+use bygone_replication::{Lsn, session};
+use bygone_sink::schema::TableSchema;
+use tokio::sync::Notify;
+use tokio_postgres::Client;
+
+use crate::error::{Error, Result};
+
+/// The catalog as it was seen at one moment.
+#[derive(Clone, Debug)]
+pub(super) struct Look {
+    /// Nothing of what is new had happened when the WAL ended here; none before the first look.
+    pub(super) since: Option<Lsn>,
+    /// Everything that was seen had happened when the WAL ended here.
+    pub(super) at: Lsn,
+    /// The server's clock, microseconds since the Unix epoch.
+    pub(super) clock: i64,
+    /// Tables that match the patterns and can be captured, and the captured ones that are still there; with leaves.
+    pub(super) tables: Vec<Table>,
+    /// Oids among them that match the patterns.
+    pub(super) wanted: HashSet<u32>,
+    pub(super) publications: PublicationState,
+    /// Labels of enums by the type's oid.
+    pub(super) enums: Vec<(u32, Vec<String>)>,
+}
+
+/// What the watcher and the thread that follows the stream share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    /// Oids of captured tables and leaves.
+    pub(super) captured: Mutex<HashSet<u32>>,
+    /// The publications as the log has them, or is about to.
+    pub(super) recorded: Mutex<PublicationState>,
+    /// Somebody wants to know now.
+    pub(super) now: Notify,
+}
+
+impl Shared {
+    pub(super) fn new(captured: HashSet<u32>, recorded: PublicationState) -> Arc<Self> {
+        Arc::new(Self { captured: Mutex::new(captured), recorded: Mutex::new(recorded), now: Notify::new() })
+    }
+
+    pub(super) fn recorded(&self) -> PublicationState {
+        self.recorded.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn record(&self, publications: &PublicationState) {
+        self.recorded.lock().unwrap_or_else(PoisonError::into_inner).clone_from(publications);
+    }
+
+    fn captured(&self) -> HashSet<u32> {
+        self.captured.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn capture(&self, oids: HashSet<u32>) {
+        *self.captured.lock().unwrap_or_else(PoisonError::into_inner) = oids;
+    }
+}
+
+/// Looks at the catalog.
+#[derive(Debug)]
+pub(super) struct Watcher {
+    pub(super) options: ConnectOptions,
+    pub(super) patterns: Patterns,
+    pub(super) publications: Vec<String>,
+    /// The capture's own publications; none where the operator made them.
+    pub(super) own: Option<publication::Names>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) every: Duration,
+    /// Nothing had changed here that is not in the last look.
+    pub(super) quiet_until: Option<Lsn>,
+    /// Tables that were refused for a clash of names: said once.
+    pub(super) refused: HashSet<u32>,
+}
+
+impl Watcher {
+    /// Looks until the receiver is gone. An error is the last that is sent, and of the kind that must stop the capture.
+    pub(super) fn start(self) -> Receiver<Result<Look>> {
+        let (sender, receiver) = channel();
+        tokio::spawn(self.run(sender));
+        receiver
+    }
+
+    async fn run(mut self, looks: Sender<Result<Look>>) {
+        let mut client: Option<Client> = None;
+        let mut last = None;
+        loop {
+            match self.turn(&mut client, &mut last).await {
+                Ok(Some(look)) => {
+                    if looks.send(Ok(look)).is_err() {
+                        return;
+                    }
+                }
+                Ok(None) => {}
+                Err(error @ Error::Refused(_)) => {
+                    // Whoever follows the stream has ended already if nobody takes it.
+                    let _ = looks.send(Err(error));
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the catalog could not be looked at: tried again");
+                    client = None;
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(self.every) => {}
+                () = self.shared.now.notified() => {}
+            }
+        }
+    }
+
+    async fn turn(
+        &mut self,
+        client: &mut Option<Client>,
+        last: &mut Option<watch::Mark>,
+    ) -> Result<Option<Look>> {
+        let sql = match client.take().filter(|client| !client.is_closed()) {
+            Some(sql) => sql,
+            None => session::connect_sql(&self.options).await?,
+        };
+        // In this order: what the mark does not show had not happened here.
+        let here = watch::position(&sql).await?;
+        let mark = watch::mark(&sql).await?;
+        let look = if last.as_ref() == Some(&mark) { None } else { Some(self.look(&sql).await?) };
+        self.quiet_until = Some(here);
+        // What our own statements changed is in the next mark: one more look, which finds nothing.
+        *last = Some(mark);
+        *client = Some(sql);
+        Ok(look)
+    }
+
+    /// Reads the catalog, and publishes what is new.
+    pub(super) async fn look(&mut self, sql: &Client) -> Result<Look> {
+        // Before the tables: one that is dropped in between is then missing in none or in the tables, never in the
+        // publications alone.
+        let before = publication::inspect(sql, &self.publications).await?;
+        let loaded = match catalog::load_tables(sql, &self.patterns).await {
+            Ok(loaded) => loaded.tables,
+            // All that matched was dropped.
+            Err(error) if error.kind() == CatalogErrorKind::Pattern => Vec::new(),
+            Err(error) => return Err(error.into()),
+        };
+        let captured = self.shared.captured();
+        let mut tables: Vec<Table> =
+            loaded.into_iter().filter(|table| self.is_acceptable(table, &captured)).collect();
+        let mut wanted: HashSet<u32> = tables.iter().map(|table| table.oid).collect();
+        // Tables that were renamed out of the patterns are captured all the same.
+        let others: Vec<u32> = captured.iter().copied().filter(|oid| !wanted.contains(oid)).collect();
+        tables.extend(catalog::load_tables_by_oid(sql, &others).await?);
+        let differences = publication::compare(&self.shared.recorded(), &before);
+        let harm = harmful(&differences, &tables, &captured);
+        if !harm.is_empty() {
+            return Err(StartRefused::PublicationChanged { differences: harm }.into());
+        }
+        match &self.own {
+            Some(names) => {
+                let mine = |table: &&Table| wanted.contains(&table.oid) || captured.contains(&table.oid);
+                let (insert_only, all): (Vec<&Table>, Vec<&Table>) =
+                    tables.iter().filter(mine).partition(|table| publication::is_insert_only(table));
+                let ensured = publication::ensure(sql, names, &all, &insert_only).await?;
+                for statement in &ensured.statements {
+                    tracing::info!(statement, "publication");
+                }
+            }
+            None => {
+                publication::restrict(&mut tables, &before);
+                let listed: HashSet<u32> =
+                    publication::published_tables(sql, &self.publications).await?.into_iter().collect();
+                let rootless = |table: &Table| match table.kind {
+                    TableKind::Partitioned => tables.iter().any(|leaf| {
+                        matches!(leaf.kind, TableKind::Leaf { root } if root == table.oid)
+                            && listed.contains(&leaf.oid)
+                    }),
+                    _ => listed.contains(&table.oid),
+                };
+                let published: HashSet<u32> =
+                    tables.iter().filter(|table| rootless(table)).map(|table| table.oid).collect();
+                wanted.retain(|oid| published.contains(oid));
+            }
+        }
+        let publications = publication::inspect(sql, &self.publications).await?;
+        let enums = watch::enum_labels(sql).await?;
+        let row = sql
+            .query_one("select (extract(epoch from clock_timestamp()) * 1000000)::int8", &[])
+            .await
+            .map_err(|error| Error::other(format!("asking the server for its time: {error}")))?;
+        let at = watch::position(sql).await?;
+        Ok(Look { since: self.quiet_until, at, clock: row.get(0), tables, wanted, publications, enums })
+    }
+
+    fn is_acceptable(&mut self, table: &Table, captured: &HashSet<u32>) -> bool {
+        if captured.contains(&table.oid) {
+            return true;
+        }
+        let Some(column) = TableSchema::clash(table) else { return true };
+        if self.refused.insert(table.oid) {
+            tracing::warn!(
+                table = %table.name,
+                column,
+                "not captured: a column has a name that bygone needs for itself; rename it, or leave the table out"
+            );
+        }
+        false
+    }
+}
+
+/// The differences by which changes are lost. Harmless are: a table that was dropped, a table that is not captured, and one
+/// that went from one of the publications into the other.
+pub(super) fn harmful(
+    differences: &[Difference],
+    tables: &[Table],
+    captured: &HashSet<u32>,
+) -> Vec<Difference> {
+    let is_there = |oid: u32| tables.iter().any(|table| table.oid == oid);
+    let was_added = |oid: u32| {
+        differences
+            .iter()
+            .any(|other| matches!(other, Difference::TableAdded { oid: added, .. } if *added == oid))
+    };
+    let was_removed = |oid: u32| {
+        differences
+            .iter()
+            .any(|other| matches!(other, Difference::TableRemoved { oid: removed, .. } if *removed == oid))
+    };
+    differences
+        .iter()
+        .filter(|difference| match difference {
+            Difference::TableRemoved { oid, .. } => is_there(*oid) && !was_added(*oid),
+            Difference::TableAdded { oid, .. } => captured.contains(oid) && !was_removed(*oid),
+            _ => true,
+        })
+        .cloned()
+        .collect()
+}
