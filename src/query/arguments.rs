@@ -300,6 +300,9 @@ Examples:
 pub(crate) struct Sql {
     /// The query, or several with semicolons between them. Without it they are read from standard input.
     pub(crate) query: Option<String>,
+    /// Answer for tables whose updates and deletes cannot be seen, too.
+    #[arg(long)]
+    pub(crate) inexact: bool,
     #[command(flatten)]
     pub(crate) reading: Reading,
 }

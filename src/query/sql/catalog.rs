@@ -38,13 +38,20 @@ pub(super) struct Catalog {
     tables: Vec<Arc<TableHistory>>,
     /// What each table's relations are called, by its name in the log.
     names: BTreeMap<String, String>,
+    /// Tables whose updates and deletes cannot be seen are answered for, too.
+    inexact: bool,
 }
 
 impl Catalog {
-    pub(super) fn of(archive: Archive) -> Result<Self> {
+    pub(super) fn of(archive: Archive, inexact: bool) -> Result<Self> {
         let tables = archive.tables()?;
         let names = relation_names(&tables)?;
-        Ok(Self { archive: Arc::new(archive), tables: tables.into_iter().map(Arc::new).collect(), names })
+        Ok(Self {
+            archive: Arc::new(archive),
+            tables: tables.into_iter().map(Arc::new).collect(),
+            names,
+            inexact,
+        })
     }
 
     /// `history of shop, known until …`.
@@ -74,14 +81,15 @@ impl Catalog {
         let mut relations: Vec<(&str, String, Arc<dyn TableProvider>)> = Vec::new();
         for table in &self.tables {
             let Some(name) = self.names.get(&table.log_name) else { continue };
-            let now: Arc<dyn TableProvider> = Arc::new(Relation::now(&self.archive, table));
+            let now: Arc<dyn TableProvider> = Arc::new(Relation::now(&self.archive, table, self.inexact));
             let history: Arc<dyn TableProvider> = Arc::new(Relation::history(&self.archive, table));
             for (suffix, relation) in [("", now), ("_history", history)] {
                 let own = format!("{}{suffix}", table.name.name);
                 relations.push((SCHEMA, format!("{name}{suffix}"), Arc::clone(&relation)));
                 relations.push((&table.name.schema, own, relation));
             }
-            let function = AsOf { archive: Arc::clone(&self.archive), table: Arc::clone(table) };
+            let function =
+                AsOf { archive: Arc::clone(&self.archive), table: Arc::clone(table), inexact: self.inexact };
             context.register_udtf(&format!("{name}_as_of"), Arc::new(function));
         }
         let mut taken: BTreeSet<(&str, String)> = BTreeSet::new();
@@ -110,10 +118,11 @@ struct Relation {
     /// The moment; none for the present, which has to be looked at when it is read.
     at: Option<Resolved>,
     history: bool,
+    inexact: bool,
 }
 
 impl Relation {
-    fn now(archive: &Arc<Archive>, table: &Arc<TableHistory>) -> Self {
+    fn now(archive: &Arc<Archive>, table: &Arc<TableHistory>, inexact: bool) -> Self {
         Self {
             archive: Arc::clone(archive),
             table: Arc::clone(table),
@@ -121,6 +130,7 @@ impl Relation {
             pushdown: Pushdown::of(table),
             at: None,
             history: false,
+            inexact,
         }
     }
 
@@ -133,6 +143,7 @@ impl Relation {
             table,
             at: None,
             history: true,
+            inexact: false,
         }
     }
 
@@ -144,6 +155,7 @@ impl Relation {
             pushdown: Pushdown::of(table),
             at: Some(at),
             history: false,
+            inexact: false,
         }
     }
 
@@ -161,7 +173,7 @@ impl Relation {
             next: Lsn(last.0.saturating_add(1)),
             shown: until.map_or_else(|| last.to_string(), super::super::value::moment),
         };
-        moment::check_known(&self.archive, &self.table, &at, false).await?;
+        moment::check_known(&self.archive, &self.table, &at, self.inexact).await?;
         Ok(What::At(at.cut))
     }
 }
@@ -211,6 +223,7 @@ impl TableProvider for Relation {
 struct AsOf {
     archive: Arc<Archive>,
     table: Arc<TableHistory>,
+    inexact: bool,
 }
 
 impl TableFunctionImpl for AsOf {
@@ -226,7 +239,7 @@ impl TableFunctionImpl for AsOf {
         let at = tokio::task::block_in_place(|| {
             tokio::runtime::Handle::current().block_on(async {
                 let at = moment::resolve(&self.archive, &text).await?;
-                moment::check_known(&self.archive, &self.table, &at, false).await?;
+                moment::check_known(&self.archive, &self.table, &at, self.inexact).await?;
                 Ok::<_, Error>(at)
             })
         });

@@ -28,7 +28,7 @@ const GOES_ON: &str = "     -> ";
 
 pub(super) async fn sql(arguments: &Sql) -> Result<()> {
     let archive = open(&arguments.reading.history).await?;
-    let catalog = catalog::Catalog::of(archive)?;
+    let catalog = catalog::Catalog::of(archive, arguments.inexact)?;
     let session =
         Session { context: catalog.context()?, names: catalog.names(), format: arguments.reading.format };
     match &arguments.query {
