@@ -223,3 +223,45 @@ fn a_partition_that_went_leaves_no_doubt() {
     ]);
     assert!(shop.warned("orders", end + 0x300).contains(&format!("known again from {}", shown(end + 0x400))));
 }
+
+#[test]
+fn what_an_application_does_to_its_tables_is_read_as_it_was() {
+    let mut shop = Shop::orders();
+    let (before, _) = shop.save("orders", "before");
+    // A rewrite, another name, and another table in place of one.
+    shop.server.run("alter table orders alter total type text using total || ' EUR'");
+    shop.server.run("alter table orders rename to purchases");
+    shop.server.run("drop table notes; create table notes (note text, a int primary key); insert into notes values ('new', 1)");
+    shop.capture();
+    shop.server.run("create table saved.after as table purchases");
+    let now = shop.ask(&["as-of", "purchases", "--at", "now", "--format", "csv"]);
+    shop.assert_saved(&now, "after");
+    let then = shop.ask(&["as-of", "orders", "--at", &before, "--format", "csv"]);
+    shop.assert_saved(&then, "before");
+    let moment = format!("select * from purchases_as_of('{before}') order by id");
+    assert_eq!(shop.ask(&["sql", &moment, "--format", "csv"]), then);
+    assert_eq!(shop.ask(&["sql", "select * from purchases order by id", "--format", "csv"]), now);
+    // The two tables of one name are told apart.
+    assert_eq!(shop.ask(&["as-of", "notes", "--at", "now", "--format", "csv"]), "note,a\nnew,1\n");
+    assert_eq!(shop.json(&["as-of", "notes", "--at", &before]).len(), 2);
+    let facts = shop.json(&["sql", "select note, a, b, _op from notes_history order by _lsn, _seq"]);
+    assert_eq!(facts[0], json!({"note": "first", "a": 1, "b": "x,y", "_op": "snapshot"}));
+    assert_eq!(facts.last().unwrap(), &json!({"note": "new", "a": 1, "b": null, "_op": "snapshot"}));
+    assert_eq!(facts.iter().filter(|fact| fact["_op"] == "drop").count(), 2);
+    // In the doubt between the rewrite and the comparison the rows come with a warning.
+    let events = shop.json(&["log"]);
+    let rewrite = events
+        .iter()
+        .flat_map(|commit| commit["events"].as_array().unwrap())
+        .find(|event| event["kind"] == "rewrite")
+        .unwrap()
+        .clone();
+    let [after, seen] = [0, 1].map(|at| position(rewrite["lsn"][at].as_str().unwrap()));
+    assert!(shop.warned("purchases", seen).contains("rewritten"), "{rewrite}");
+    assert!(!shop.warned("purchases", after).contains("rewritten"), "{rewrite}");
+    let told = super::engines::duckdb(
+        &shop.ask(&["views", "duckdb"]),
+        "select total from purchases order by id;\nselect note from notes;\n",
+    );
+    assert_eq!(told, [json!(["13.50 EUR"]), json!([null]), json!(["new"])]);
+}
