@@ -25,6 +25,10 @@ pub(crate) enum Command {
     Run(Box<Run>),
     /// Stop capturing for good: remove the replication slot and the publications. The history stays.
     Detach(Detach),
+    /// Put something into the source that makes the history more exact: an option, removed by uninstall.
+    Install(Install),
+    /// Remove from the source all that install has put there.
+    Uninstall(Uninstall),
     /// Check that a history is whole and unaltered: recompute the chain of commits and the hash of every file.
     Verify(Verify),
     /// See it all at work on a throw-away database.
@@ -115,6 +119,54 @@ pub(crate) struct Detach {
     /// Name of the capture.
     #[arg(long, env = "BYGONE_NAME", default_value = "bygone")]
     pub(crate) name: String,
+}
+
+/// What `bygone install` can put into the source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Installed {
+    /// Event triggers that send the place of each DDL along, and keep tables that lose or gain their replica identity in the
+    /// right publication. Needs a superuser.
+    Ddl,
+}
+
+/// `bygone install`.
+#[derive(Debug, Args)]
+pub(crate) struct Install {
+    /// What to install.
+    #[arg(value_enum)]
+    pub(crate) what: Installed,
+    /// The captured database.
+    #[arg(
+        long,
+        env = "BYGONE_SOURCE",
+        value_name = "URL",
+        hide_env_values = true,
+        required_unless_present = "print"
+    )]
+    pub(crate) source: Option<String>,
+    /// Name of the capture.
+    #[arg(long, env = "BYGONE_NAME", default_value = "bygone")]
+    pub(crate) name: String,
+    /// Print the SQL instead of running it.
+    #[arg(long)]
+    pub(crate) print: bool,
+}
+
+/// `bygone uninstall`.
+#[derive(Debug, Args)]
+pub(crate) struct Uninstall {
+    /// The captured database.
+    #[arg(
+        long,
+        env = "BYGONE_SOURCE",
+        value_name = "URL",
+        hide_env_values = true,
+        required_unless_present = "print"
+    )]
+    pub(crate) source: Option<String>,
+    /// Print the SQL instead of running it.
+    #[arg(long)]
+    pub(crate) print: bool,
 }
 
 /// `bygone verify`.

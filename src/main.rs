@@ -8,6 +8,7 @@ mod cli;
 mod demo;
 mod detach;
 mod error;
+mod install;
 mod query;
 mod verify;
 
@@ -57,6 +58,8 @@ async fn execute(command: Command) -> Result<ExitCode> {
     match command {
         Command::Run(run) => Box::pin(capture::run(options(*run))).await.map(|()| ExitCode::SUCCESS),
         Command::Detach(detach) => detach::detach(&detach).await.map(|()| ExitCode::SUCCESS),
+        Command::Install(install) => install::install(&install).await.map(|()| ExitCode::SUCCESS),
+        Command::Uninstall(uninstall) => install::uninstall(&uninstall).await.map(|()| ExitCode::SUCCESS),
         Command::Verify(verify) => verify::verify(&verify).await,
         Command::Query(query) => Box::pin(query::run(query)).await.map(|()| ExitCode::SUCCESS),
         Command::Demo(demo) => demo::demo(&demo).await.map(|()| ExitCode::SUCCESS),

@@ -5,6 +5,7 @@ pub mod backoff;
 pub mod catalog;
 pub mod conninfo;
 pub mod copy;
+pub mod ddl;
 pub mod error;
 mod frame;
 pub mod lsn;

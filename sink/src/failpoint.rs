@@ -20,8 +20,11 @@ use crate::error::{Error, ErrorKind, Result};
 pub const VARIABLE: &str = "BYGONE_FAILPOINTS";
 
 /// Every failpoint there is, in the order in which a commit passes them.
-pub const NAMES: [&str; 12] = [
+pub const NAMES: [&str; 15] = [
     "snapshot.after_slot",
+    "copy.begun",
+    "copy.ready",
+    "join.before_cut",
     "snapshot.table_done",
     "spool.after_write",
     "file.before_write",

@@ -1,8 +1,9 @@
 //! A table's columns as the stream shows them, told from what is known before and what the catalog says now [21].
 
+use bygone_replication::ddl::DdlColumn;
 use bygone_replication::pgoutput::{Relation, RelationColumn};
 use bygone_replication::table::{Column, DataType, Table, TableKind, TableName, TypeKind};
-use bygone_sink::schema::TableSchema;
+use bygone_sink::schema::{SchemaColumn, TableSchema};
 
 /// The table that a relation of the stream describes.
 ///
@@ -46,23 +47,72 @@ pub(super) fn as_of_stream(relation: &Relation<'_>, old: &TableSchema, now: Opti
     columns.sort_by_key(|column| column.attnum);
     match now {
         Some(table) => Table { columns, ..table.clone() },
-        None => Table {
-            oid: relation.oid,
-            name: TableName::new(relation.schema, relation.name),
-            kind: TableKind::Ordinary,
-            identity: bygone_replication::table::ReplicaIdentity::Full,
-            primary_key: Vec::new(),
-            identity_index: Vec::new(),
-            columns,
-            filenode: 0,
-            columns_stamp: 0,
-            persistence: 'p',
-            blocks: 0,
-            rows: None,
-            row_security: false,
-            row_filter: None,
-        },
+        None => Table { columns, ..bare(relation.oid, TableName::new(relation.schema, relation.name)) },
     }
+}
+
+/// A table of which nothing is known but its name.
+fn bare(oid: u32, name: TableName) -> Table {
+    Table {
+        oid,
+        name,
+        kind: TableKind::Ordinary,
+        identity: bygone_replication::table::ReplicaIdentity::Full,
+        primary_key: Vec::new(),
+        identity_index: Vec::new(),
+        columns: Vec::new(),
+        filenode: 0,
+        columns_stamp: 0,
+        persistence: 'p',
+        blocks: 0,
+        rows: None,
+        row_security: false,
+        row_filter: None,
+    }
+}
+
+/// The table with the columns that an event trigger told of: `now` may be later.
+pub(super) fn as_told(oid: u32, told: &[DdlColumn], old: &TableSchema, now: Option<&Table>) -> Table {
+    let known = |attnum: i16| {
+        let before = old.columns.iter().map(|known| &known.column).find(|column| column.attnum == attnum);
+        before.or_else(|| now.and_then(|table| table.column(attnum)))
+    };
+    let columns = told.iter().map(|column| {
+        let mut made = known(column.attnum).cloned().unwrap_or_else(|| unknown(0, old, now));
+        let mut types = now
+            .iter()
+            .flat_map(|table| &table.columns)
+            .chain(old.columns.iter().map(|known| &known.column))
+            .map(|column| &column.data_type);
+        made.data_type = types
+            .find(|known| known.oid == column.type_oid)
+            .cloned()
+            .unwrap_or_else(|| text_type(column.type_oid));
+        made.data_type.typmod = column.typmod;
+        made.name.clone_from(&column.name);
+        made.attnum = column.attnum;
+        made.has_default = column.has_default;
+        made.missing = column.missing();
+        made
+    });
+    let columns: Vec<Column> = columns.collect();
+    match now {
+        Some(table) => Table { columns, ..table.clone() },
+        None => Table { columns, ..bare(oid, old.name.clone()) },
+    }
+}
+
+/// The columns are others, as far as rows are concerned.
+pub(super) fn differ(known: &[SchemaColumn], now: &[Column]) -> bool {
+    known.len() != now.len()
+        || known.iter().zip(now).any(|(known, now)| {
+            let known = &known.column;
+            known.attnum != now.attnum
+                || known.name != now.name
+                || known.data_type.oid != now.data_type.oid
+                || known.data_type.typmod != now.data_type.typmod
+                || known.generated != now.generated
+        })
 }
 
 /// A column that nobody can tell any more of: it came and went between two looks at the catalog.

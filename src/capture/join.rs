@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bygone_replication::Lsn;
 use bygone_replication::stream::Feedback;
 use bygone_sink::fact::{Op, Origin};
+use bygone_sink::failpoint;
 use bygone_sink::log::{Event, EventKind};
 use bygone_sink::versioning::{Reconciled, Telling};
 
@@ -136,6 +137,7 @@ impl Pipeline {
         }
         self.high_water = Some(valid_from);
         self.server_time = self.server_time.max(Some(copied.at));
+        failpoint::hit("join.before_cut")?;
         self.cut(feedback)
     }
 

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use bygone_replication::Lsn;
 use bygone_replication::publication::{self, Difference};
 use bygone_replication::stream::Feedback;
-use bygone_replication::table::{Column, Table, TableKind};
+use bygone_replication::table::{Table, TableKind};
 use bygone_sink::fact::{Op, Origin};
 use bygone_sink::log::{Event, EventKind, EventLsn, table_text};
-use bygone_sink::schema::SchemaColumn;
 
+use super::evolve::differ;
 use super::pipeline::Pipeline;
 use super::registry::{Doubt, Part, is_unseen, pinned_key};
 use super::watcher::Look;
@@ -353,19 +353,6 @@ impl Pipeline {
         self.facts += facts;
         Ok(facts)
     }
-}
-
-/// The columns are others, as far as rows are concerned.
-fn differ(known: &[SchemaColumn], now: &[Column]) -> bool {
-    known.len() != now.len()
-        || known.iter().zip(now).any(|(known, now)| {
-            let known = &known.column;
-            known.attnum != now.attnum
-                || known.name != now.name
-                || known.data_type.oid != now.data_type.oid
-                || known.data_type.typmod != now.data_type.typmod
-                || known.generated != now.generated
-        })
 }
 
 /// The relation's rows may have been written anew with other values, which no message told.

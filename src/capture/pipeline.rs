@@ -363,7 +363,7 @@ impl Assembled for Pipeline {
             if let Some(shadow) = &mut self.shadow {
                 shadow.keep(end, body)?;
             }
-            self.follower.message(body, &mut self.catalog, self.position)
+            self.follower.message(body, &mut self.catalog, self.position, end)
         })?;
         let summary = self.follower.versioner.commit()?;
         for index in self.follower.versioner.take_doubtful() {

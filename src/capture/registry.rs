@@ -239,6 +239,33 @@ impl Registry {
         self.tables.push(captured);
     }
 
+    /// A relation of a table has this file and columns from the end of a transaction on: another file of other columns is a
+    /// rewrite, whose rows the stream does not tell [24].
+    pub(crate) fn part_is(&mut self, index: usize, oid: u32, part: Part, end: Lsn) {
+        let Some(table) = self.tables.get_mut(index) else { return };
+        let Some(known) = table.parts.get_mut(&oid) else { return };
+        let rewritten = known.filenode != part.filenode && known.stamp != part.stamp;
+        *known = part;
+        if rewritten {
+            table.raise(Doubt::default());
+            let event = Event::at(EventKind::Rewrite, Some(table.schema().log_name.clone()), end)
+                .with("doubt", true)
+                .with("parts", table.parts_document());
+            self.new_events.push(event);
+        }
+    }
+
+    /// A table is gone from the source, with so many rows that it had.
+    pub(crate) fn dropped(&mut self, index: usize, at: Lsn, rows: u64) {
+        let Some(table) = self.tables.get_mut(index) else { return };
+        table.dropped = true;
+        table.doubt = None;
+        let (name, oid) = (table.schema().log_name.clone(), table.schema().oid);
+        tracing::info!(table = name, rows, "the table was dropped");
+        let event = Event::at(EventKind::Drop, Some(name), at).with("oid", oid).with("rows", rows);
+        self.new_events.push(event);
+    }
+
     /// Something of a table is not known, for a reason: it is compared with the source, and the log says so.
     pub(crate) fn doubt(&mut self, index: usize, lsn: Lsn, reason: &str) {
         let Some(table) = self.tables.get_mut(index) else { return };
@@ -438,6 +465,16 @@ impl Registry {
         table: &Table,
         within: [Lsn; 2],
     ) -> Result<Arc<TableSchema>> {
+        self.change_at(index, table, EventLsn::Within(within))
+    }
+
+    /// As [`Registry::change`], at a place that may be known exactly.
+    pub(crate) fn change_at(
+        &mut self,
+        index: usize,
+        table: &Table,
+        place: EventLsn,
+    ) -> Result<Arc<TableSchema>> {
         let captured = self.tables.get_mut(index).ok_or_else(|| Error::other("a table is not known"))?;
         let old = Arc::clone(captured.schema());
         let mut schema = TableSchema::new(
@@ -452,12 +489,12 @@ impl Registry {
         schema.name.clone_from(&old.name);
         schema.oid = old.oid;
         captured.physical.learn(&schema);
-        captured.changed_at = within[1];
+        captured.changed_at = place.latest();
         let schema = Arc::new(schema);
         captured.versions.push(Arc::clone(&schema));
         self.new_schemas.push(document(&schema));
-        let mut event = Event::at(EventKind::Schema, Some(old.log_name.clone()), within[1]);
-        event.lsn = Some(EventLsn::Within(within));
+        let mut event = Event::at(EventKind::Schema, Some(old.log_name.clone()), place.latest());
+        event.lsn = Some(place);
         self.new_events.push(event.with("schema", schema.version));
         Ok(schema)
     }

@@ -4,11 +4,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bygone_replication::Lsn;
+use bygone_replication::ddl::{self, Ddl};
 use bygone_replication::pgoutput::{Message, Relation};
 use bygone_replication::table;
+use bygone_sink::fact::Op;
+use bygone_sink::log::EventLsn;
 use bygone_sink::versioning::Versioner;
 
-use super::registry::{Known, Registry};
+use super::registry::{Known, Part, Registry};
 use super::source::CatalogReader;
 use crate::error::{Error, Result};
 
@@ -36,9 +39,25 @@ impl Follower {
         oids.into_iter().filter_map(|oid| self.announced.get(&oid).cloned()).collect()
     }
 
-    /// Takes a message of a transaction whose facts are being made; `position` is where the last one ended.
-    pub(crate) fn message(&mut self, body: &[u8], catalog: &mut CatalogReader, position: Lsn) -> Result<()> {
+    /// Takes a message of a transaction whose facts are being made; it ends at `end`, the last one at `position`.
+    pub(crate) fn message(
+        &mut self,
+        body: &[u8],
+        catalog: &mut CatalogReader,
+        position: Lsn,
+        end: Lsn,
+    ) -> Result<()> {
         match Message::decode(body)? {
+            Message::Logical { transactional: true, prefix: ddl::PREFIX, content, .. } => {
+                match Ddl::parse(content) {
+                    Ok(told) => self.ddl(told, catalog, end),
+                    Err(error) => {
+                        // Anybody may send messages: the catalog is looked at all the same.
+                        tracing::warn!(%error, "a message of bygone.ddl makes no sense");
+                        Ok(())
+                    }
+                }
+            }
             Message::Relation(relation) => {
                 self.announced.insert(relation.oid, body.to_vec());
                 self.relation(&relation, catalog, position)
@@ -73,6 +92,38 @@ impl Follower {
             }
         }
         Ok(())
+    }
+
+    /// DDL at its very place, as the event triggers tell it [22].
+    fn ddl(&mut self, told: Ddl, catalog: &mut CatalogReader, end: Lsn) -> Result<()> {
+        match told {
+            Ddl::Table { oid, columns, filenode, stamp } => {
+                let Some(index) = self.registry.by_oid(oid) else { return Ok(()) };
+                let Some(old) = self.versioner.schema(index).cloned() else { return Ok(()) };
+                let now = catalog.tables(&[oid])?.into_iter().next();
+                let table = super::evolve::as_told(oid, &columns, &old, now.as_ref());
+                if super::evolve::differ(&old.columns, &table.columns) {
+                    let schema = self.registry.change_at(index, &table, EventLsn::At(end))?;
+                    tracing::info!(table = schema.log_name, schema = schema.version, "new columns");
+                    self.versioner.change_schema(index, schema)?;
+                    let relations = self.registry.relations_of(index);
+                    self.map_again(relations)?;
+                }
+                self.registry.part_is(index, oid, Part { filenode, stamp }, end);
+                Ok(())
+            }
+            Ddl::Drop { oid } => {
+                let Some(index) = self.registry.by_oid(oid) else { return Ok(()) };
+                let rows = self.versioner.bury_table(index, Op::Drop, None)?;
+                for oid in self.registry.relations_of(index) {
+                    self.registry.forget_relation(oid);
+                    self.versioner.ignore_relation(oid);
+                }
+                self.registry.dropped(index, end, rows);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 
     fn relation(

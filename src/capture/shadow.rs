@@ -21,6 +21,7 @@ use bygone_replication::table::{Table, TableKind};
 use bygone_replication::wire::{Connection, Mode};
 use bygone_sink::encoder::{Encoder, EncoderLimits, FileNumbers};
 use bygone_sink::fact::Origin;
+use bygone_sink::failpoint;
 use bygone_sink::state::{Identity, State};
 use bygone_sink::store::Store;
 use bygone_sink::versioning::Versioner;
@@ -156,7 +157,7 @@ impl Shadow {
                 follower.versioner.begin(Origin { lsn: end, xid: 0, committed_at: 0, valid_from: 0 });
                 open = Some(end);
             }
-            follower.message(body, catalog, point)
+            follower.message(body, catalog, point, end)
         })?;
         if open.is_some() {
             follower.versioner.commit()?;
@@ -229,6 +230,7 @@ async fn copy_once(
     let version = connection.server_version();
     let name = format!("{}_copy_{}", settings.slot.chars().take(40).collect::<String>(), std::process::id());
     let exported = export(&sql, connection, &name, version, true).await?;
+    failpoint::hit("copy.begun")?;
     let oids: Vec<u32> = tables.values().copied().collect();
     let mut found = with_leaves(&sql, &oids).await?;
     restrict(&sql, &settings.made, &mut found).await?;
@@ -298,6 +300,7 @@ async fn copy_once(
     }
     running.await.map_err(|error| Error::other(format!("a copy has failed: {error}")))??;
     exported.connection.close().await;
+    failpoint::hit("copy.ready")?;
     if copied < expected {
         return Ok(None);
     }

@@ -426,7 +426,7 @@ fn assemble(shapes: Vec<Shape>, types: &Types) -> Option<Vec<Table>> {
 ///
 /// The server cannot be asked for the element of an `anyarray`, and a cast to `text[]` would split the elements of types
 /// whose delimiter is not the comma (`box`).
-fn only_element(literal: &str) -> Option<String> {
+pub(crate) fn only_element(literal: &str) -> Option<String> {
     let inner = literal.strip_prefix('{')?.strip_suffix('}')?;
     let Some(quoted) = inner.strip_prefix('"') else { return Some(inner.to_owned()) };
     let quoted = quoted.strip_suffix('"')?;

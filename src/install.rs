@@ -1,0 +1,52 @@
+//! `bygone install` and `bygone uninstall`: what the source may hold to make the history more exact.
+
+use bygone_replication::conninfo::ConnectOptions;
+use bygone_replication::publication::Names;
+use bygone_replication::{ddl, session};
+
+use crate::cli::{Install, Installed, Uninstall};
+use crate::error::{Error, Result};
+
+/// Puts event triggers into the source, or prints the SQL that does.
+pub(crate) async fn install(arguments: &Install) -> Result<()> {
+    let names = Names::new(&arguments.name)?;
+    let statements = match arguments.what {
+        Installed::Ddl => ddl::install_statements(&names),
+    };
+    if arguments.print {
+        print(&statements);
+        return Ok(());
+    }
+    run(arguments.source.as_deref(), "installing event triggers", &statements).await?;
+    eprintln!(
+        "bygone: event triggers bygone_ddl_end and bygone_sql_drop are installed, with the schema bygone; bygone uninstall removes them"
+    );
+    Ok(())
+}
+
+/// Removes them.
+pub(crate) async fn uninstall(arguments: &Uninstall) -> Result<()> {
+    let statements = ddl::uninstall_statements().map(str::to_owned);
+    if arguments.print {
+        print(&statements);
+        return Ok(());
+    }
+    run(arguments.source.as_deref(), "removing event triggers", &statements).await?;
+    eprintln!("bygone: nothing that bygone install put there is left");
+    Ok(())
+}
+
+async fn run(source: Option<&str>, doing: &'static str, statements: &[String]) -> Result<()> {
+    let source = source.ok_or_else(|| Error::other("--source is needed"))?;
+    let options = ConnectOptions::parse(source)?.with_application_name("bygone");
+    let sql = session::connect_sql(&options).await?;
+    Ok(ddl::execute(&sql, doing, statements).await?)
+}
+
+fn print(statements: &[String]) {
+    println!("begin;");
+    for statement in statements {
+        println!("{statement};");
+    }
+    println!("commit;");
+}
