@@ -16,7 +16,7 @@ demo: ## capture a small shop on a throw-away PostgreSQL, and look into its past
 
 .PHONY: test
 test: ## install what the tests need, check the code, run every test
-	@scripts/install rust postgres s3 readers
+	@scripts/install rust postgres versions s3 readers
 	@$(MAKE) --no-print-directory check
 	$(CARGO) test --workspace --doc
 ifeq ($(NEXTEST),yes)
@@ -25,6 +25,13 @@ else
 	@# Two at a time: each end-to-end test starts servers of its own.
 	$(CARGO) test --workspace --lib --bins --tests -- --test-threads=2
 endif
+	@scripts/postgres-majors --summary
+
+.PHONY: major
+major: MAJOR ?= 18
+major: ## run all end-to-end tests on one version of PostgreSQL (MAJOR=18)
+	@scripts/install rust postgres versions s3
+	BYGONE_TEST_PG_BIN=$$(scripts/postgres-majors | awk '$$1 == "$(MAJOR)" { print $$2 }') $(CARGO) nextest run --no-fail-fast
 
 .PHONY: check
 check: ## format and lints only

@@ -105,6 +105,12 @@ pub(crate) struct Run {
     /// Connections that copy tables at the same time during the first snapshot.
     #[arg(long, env = "BYGONE_SNAPSHOT_WORKERS", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) snapshot_workers: u16,
+    /// How long the source may say nothing before the connection counts as lost. Halfway it is asked for a sign of life.
+    #[arg(long, env = "BYGONE_SOURCE_TIMEOUT", default_value = "5m", value_parser = parse_duration)]
+    pub(crate) source_timeout: Duration,
+    /// How long a request to a bucket that does not answer is repeated before bygone stops.
+    #[arg(long, env = "BYGONE_STORE_TIMEOUT", default_value = "30s", value_parser = parse_duration)]
+    pub(crate) store_timeout: Duration,
     /// Read and decode, but write nothing and acknowledge nothing: for measuring.
     #[arg(long, hide = true, requires = "until_current")]
     pub(crate) discard: bool,

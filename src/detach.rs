@@ -14,7 +14,15 @@ pub(crate) async fn detach(arguments: &Detach) -> Result<()> {
     slot::check_name(&arguments.name)?;
     let names = Names::new(&arguments.name)?;
     let dropped_slot = slot::drop(&sql, &arguments.name).await?;
-    let statements = publication::drop(&sql, &names).await?;
+    let statements = match publication::drop(&sql, &names).await {
+        Ok(statements) => statements,
+        Err(error) => {
+            if dropped_slot {
+                eprintln!("bygone: dropped replication slot {}", arguments.name);
+            }
+            return Err(error.into());
+        }
+    };
     if !dropped_slot && statements.is_empty() {
         eprintln!(
             "bygone: {} has neither a slot nor publications named {:?}",

@@ -83,6 +83,8 @@ fn options(run: Run) -> RunOptions {
         memory: run.memory,
         snapshot_workers: usize::from(run.snapshot_workers),
         discard: run.discard,
+        source_timeout: run.source_timeout,
+        store_timeout: run.store_timeout,
     }
 }
 

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::passfile;
 use crate::table::quote_literal;
 use settings::Settings;
 
@@ -105,9 +106,18 @@ pub struct Host {
     /// The port; also a part of the socket's file name.
     pub port: u16,
     pub(crate) password: Option<Password>,
+    /// Where no password was given: the password file, and the name that the host has in it.
+    pub(crate) passfile: Option<(PathBuf, String)>,
 }
 
 impl Host {
+    /// The password to log in with. The password file is read each time: passwords are rotated.
+    pub(crate) fn password_now(&self, database: &str, user: &str) -> Option<Password> {
+        let Some((file, name)) = &self.passfile else { return self.password.clone() };
+        let entries = passfile::read(file)?;
+        passfile::find(&entries, name, self.port, database, user).map(Password)
+    }
+
     /// The host name, the address where there is no name, or the socket's directory.
     #[must_use]
     pub fn name(&self) -> String {

@@ -29,6 +29,13 @@ pub enum Ddl {
         /// As [`Table::columns_stamp`](crate::table::Table::columns_stamp).
         stamp: u64,
     },
+    /// A table went into the other publication: its updates are published from here on, or no longer.
+    Published {
+        /// `pg_class.oid`.
+        oid: u32,
+        /// They are.
+        updates: bool,
+    },
     /// A table was dropped.
     Drop {
         /// `pg_class.oid`.
@@ -117,6 +124,8 @@ pub fn install_statements(names: &Names) -> Vec<String> {
                     and exists (select from pg_publication where pubname = wanted) then
                     execute format('alter publication %I add table only %s', wanted, which::regclass);
                     execute format('alter publication %I drop table only %s', listed, which::regclass);
+                    perform pg_logical_emit_message(true, 'bygone.ddl',
+                        json_build_object('kind', 'published', 'oid', which::int8, 'updates', usable)::text);
                 end if;
              end $$"
         ),

@@ -8,7 +8,7 @@
 mod server;
 mod start;
 
-pub use server::{OLDEST_VERSION, ServerRefused, ServerState, check_server, read_server};
+pub use server::{OLDEST_VERSION, ServerRefused, ServerState, check_server, read_server, warnings};
 pub use start::{
     Current, Recorded, SlotRefused, StartRefused, TimelineEntry, check_idle, check_slot, check_start,
     parse_timeline_history,

@@ -231,6 +231,9 @@ pub fn check_name(name: &str) -> Result<(), CatalogError> {
     ))
 }
 
+/// The first version of which standbys keep copies of a slot.
+pub const FAILOVER_VERSION: u32 = 170_000;
+
 /// What [`create_command`] should make.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CreateOptions {
@@ -252,7 +255,7 @@ pub fn create_command(
     options: CreateOptions,
 ) -> Result<String, CatalogError> {
     check_name(name)?;
-    if options.failover && server_version < 170_000 {
+    if options.failover && server_version < FAILOVER_VERSION {
         return Err(CatalogError::new(
             ErrorKind::Unsupported,
             "creating the replication slot",

@@ -165,7 +165,8 @@ impl Connection {
         let mut io = io.encrypt(encryption, host, options).await?;
         let mut frames = FrameBuffer::default();
         send(&mut io, &startup_message(options, mode)?).await?;
-        auth::authenticate(&mut io, &mut frames, options, host.password.as_ref()).await?;
+        let password = host.password_now(&options.database, &options.user);
+        auth::authenticate(&mut io, &mut frames, options, password.as_ref()).await?;
 
         let mut session = Session {
             parameters: BTreeMap::new(),

@@ -6,8 +6,8 @@
 //! BYGONE_FAILPOINTS="commit.before_put=abort;file.after_upload=abort@3;ack.before=sleep(500)"
 //! ```
 //!
-//! Actions: `abort` ends the process at once, running nothing that a kill would not run; `sleep(ms)` blocks the thread;
-//! `error` makes [`hit`] fail. `@n` acts on the n-th hit only (counted from 1), otherwise every hit acts.
+//! Actions: `abort` ends the process at once, running nothing that a kill would not run; `panic` panics; `sleep(ms)` blocks
+//! the thread; `error` makes [`hit`] fail. `@n` acts on the n-th hit only (counted from 1), otherwise every hit acts.
 
 use std::str::FromStr;
 use std::sync::OnceLock;
@@ -41,6 +41,7 @@ pub const NAMES: [&str; 15] = [
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Action {
     Abort,
+    Panic,
     Sleep(Duration),
     Error,
 }
@@ -103,6 +104,7 @@ impl Failpoints {
             }
             match point.action {
                 Action::Abort => std::process::abort(),
+                Action::Panic => panic!("failpoint {name} said so"),
                 Action::Sleep(time) => std::thread::sleep(time),
                 Action::Error => {
                     return Err(Error::new(ErrorKind::Failpoint, "a failpoint said so", point.name));
@@ -139,13 +141,14 @@ fn parse_one(text: &str) -> Result<Failpoint, String> {
     };
     let action = match action.trim() {
         "abort" => Action::Abort,
+        "panic" => Action::Panic,
         "error" => Action::Error,
         other => other
             .strip_prefix("sleep(")
             .and_then(|rest| rest.strip_suffix(')'))
             .and_then(|ms| ms.trim().parse().ok())
             .map(|ms| Action::Sleep(Duration::from_millis(ms)))
-            .ok_or_else(|| format!("no action {other:?}; there are abort, error and sleep(ms)"))?,
+            .ok_or_else(|| format!("no action {other:?}; there are abort, panic, error and sleep(ms)"))?,
     };
     Ok(Failpoint { name, action, only, hits: AtomicU64::new(0) })
 }

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bygone_replication::catalog::{ErrorKind as CatalogErrorKind, Loaded};
@@ -27,6 +28,7 @@ use tokio_postgres::Client;
 use super::commit::Said;
 use super::registry::Registry;
 use super::source::{self, Wanted};
+use super::watcher::Families;
 use super::{Memory, RunOptions, state_directory};
 use crate::error::{Error, Result};
 
@@ -39,7 +41,7 @@ pub(super) struct Exported {
     pub(super) connection: Connection,
     pub(super) name: String,
     pub(super) point: Lsn,
-    /// The server's clock just after, microseconds since the Unix epoch.
+    /// The server's time just after, microseconds since the Unix epoch.
     pub(super) at: i64,
 }
 
@@ -78,6 +80,9 @@ pub(super) async fn attach(
         let lines: Vec<String> = refused.iter().map(ToString::to_string).collect();
         Error::other(lines.join("\n"))
     })?;
+    for warning in preflight::warnings(&server) {
+        tracing::warn!("{warning}");
+    }
     let mut replication = Connection::connect(connect, Mode::Replication).await?;
     let identified = source::identify(&mut replication).await?;
     let patterns = Patterns::parse(&options.tables).map_err(catalog::CatalogError::from)?;
@@ -142,6 +147,8 @@ pub(super) async fn attach(
     } else {
         begin.first(&identity, &loaded.tables, history.is_some(), replication).await?
     };
+    // The timeline that the history follows, which the first connect compares with the server's [2].
+    let source = log.state().source.clone().unwrap_or(source);
     let directory = state_directory(options.state.as_deref(), &history_id)?;
     let cache = memory.state_cache;
     let state = tokio::task::spawn_blocking({
@@ -252,8 +259,9 @@ impl Begin<'_> {
         };
         failpoint::hit("snapshot.after_slot")?;
         let mut registry = Registry::default();
+        let families = Families::of(tables);
         for table in tables.iter().filter(|table| !matches!(table.kind, TableKind::Leaf { .. })) {
-            registry.attach(table, tables, point);
+            registry.attach(table, &families.family(table), point);
         }
         registry.know_relations(tables);
         for partial in partial {
@@ -369,6 +377,15 @@ impl Begin<'_> {
     }
 }
 
+/// A name for a temporary slot beside the capture's own. Never the same twice: the server may need a moment to notice that
+/// the connection of the last one was closed.
+pub(super) fn temporary_slot(own: &str) -> String {
+    static MADE: AtomicU32 = AtomicU32::new(0);
+    let number = MADE.fetch_add(1, Ordering::Relaxed);
+    // 40, 6, 10, 1 and 5 bytes at most: a slot's name has 63.
+    format!("{}_copy_{}_{}", own.chars().take(40).collect::<String>(), std::process::id(), number % 100_000)
+}
+
 /// Makes a slot and exports the snapshot of its consistent point.
 pub(super) async fn export(
     sql: &Client,
@@ -377,18 +394,18 @@ pub(super) async fn export(
     version: u32,
     temporary: bool,
 ) -> Result<Exported> {
-    let options = CreateOptions { temporary, export_snapshot: true, failover: false };
+    // Standbys keep a copy of a slot that is to stay, so that a failover loses nothing; on a standby there is no such thing.
+    let failover =
+        !temporary && version >= slot::FAILOVER_VERSION && !catalog::server_info(sql).await?.in_recovery;
+    let options = CreateOptions { temporary, export_snapshot: true, failover };
     let command = slot::create_command(version, name, options)?;
     let rows = wait_for_slot(sql, connection.simple_query(&command)).await?;
     let field = |at: usize| rows.first().and_then(|row| row.get(at)).and_then(Option::as_deref);
     let (Some(point), Some(snapshot)) = (field(1).and_then(|lsn| lsn.parse().ok()), field(2)) else {
         return Err(Error::other("the server's answer to CREATE_REPLICATION_SLOT makes no sense"));
     };
-    let row = sql
-        .query_one("select (extract(epoch from clock_timestamp()) * 1000000)::int8", &[])
-        .await
-        .map_err(|error| Error::other(format!("asking the server for its time: {error}")))?;
-    Ok(Exported { connection, name: snapshot.to_owned(), point, at: row.get(0) })
+    let at = catalog::server_time(sql).await?;
+    Ok(Exported { connection, name: snapshot.to_owned(), point, at })
 }
 
 /// Waits while a slot is made, and says what that waits for: transactions that began before [28].
@@ -401,6 +418,13 @@ async fn wait_for_slot<T>(
         tokio::select! {
             result = &mut made => return Ok(result?),
             () = tokio::time::sleep(TELL_WAITING_EVERY) => {
+                if catalog::server_info(sql).await?.in_recovery {
+                    // A standby knows what runs on its primary from records that an idle primary does not write.
+                    tracing::warn!(
+                        "the making of the slot waits for the primary to tell this standby which transactions run; if it is \
+                         idle, run on the primary: select pg_log_standby_snapshot();"
+                    );
+                }
                 for running in slot::running_transactions(sql).await? {
                     tracing::warn!(
                         pid = running.pid,

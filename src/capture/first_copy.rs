@@ -13,7 +13,7 @@ use bygone_sink::versioning;
 use tokio::sync::mpsc;
 
 use super::Capture;
-use super::attach::{Exported, export};
+use super::attach::{Exported, export, temporary_slot};
 use super::pipeline::{Rest, Until};
 use super::snapshot::{self, Copied, CopySettings, Outcome, Wanted};
 use super::source::restrict;
@@ -71,8 +71,7 @@ impl Capture {
         let sql = session::connect_sql(&self.connect).await?;
         let connection = Connection::connect(&self.connect, Mode::Replication).await?;
         let version = connection.server_version();
-        let name =
-            format!("{}_copy_{}", self.wanted.slot.chars().take(40).collect::<String>(), std::process::id());
+        let name = temporary_slot(&self.wanted.slot);
         let mut exported = export(&sql, connection, &name, version, true).await?;
         // The time axis never goes back: the copy is of no earlier moment than what is there already.
         exported.at = exported.at.max(self.pipeline()?.high_water.unwrap_or(i64::MIN));
@@ -138,6 +137,7 @@ impl Capture {
             }
         }
         copying.await.map_err(|error| Error::other(format!("the snapshot has failed: {error}")))??;
+        self.established = true;
         if !ready.is_empty() {
             self.commit_copied(exported.point, exported.at, ready).await?;
         }

@@ -14,6 +14,7 @@ mod relations;
 mod shadow;
 mod snapshot;
 mod source;
+mod wal_held;
 mod watcher;
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
@@ -42,6 +43,7 @@ use commit::Committer;
 use pipeline::{CutAt, Pipeline, Rest, Until};
 use relations::Follower;
 use source::CatalogReader;
+use wal_held::WalHeld;
 use watcher::{Shared, Watcher};
 
 /// How often a slot that another process reads is tried before that is an error: the server may need a moment to notice
@@ -68,6 +70,10 @@ pub(crate) struct RunOptions {
     pub(crate) memory: u64,
     pub(crate) snapshot_workers: usize,
     pub(crate) discard: bool,
+    /// How long the source may say nothing.
+    pub(crate) source_timeout: Duration,
+    /// How long a bucket may not answer.
+    pub(crate) store_timeout: Duration,
 }
 
 /// How the memory that `--memory` allows is shared out.
@@ -104,7 +110,8 @@ pub(crate) async fn run(options: RunOptions) -> Result<()> {
     failpoint::init()?;
     let connect = ConnectOptions::parse(&options.source)?.with_application_name("bygone");
     let location = Location::parse(&options.history)?;
-    let store = Store::open(&location, &StoreOptions::default())?;
+    let store_options = StoreOptions { retry_for: options.store_timeout, ..StoreOptions::default() };
+    let store = Store::open(&location, &store_options)?;
     let stop = Arc::new(AtomicBool::new(false));
     watch_signals(Arc::clone(&stop))?;
     let memory = Memory::of(options.memory);
@@ -160,6 +167,8 @@ struct Capture {
     exported: Option<attach::Exported>,
     /// Where to stop by itself.
     target: Until,
+    /// A stream or a copy came about: a connection that is lost from then on is made again.
+    established: bool,
     /// A table came whose values have to be read as text.
     text_only: bool,
 }
@@ -203,6 +212,8 @@ impl Capture {
                 own: options.publications.is_empty().then_some(names),
                 shared: Arc::clone(&shared),
                 every: options.catalog_interval,
+                held: WalHeld::new(wanted.slot.clone()),
+                patience: options.source_timeout,
                 quiet_until: None,
                 refused: HashSet::new(),
             };
@@ -236,7 +247,12 @@ impl Capture {
             high_water: log.state().high_water.map(|at| at.0),
             server_time: log.state().server_time.map(|at| at.0),
             committer: Committer { log: Arc::new(Mutex::new(log)), state, runtime: runtime.clone() },
-            catalog: CatalogReader::new(connect.clone(), runtime.clone(), options.publications.clone()),
+            catalog: CatalogReader::new(
+                connect.clone(),
+                runtime.clone(),
+                options.source_timeout,
+                options.publications.clone(),
+            ),
             runtime,
             cut_at: CutAt {
                 age: options.commit_interval,
@@ -276,6 +292,7 @@ impl Capture {
             assembler: Some(assembler),
             exported,
             target,
+            established: false,
             text_only: false,
         })
     }
@@ -290,10 +307,9 @@ impl Capture {
     async fn stream(&mut self, until: Until) -> Result<Rest> {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
         let mut refused_since: Option<Instant> = None;
-        let mut streamed = false;
         loop {
             let before = self.pipeline()?.position;
-            let error = match self.stream_once(until, &mut streamed).await {
+            let error = match self.stream_once(until).await {
                 Ok(rest) => return Ok(rest),
                 Err(error) => error,
             };
@@ -312,7 +328,7 @@ impl Capture {
             let in_use = matches!(error, Error::Refused(_));
             if error.policy() == Policy::Stop
                 || (in_use && waited > ACTIVE_SLOT_PATIENCE)
-                || (!streamed && !in_use)
+                || (!self.established && !in_use)
             {
                 return Err(error);
             }
@@ -341,25 +357,17 @@ impl Capture {
     }
 
     /// Connects once, and follows the stream for as long as the connection lasts.
-    async fn stream_once(&mut self, until: Until, streamed: &mut bool) -> Result<Rest> {
+    async fn stream_once(&mut self, until: Until) -> Result<Rest> {
         let (position, timeline) = {
             let pipeline = self.pipeline()?;
             pipeline.until = until;
             pipeline.passed = false;
             (pipeline.position, pipeline.source.timeline)
         };
-        let captured = self.pipeline()?.follower.registry.oids();
         let recorded = self.shared.recorded();
-        let ready = source::connect(
-            &self.connect,
-            &self.wanted,
-            self.system_id,
-            timeline,
-            position,
-            &recorded,
-            &captured,
-        )
-        .await?;
+        let ready =
+            source::connect(&self.connect, &self.wanted, self.system_id, timeline, position, &recorded)
+                .await?;
         let text_only = self.text_only;
         let pipeline = self.pipeline()?;
         let binary = !text_only && pipeline.follower.registry.reads_binary();
@@ -367,12 +375,13 @@ impl Capture {
         let command = slot::start_command(&self.wanted.slot, position, &self.wanted.publications, binary);
         let stream_options = bygone_replication::stream::StreamOptions {
             queue_bytes: self.memory.queue,
+            silence: self.options.source_timeout,
             ..Default::default()
         };
         let (mut stream, feedback) =
             ready.connection.start_replication_with(&command, &stream_options).await?;
         tracing::info!(from = %position, slot = self.wanted.slot, binary, "streaming");
-        *streamed = true;
+        self.established = true;
         let (Some(mut pipeline), Some(mut assembler)) = (self.pipeline.take(), self.assembler.take()) else {
             return Err(Error::other("the stream's thread has failed: see the error before"));
         };

@@ -1,6 +1,6 @@
 //! What the catalog tells that the stream does not, as events and facts: see [`Pipeline::notice`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use bygone_replication::Lsn;
@@ -13,7 +13,7 @@ use bygone_sink::log::{Event, EventKind, EventLsn, table_text};
 use super::evolve::differ;
 use super::pipeline::Pipeline;
 use super::registry::{Doubt, Part, is_unseen, pinned_key};
-use super::watcher::Look;
+use super::watcher::{Families, Look};
 use crate::error::Result;
 
 impl Pipeline {
@@ -47,7 +47,8 @@ impl Pipeline {
 
     /// The look ends rows with facts of its own.
     pub(super) fn ends_rows(&self, look: &Look) -> bool {
-        let there = |oid: u32| look.tables.iter().any(|table| table.oid == oid);
+        let there: HashSet<u32> = look.tables.iter().map(|table| table.oid).collect();
+        let there = |oid: u32| there.contains(&oid);
         self.follower
             .registry
             .tables()
@@ -104,13 +105,15 @@ impl Pipeline {
 
     /// Captured tables that are not as they were.
     fn altered(&mut self, look: &Look, origin: &Origin, within: [Lsn; 2], feedback: &Feedback) -> Result<()> {
+        let families = Families::of(&look.tables);
         for table in look.tables.iter().filter(|table| !matches!(table.kind, TableKind::Leaf { .. })) {
             let Some(index) = self.follower.registry.by_oid(table.oid) else { continue };
+            let family = families.family(table);
             self.renamed(index, table, within);
-            let keyed = self.key(index, table, look, within);
+            let keyed = self.key(index, table, &family, within);
             self.columns(index, table, keyed, look.at, within)?;
-            self.identity(index, table, look, within);
-            self.parts(index, table, look, origin, within, feedback)?;
+            self.identity(index, table, &family, within);
+            self.parts(index, &family, &families, origin, within, feedback)?;
         }
         Ok(())
     }
@@ -129,11 +132,11 @@ impl Pipeline {
     }
 
     /// Another key names the entities from now on [16]. True where a new schema version has to say so.
-    fn key(&mut self, index: usize, now: &Table, look: &Look, within: [Lsn; 2]) -> bool {
-        let key = pinned_key(now, &look.tables);
+    fn key(&mut self, index: usize, now: &Table, family: &[Table], within: [Lsn; 2]) -> bool {
+        let key = pinned_key(now, family);
         let Some(table) = self.follower.registry.table_mut(index) else { return false };
         // A table that lost its identity goes on with the key that it had: nothing better names its rows.
-        let lost = key.is_empty() && is_unseen(now, &look.tables);
+        let lost = key.is_empty() && is_unseen(now, family);
         if key == table.key() || lost {
             return false;
         }
@@ -168,8 +171,8 @@ impl Pipeline {
     }
 
     /// Whether updates and deletes of the table can be seen [9].
-    fn identity(&mut self, index: usize, now: &Table, look: &Look, within: [Lsn; 2]) {
-        let unseen = is_unseen(now, &look.tables);
+    fn identity(&mut self, index: usize, now: &Table, family: &[Table], within: [Lsn; 2]) {
+        let unseen = is_unseen(now, family);
         let Some(table) = self.follower.registry.table_mut(index) else { return };
         if table.unseen == unseen {
             return;
@@ -197,20 +200,15 @@ impl Pipeline {
     fn parts(
         &mut self,
         index: usize,
-        now: &Table,
-        look: &Look,
+        family: &[Table],
+        families: &Families<'_>,
         origin: &Origin,
         within: [Lsn; 2],
         feedback: &Feedback,
     ) -> Result<()> {
-        let found: BTreeMap<u32, &Table> = look
-            .tables
+        let found: BTreeMap<u32, &Table> = family
             .iter()
-            .filter(|part| match part.kind {
-                TableKind::Leaf { root } => root == now.oid,
-                TableKind::Ordinary => part.oid == now.oid,
-                TableKind::Partitioned => false,
-            })
+            .filter(|part| part.kind != TableKind::Partitioned)
             .map(|part| (part.oid, part))
             .collect();
         let Some(table) = self.follower.registry.tables().get(index) else { return Ok(()) };
@@ -225,7 +223,7 @@ impl Pipeline {
         let unknown = known.is_empty();
         let mut told = Vec::new();
         for oid in known.keys().filter(|oid| !found.contains_key(oid)) {
-            let detached = look.tables.iter().any(|table| table.oid == *oid);
+            let detached = families.get(*oid).is_some();
             let (action, op) = if detached { ("detach", Op::Reconcile) } else { ("drop", Op::Drop) };
             let facts = self.bury(index, op, Some(*oid), origin, feedback)?;
             self.follower.registry.forget_relation(*oid);
@@ -275,12 +273,14 @@ impl Pipeline {
 
     /// Tables that match the patterns and are not captured yet.
     fn appeared(&mut self, look: &Look) -> Result<()> {
+        let families = Families::of(&look.tables);
         for table in look.tables.iter().filter(|table| !matches!(table.kind, TableKind::Leaf { .. })) {
             if !look.wanted.contains(&table.oid) || self.follower.registry.by_oid(table.oid).is_some() {
                 continue;
             }
-            let index = self.follower.registry.attach(table, &look.tables, self.position);
-            self.follower.registry.know_relations(&look.tables);
+            let family = families.family(table);
+            let index = self.follower.registry.attach(table, &family, self.position);
+            self.follower.registry.know_relations(&family);
             let Some(captured) = self.follower.registry.tables().get(index) else { continue };
             tracing::info!(table = captured.schema().log_name, "new table");
             if captured.unseen {

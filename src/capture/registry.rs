@@ -266,6 +266,24 @@ impl Registry {
         self.new_events.push(event);
     }
 
+    /// The updates of a table are published from the end of a transaction on, or no longer [9].
+    pub(crate) fn updates_are(&mut self, index: usize, published: bool, end: Lsn) {
+        let Some(table) = self.tables.get_mut(index).filter(|table| table.unseen == published) else {
+            return;
+        };
+        table.unseen = !published;
+        if published {
+            self.doubt(index, end, "updates and deletes were not published");
+        } else {
+            let name = table.schema().log_name.clone();
+            tracing::warn!(
+                table = name,
+                "updates and deletes cannot be seen any more: the table has no replica identity"
+            );
+            self.new_events.push(Event::at(EventKind::UpdatesUnseen, Some(name), end));
+        }
+    }
+
     /// Something of a table is not known, for a reason: it is compared with the source, and the log says so.
     pub(crate) fn doubt(&mut self, index: usize, lsn: Lsn, reason: &str) {
         let Some(table) = self.tables.get_mut(index) else { return };
@@ -330,8 +348,9 @@ impl Registry {
         let version = captured.versions.last().map_or(0, |newest| newest.version) + 1;
         captured.physical.of_table(table.oid);
         let mut schema = TableSchema::new(number, name.clone(), version, table, &key, &captured.physical);
-        if let Some(first) = captured.versions.first() {
-            schema.name.clone_from(&first.name);
+        // The name that its files go under.
+        if let Some(own) = parse_table_text(&name) {
+            schema.name = own;
         }
         captured.physical.learn(&schema);
         let again = captured.versions.last().map(|newest| newest.oid);
@@ -396,7 +415,9 @@ impl Registry {
 
     /// Index of the captured table with this oid that is still there.
     pub(crate) fn by_oid(&self, oid: u32) -> Option<usize> {
-        self.tables.iter().position(|captured| !captured.dropped && captured.schema().oid == oid)
+        let (index, leaf) = self.relations.get(&oid).copied()?;
+        let captured = self.tables.get(index).filter(|captured| leaf == 0 && !captured.dropped)?;
+        (captured.schema().oid == oid).then_some(index)
     }
 
     /// A relation is none of a captured table any more.

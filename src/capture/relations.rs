@@ -112,6 +112,12 @@ impl Follower {
                 self.registry.part_is(index, oid, Part { filenode, stamp }, end);
                 Ok(())
             }
+            Ddl::Published { oid, updates } => {
+                if let Some(index) = self.registry.by_oid(oid) {
+                    self.registry.updates_are(index, updates, end);
+                }
+                Ok(())
+            }
             Ddl::Drop { oid } => {
                 let Some(index) = self.registry.by_oid(oid) else { return Ok(()) };
                 let rows = self.versioner.bury_table(index, Op::Drop, None)?;

@@ -26,11 +26,12 @@ use bygone_sink::state::{Identity, State};
 use bygone_sink::store::Store;
 use bygone_sink::versioning::Versioner;
 
-use super::attach::export;
+use super::attach::{export, temporary_slot};
 use super::registry::Registry;
 use super::relations::Follower;
 use super::snapshot::{self, CopySettings, Outcome, Wanted};
 use super::source::{CatalogReader, restrict};
+use super::watcher::Families;
 use crate::error::{Error, Result};
 
 /// A table that is altered each time it is copied is given up after so many tries, until the next time.
@@ -228,7 +229,7 @@ async fn copy_once(
     let sql = session::connect_sql(&settings.options).await?;
     let connection = Connection::connect(&settings.options, Mode::Replication).await?;
     let version = connection.server_version();
-    let name = format!("{}_copy_{}", settings.slot.chars().take(40).collect::<String>(), std::process::id());
+    let name = temporary_slot(&settings.slot);
     let exported = export(&sql, connection, &name, version, true).await?;
     failpoint::hit("copy.begun")?;
     let oids: Vec<u32> = tables.values().copied().collect();
@@ -250,15 +251,17 @@ async fn copy_once(
     let mut versioner = Versioner::new(Arc::clone(&state), Encoder::discarding(), settings.spill_bytes);
     let mut places = BTreeMap::new();
     let mut wanted = Vec::new();
+    let families = Families::of(&found);
     for (index, oid) in tables {
         // One that was dropped is noticed by the watcher.
-        let Some(table) = found.iter().find(|table| table.oid == *oid) else { continue };
-        let place = registry.attach(table, &found, exported.point);
+        let Some(table) = families.get(*oid) else { continue };
+        let family = families.family(table);
+        let place = registry.attach(table, &family, exported.point);
         places.insert(*index, place);
         registry.snapshot_done(place, exported.point);
         let Some(captured) = registry.tables().get(place) else { continue };
         versioner.add_table(&captured.versions, exported.point);
-        let parts = found.iter().filter(|part| captured.parts.contains_key(&part.oid)).cloned().collect();
+        let parts = family.into_iter().filter(|part| captured.parts.contains_key(&part.oid)).collect();
         wanted.push(Wanted { index: place, schema: Arc::clone(captured.schema()), parts });
     }
     registry.know_relations(&found);

@@ -337,11 +337,14 @@ impl Worker {
 
     /// The table's file and columns are, under the lock, those of the consistent point and of the plan [30].
     fn is_as_planned(&self, connection: &mut Connection, task: &Task) -> Result<bool> {
+        // A column that has come since is told by the stream, and publications may leave some out.
+        let attnums: Vec<String> = task.part.columns.iter().map(|column| column.attnum.to_string()).collect();
         let sql = format!(
             "select c.relfilenode = pg_catalog.pg_relation_filenode(c.oid), (select pg_catalog.string_agg(a.attnum || ' ' || \
              a.atttypid || ' ' || a.atttypmod || ' ' || a.attname, ',' order by a.attnum) from pg_catalog.pg_attribute a \
-             where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped) from pg_catalog.pg_class c \
+             where a.attrelid = c.oid and a.attnum = any ({}) and not a.attisdropped) from pg_catalog.pg_class c \
              where c.oid = {}::pg_catalog.oid",
+            quote_literal(&format!("{{{}}}", attnums.join(","))),
             quote_literal(&task.part.oid.to_string())
         );
         let rows = self.runtime.block_on(connection.simple_query(&sql))?;

@@ -1,6 +1,6 @@
 //! The source: connecting to it, and the checks that come before its stream [1, 2, 3].
 
-use std::collections::HashSet;
+use std::time::Duration;
 
 use bygone_replication::conninfo::ConnectOptions;
 use bygone_replication::preflight::{self, Current, Recorded, StartRefused};
@@ -62,7 +62,6 @@ pub(crate) async fn connect(
     timeline: u32,
     resume: Lsn,
     recorded: &PublicationState,
-    captured: &HashSet<u32>,
 ) -> Result<Ready> {
     let sql = session::connect_sql(options).await?;
     let mut connection = Connection::connect(options, Mode::Replication).await?;
@@ -89,15 +88,14 @@ pub(crate) async fn connect(
     };
     match preflight::check_start(&recorded, &current) {
         Ok(()) => {}
-        Err(StartRefused::PublicationChanged { differences })
-            if are_harmless(&sql, &differences, captured).await? => {}
+        Err(StartRefused::PublicationChanged { differences }) if are_harmless(&sql, &differences).await? => {}
         Err(refused) => return Err(refused.into()),
     }
     Ok(Ready { connection, sql, timeline: identified.timeline, next_xid: server.next_xid })
 }
 
 /// The publications changed in ways that lose nothing.
-async fn are_harmless(sql: &Client, differences: &[Difference], captured: &HashSet<u32>) -> Result<bool> {
+async fn are_harmless(sql: &Client, differences: &[Difference]) -> Result<bool> {
     let gone: Vec<u32> = differences
         .iter()
         .filter_map(|difference| match difference {
@@ -106,7 +104,7 @@ async fn are_harmless(sql: &Client, differences: &[Difference], captured: &HashS
         })
         .collect();
     let still_there = catalog::load_tables_by_oid(sql, &gone).await?;
-    Ok(harmful(differences, &still_there, captured).is_empty())
+    Ok(harmful(differences, &still_there).is_empty())
 }
 
 /// Leaves of tables what publications that the operator made publish; `made` has none where the capture's own are used.
@@ -122,14 +120,21 @@ pub(super) async fn restrict(sql: &Client, made: &[String], tables: &mut [Table]
 pub(crate) struct CatalogReader {
     options: ConnectOptions,
     runtime: Handle,
+    /// A connection that is silent for longer is given up: nobody may be at its other end.
+    patience: Duration,
     client: Option<Client>,
     /// Publications that the operator made.
     made: Vec<String>,
 }
 
 impl CatalogReader {
-    pub(crate) fn new(options: ConnectOptions, runtime: Handle, made: Vec<String>) -> Self {
-        Self { options, runtime, client: None, made }
+    pub(crate) fn new(
+        options: ConnectOptions,
+        runtime: Handle,
+        patience: Duration,
+        made: Vec<String>,
+    ) -> Self {
+        Self { options, runtime, patience, client: None, made }
     }
 
     /// Uses a connection that is there already.
@@ -142,16 +147,21 @@ impl CatalogReader {
         let runtime = self.runtime.clone();
         runtime.block_on(async {
             if let Some(client) = self.client.as_ref().filter(|client| !client.is_closed())
-                && let Ok(mut tables) = catalog::load_tables_by_oid(client, oids).await
-                && restrict(client, &self.made, &mut tables).await.is_ok()
+                && let Ok(Ok(tables)) =
+                    tokio::time::timeout(self.patience, read(client, oids, &self.made)).await
             {
                 return Ok(tables);
             }
             let client = session::connect_sql(&self.options).await?;
-            let mut tables = catalog::load_tables_by_oid(&client, oids).await?;
-            restrict(&client, &self.made, &mut tables).await?;
+            let tables = read(&client, oids, &self.made).await?;
             self.client = Some(client);
             Ok(tables)
         })
     }
+}
+
+async fn read(client: &Client, oids: &[u32], made: &[String]) -> Result<Vec<Table>> {
+    let mut tables = catalog::load_tables_by_oid(client, oids).await?;
+    restrict(client, made, &mut tables).await?;
+    Ok(tables)
 }

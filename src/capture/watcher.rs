@@ -4,7 +4,7 @@
 //! publications anew, sees to it that each table is published where its identity allows [9], and hands over what it saw,
 //! with a position at which all of that had happened.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,6 +20,7 @@ use bygone_sink::schema::TableSchema;
 use tokio::sync::Notify;
 use tokio_postgres::Client;
 
+use super::wal_held::WalHeld;
 use crate::error::{Error, Result};
 
 /// The catalog as it was seen at one moment.
@@ -38,6 +39,35 @@ pub(super) struct Look {
     pub(super) publications: PublicationState,
     /// Labels of enums by the type's oid.
     pub(super) enums: Vec<(u32, Vec<String>)>,
+}
+
+/// Tables with what hangs together with each.
+#[derive(Debug)]
+pub(super) struct Families<'a> {
+    by_oid: HashMap<u32, &'a Table>,
+    leaves: HashMap<u32, Vec<&'a Table>>,
+}
+
+impl<'a> Families<'a> {
+    pub(super) fn of(tables: &'a [Table]) -> Self {
+        let mut leaves: HashMap<u32, Vec<&Table>> = HashMap::new();
+        for table in tables {
+            if let TableKind::Leaf { root } = table.kind {
+                leaves.entry(root).or_default().push(table);
+            }
+        }
+        Self { by_oid: tables.iter().map(|table| (table.oid, table)).collect(), leaves }
+    }
+
+    pub(super) fn get(&self, oid: u32) -> Option<&'a Table> {
+        self.by_oid.get(&oid).copied()
+    }
+
+    /// A table with its leaves.
+    pub(super) fn family(&self, table: &'a Table) -> Vec<Table> {
+        let leaves = self.leaves.get(&table.oid).into_iter().flatten();
+        std::iter::once(&table).chain(leaves).map(|table| (*table).clone()).collect()
+    }
 }
 
 /// What the watcher and the thread that follows the stream share.
@@ -83,6 +113,9 @@ pub(super) struct Watcher {
     pub(super) own: Option<publication::Names>,
     pub(super) shared: Arc<Shared>,
     pub(super) every: Duration,
+    pub(super) held: WalHeld,
+    /// A connection that is silent for longer is given up: nobody may be at its other end.
+    pub(super) patience: Duration,
     /// Nothing had changed here that is not in the last look.
     pub(super) quiet_until: Option<Lsn>,
     /// Tables that were refused for a clash of names: said once.
@@ -101,7 +134,8 @@ impl Watcher {
         let mut client: Option<Client> = None;
         let mut last = None;
         loop {
-            match self.turn(&mut client, &mut last).await {
+            let turn = tokio::time::timeout(self.patience, self.turn(&mut client, &mut last)).await;
+            match turn.unwrap_or_else(|_| Err(Error::other("the source does not answer"))) {
                 Ok(Some(look)) => {
                     if looks.send(Ok(look)).is_err() {
                         return;
@@ -139,6 +173,7 @@ impl Watcher {
         let mark = watch::mark(&sql).await?;
         let look = if last.as_ref() == Some(&mark) { None } else { Some(self.look(&sql).await?) };
         self.quiet_until = Some(here);
+        self.held.look(&sql).await?;
         // What our own statements changed is in the next mark: one more look, which finds nothing.
         *last = Some(mark);
         *client = Some(sql);
@@ -164,7 +199,7 @@ impl Watcher {
         let others: Vec<u32> = captured.iter().copied().filter(|oid| !wanted.contains(oid)).collect();
         tables.extend(catalog::load_tables_by_oid(sql, &others).await?);
         let differences = publication::compare(&self.shared.recorded(), &before);
-        let harm = harmful(&differences, &tables, &captured);
+        let harm = harmful(&differences, &tables);
         if !harm.is_empty() {
             return Err(StartRefused::PublicationChanged { differences: harm }.into());
         }
@@ -196,12 +231,9 @@ impl Watcher {
         }
         let publications = publication::inspect(sql, &self.publications).await?;
         let enums = watch::enum_labels(sql).await?;
-        let row = sql
-            .query_one("select (extract(epoch from clock_timestamp()) * 1000000)::int8", &[])
-            .await
-            .map_err(|error| Error::other(format!("asking the server for its time: {error}")))?;
+        let clock = catalog::server_time(sql).await?;
         let at = watch::position(sql).await?;
-        Ok(Look { since: self.quiet_until, at, clock: row.get(0), tables, wanted, publications, enums })
+        Ok(Look { since: self.quiet_until, at, clock, tables, wanted, publications, enums })
     }
 
     fn is_acceptable(&mut self, table: &Table, captured: &HashSet<u32>) -> bool {
@@ -220,29 +252,20 @@ impl Watcher {
     }
 }
 
-/// The differences by which changes are lost. Harmless are: a table that was dropped, a table that is not captured, and one
-/// that went from one of the publications into the other.
-pub(super) fn harmful(
-    differences: &[Difference],
-    tables: &[Table],
-    captured: &HashSet<u32>,
-) -> Vec<Difference> {
+/// The differences by which changes are lost. Harmless are: a table that was dropped, one that was added (what it was before
+/// that is compared with the source), and one that went from one of the publications into the other.
+pub(super) fn harmful(differences: &[Difference], tables: &[Table]) -> Vec<Difference> {
     let is_there = |oid: u32| tables.iter().any(|table| table.oid == oid);
     let was_added = |oid: u32| {
         differences
             .iter()
             .any(|other| matches!(other, Difference::TableAdded { oid: added, .. } if *added == oid))
     };
-    let was_removed = |oid: u32| {
-        differences
-            .iter()
-            .any(|other| matches!(other, Difference::TableRemoved { oid: removed, .. } if *removed == oid))
-    };
     differences
         .iter()
         .filter(|difference| match difference {
             Difference::TableRemoved { oid, .. } => is_there(*oid) && !was_added(*oid),
-            Difference::TableAdded { oid, .. } => captured.contains(oid) && !was_removed(*oid),
+            Difference::TableAdded { .. } => false,
             _ => true,
         })
         .cloned()

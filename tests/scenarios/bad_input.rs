@@ -3,13 +3,11 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
-
-use rustix::process::geteuid;
 
 use super::{SHOP, contents};
 use crate::support::bygone::{Bygone, Outcome};
+use crate::support::disk::Disk;
 use crate::support::moto::Moto;
 use crate::support::postgres::{DATABASE, Postgres, Stop};
 use crate::support::process::eventually;
@@ -286,14 +284,9 @@ fn a_history_at_an_unknown_sort_of_address() {
 
 #[test]
 fn a_disk_that_fills_up() {
-    // Only root can make a small file system. Elsewhere there is nothing to test with.
-    if !geteuid().is_root() {
-        eprintln!("skipped: a small file system needs root");
-        return;
-    }
     let case = Case::new();
-    let disk = Disk::mount(case.scratch.join("small"));
-    let history = disk.0.join("history");
+    let Some(disk) = Disk::mount(case.scratch.join("small")) else { return };
+    let history = disk.path().join("history");
     let mut bygone = Bygone::new(case.server.url(), &history);
     bygone.until_current();
     let before = contents(&history);
@@ -311,30 +304,6 @@ fn a_disk_that_fills_up() {
     let history = crate::support::history::History::read(crate::support::store::Store::directory(&history));
     assert_eq!(history.orphans(), [""; 0]);
     assert_eq!(history.fact_count(), 3 + 29_991);
-}
-
-/// A file system of a few megabytes.
-struct Disk(PathBuf);
-
-impl Disk {
-    fn mount(at: PathBuf) -> Self {
-        fs::create_dir(&at).unwrap();
-        let made =
-            Command::new("mount").args(["-t", "tmpfs", "-o", "size=4m", "none"]).arg(&at).status().unwrap();
-        assert!(made.success(), "cannot mount a small file system");
-        Self(at)
-    }
-
-    fn grow(&self) {
-        let made = Command::new("mount").args(["-o", "remount,size=200m"]).arg(&self.0).status().unwrap();
-        assert!(made.success(), "cannot grow the small file system");
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
 }
 
 #[test]

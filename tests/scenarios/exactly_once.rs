@@ -41,7 +41,7 @@ const SOON: Duration = Duration::from_secs(60);
 
 /// Where the slot may forget, and where the next run begins: the first never passes the second.
 #[track_caller]
-fn assert_not_acknowledged_too_far(server: &Postgres, history: &History) {
+pub(super) fn assert_not_acknowledged_too_far(server: &Postgres, history: &History) {
     let Some(resume) = history.resume() else { return };
     let confirmed = server.value(
         "select confirmed_flush_lsn - '0/0' from pg_replication_slots where slot_name not like 'audit%'",
@@ -52,7 +52,7 @@ fn assert_not_acknowledged_too_far(server: &Postgres, history: &History) {
 
 /// Waits for a run to have made its first commit.
 #[track_caller]
-fn wait_for_commits(bygone: &mut Bygone, history: &std::path::Path, count: usize) {
+pub(super) fn wait_for_commits(bygone: &mut Bygone, history: &std::path::Path, count: usize) {
     let log = history.join("log");
     let commits = || std::fs::read_dir(&log).map_or(0, Iterator::count);
     let came = eventually(SOON, || commits() >= count || !bygone.alive());

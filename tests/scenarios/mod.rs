@@ -3,10 +3,13 @@
 mod bad_input;
 mod context;
 mod exactly_once;
+mod faults;
 mod judges;
 mod schema;
 mod snapshot;
+mod standbys;
 mod verify;
+mod versions;
 
 use std::path::Path;
 
@@ -28,7 +31,11 @@ struct Source {
 
 impl Source {
     fn start() -> Self {
-        let server = Postgres::start();
+        Self::of(Postgres::start())
+    }
+
+    /// The same on a server that is there already.
+    fn of(server: Postgres) -> Self {
         Workload::create(&server);
         let oracle = Oracle::install(&mut server.connect(), &TABLES);
         Self { server, oracle, scratch: Scratch::new("history") }

@@ -245,6 +245,12 @@ impl Bygone {
         finish(&self.program().args(arguments), &self.scratch)
     }
 
+    /// All that it keeps outside the history, and all that it has logged: paths and bytes.
+    pub(crate) fn traces(&self) -> Vec<(String, Vec<u8>)> {
+        let store = super::store::Store::directory(self.scratch.path());
+        store.list().into_keys().map(|path| (path.clone(), store.read(&path).unwrap())).collect()
+    }
+
     /// Loses everything outside the history: the state is a cache.
     pub(crate) fn forget(&self) {
         fs::remove_dir_all(self.home()).unwrap();

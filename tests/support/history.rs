@@ -270,6 +270,15 @@ impl History {
             self.blame(problem.0, "", problem.1);
         }
         self.copied = streams.copied;
+        // A copy of tables without a row has its time in the log alone.
+        for commit in &self.commits {
+            for copy in list(&commit["events"]).iter().filter(|event| event["kind"] == "snapshot") {
+                if let (Some(place), Some(time)) = (lsn(&copy["lsn"]), moment(&commit["high_water"])) {
+                    let latest = self.copied.entry(place.cast_signed()).or_insert(i64::MIN);
+                    *latest = time.timestamp_micros().max(*latest);
+                }
+            }
+        }
     }
 
     fn verify_file(&self, entry: &Entry, streams: &mut Streams) -> Result<(), (&'static str, String)> {

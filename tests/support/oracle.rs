@@ -93,8 +93,12 @@ impl Oracle {
                 published.join(", ")
             ))
             .unwrap();
+        // From 17 on a standby can keep a copy of it, which a failover must find.
+        let failover = if version >= 170_000 { ", failover => true" } else { "" };
         client
-            .batch_execute(&format!("select pg_create_logical_replication_slot('{WITNESS}', 'pgoutput')"))
+            .batch_execute(&format!(
+                "select pg_create_logical_replication_slot('{WITNESS}', 'pgoutput'{failover})"
+            ))
             .unwrap();
         made
     }

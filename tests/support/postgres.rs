@@ -66,23 +66,65 @@ impl Postgres {
 
     /// A cluster with these settings over the usual ones.
     pub(crate) fn with(settings: &[(&str, &str)]) -> Self {
-        Self::from_data(settings, |to, programs| copy_directory(&template(programs), to))
+        Self::of(&programs(), settings)
+    }
+
+    /// The same with the server whose programs are in this directory.
+    pub(crate) fn of(programs: &Path, settings: &[(&str, &str)]) -> Self {
+        Self::from_data(programs, settings, |to| copy_directory(&template(programs), to))
     }
 
     /// A cluster of its own making: its system identifier is like no other's.
     pub(crate) fn stranger() -> Self {
-        Self::from_data(&[], |to, programs| {
-            initialize(to, programs);
-        })
+        let programs = programs();
+        Self::from_data(&programs, &[], |to| initialize(to, &programs))
     }
 
-    fn from_data(settings: &[(&str, &str)], make: impl FnOnce(&Path, &Path)) -> Self {
-        let programs = programs();
+    /// A hot standby of this cluster, with these settings over the usual ones. The cluster is stopped for as long as its
+    /// files are copied.
+    pub(crate) fn standby(&mut self, settings: &[(&str, &str)]) -> Self {
+        self.run("select pg_create_physical_replication_slot('standby', true)");
+        self.stop(Stop::Fast);
+        let upstream = format!("{} application_name=standby", self.socket_string());
+        let usual = [
+            ("primary_conninfo", upstream.as_str()),
+            ("primary_slot_name", "standby"),
+            ("hot_standby_feedback", "on"),
+        ];
+        let settings: Vec<_> = usual.iter().chain(settings).copied().collect();
+        let (from, programs) = (self.data(), self.programs.clone());
+        let standby = Self::from_data(&programs, &settings, |to| {
+            copy_directory(&from, to);
+            // The primary's slots are not the standby's.
+            for slot in fs::read_dir(to.join("pg_replslot")).unwrap() {
+                fs::remove_dir_all(slot.unwrap().path()).unwrap();
+            }
+            fs::write(to.join("standby.signal"), "").unwrap();
+            self.start_again();
+        });
+        standby.reached(&self.value("select pg_current_wal_lsn()").unwrap());
+        standby
+    }
+
+    /// Waits for a standby to have replayed up to a position.
+    #[track_caller]
+    pub(crate) fn reached(&self, lsn: &str) {
+        let there = format!("select 1 where pg_last_wal_replay_lsn() >= '{lsn}'");
+        let came = eventually(Duration::from_secs(60), || self.value(&there).is_some());
+        assert!(came, "the standby does not come to {lsn}:\n{}", tail(&self.log(), 4000));
+    }
+
+    /// Makes a standby the primary.
+    pub(crate) fn promote(&self) {
+        assert_eq!(self.value("select pg_promote(true, 60)").as_deref(), Some("t"));
+    }
+
+    fn from_data(programs: &Path, settings: &[(&str, &str)], make: impl FnOnce(&Path)) -> Self {
         let scratch = Scratch::new("postgres");
         give_to_server(scratch.path());
-        make(&scratch.join("data"), &programs);
+        make(&scratch.join("data"));
         let port = free_port();
-        let mut made = Self { server: None, port, programs, scratch };
+        let mut made = Self { server: None, port, programs: programs.to_owned(), scratch };
         let socket = made.scratch.path().display().to_string();
         let mut lines = format!("port = {port}\nunix_socket_directories = '{socket}'\n");
         for (name, value) in SETTINGS.iter().chain(settings) {
@@ -296,7 +338,8 @@ fn template(programs: &Path) -> PathBuf {
     ready
 }
 
-/// A new cluster whose transaction counter has already wrapped: the epoch of a 64-bit transaction id must show.
+/// A new cluster whose transaction counter has already wrapped, as far as that can be had: the epoch of a 64-bit
+/// transaction id must show.
 fn initialize(data: &Path, programs: &Path) {
     let program =
         |name: &str| Program::new(programs.join(name)).env("LC_ALL", "C.UTF-8").not_as_root("postgres");
@@ -305,7 +348,10 @@ fn initialize(data: &Path, programs: &Path) {
         .arg(data)
         .args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"])
         .succeed();
-    program("pg_resetwal").args(["-e", "3", "-D"]).arg(data).succeed();
+    // Servers that were fetched come without it.
+    if programs.join("pg_resetwal").exists() {
+        program("pg_resetwal").args(["-e", "3", "-D"]).arg(data).succeed();
+    }
     let create = data.with_file_name("create.sql");
     fs::write(&create, format!("create database {DATABASE}\n")).unwrap();
     let mut single = program("postgres").arg("--single").arg("-D").arg(data).arg("postgres").command();

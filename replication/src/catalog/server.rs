@@ -84,6 +84,23 @@ pub async fn server_info(client: &Client) -> Result<ServerInfo, CatalogError> {
     })
 }
 
+/// The server's time, microseconds since the Unix epoch; on a standby that of the last transaction that it has replayed,
+/// which may be hours ago.
+///
+/// # Errors
+/// [`ErrorKind::Connection`] and whatever else the server says.
+pub async fn server_time(client: &Client) -> Result<i64, CatalogError> {
+    let sql = "
+        select (extract(epoch from case when pg_catalog.pg_is_in_recovery()
+            then coalesce(pg_catalog.pg_last_xact_replay_timestamp(), pg_catalog.clock_timestamp())
+            else pg_catalog.clock_timestamp() end) * 1000000)::int8 as micros";
+    let row = client
+        .query_typed_one(sql, &[])
+        .await
+        .map_err(CatalogError::from_postgres("asking the server for its time"))?;
+    get(&row, "micros")
+}
+
 /// Widens a 32-bit transaction id of the stream to 64 bits, `reference` being any 64-bit id within 2^31 of it, such as
 /// [`ServerInfo::next_xid`] or the one widened before.
 ///

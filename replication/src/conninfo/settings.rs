@@ -9,7 +9,6 @@ use super::{
     ChannelBinding, ConnInfoError, ConnectOptions, Endpoint, Environment, Host, Keepalives, Password,
     RootCertificates, SslMode, TargetSession, TlsOptions, keys,
 };
-use crate::passfile;
 
 /// How long one connection attempt may take where `connect_timeout` does not say. libpq waits for ever; a capture that
 /// runs unattended must come to its next try.
@@ -93,7 +92,7 @@ impl<'a> Settings<'a> {
         let user = user.ok_or_else(|| ConnInfoError::new("no user: set user= or PGUSER"))?;
         let database = self.get("dbname").unwrap_or(&user).to_owned();
         let mut hosts = self.hosts()?;
-        self.fill_passwords(&mut hosts, &user, &database);
+        self.fill_passwords(&mut hosts);
 
         let keepalives = Keepalives {
             idle: self.seconds("keepalives_idle")?,
@@ -183,12 +182,12 @@ impl<'a> Settings<'a> {
                     (None, None) => Endpoint::Unix(default_socket_directory()),
                     (name, address) => Endpoint::Tcp { name: name.unwrap_or_default(), address },
                 };
-                Ok(Host { endpoint, port: port_number(port.as_deref())?, password: None })
+                Ok(Host { endpoint, port: port_number(port.as_deref())?, password: None, passfile: None })
             })
             .collect()
     }
 
-    fn fill_passwords(&self, hosts: &mut [Host], user: &str, database: &str) {
+    fn fill_passwords(&self, hosts: &mut [Host]) {
         if let Some(password) = self.get("password") {
             for host in hosts {
                 host.password = Some(Password(password.to_owned()));
@@ -199,13 +198,12 @@ impl<'a> Settings<'a> {
         let Some(file) = named.or_else(|| Some(self.environment.home.as_ref()?.join(".pgpass"))) else {
             return;
         };
-        let Some(entries) = passfile::read(&file) else { return };
         for host in hosts {
             let name = match &host.endpoint {
                 Endpoint::Unix(directory) if is_default_socket_directory(directory) => "localhost".to_owned(),
                 _ => host.name(),
             };
-            host.password = passfile::find(&entries, &name, host.port, database, user).map(Password);
+            host.passfile = Some((file.clone(), name));
         }
     }
 

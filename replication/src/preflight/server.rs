@@ -10,6 +10,9 @@ use crate::table::quote_identifier;
 /// The oldest version of the source that is supported (`server_version_num`).
 pub const OLDEST_VERSION: u32 = 140_000;
 
+/// The first version that decodes on a standby.
+const STANDBYS_DECODE: u32 = 160_000;
+
 /// What a server has to have for a capture.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerState {
@@ -27,6 +30,8 @@ pub struct ServerState {
     pub max_senders: u32,
     /// Replication connections that are open.
     pub used_senders: u32,
+    /// `hot_standby_feedback`, which matters on a standby alone.
+    pub standby_feedback: bool,
 }
 
 /// Something that a server lacks.
@@ -42,6 +47,11 @@ pub enum ServerRefused {
     WalLevel {
         /// What it is.
         wal_level: String,
+    },
+    /// A standby of a version that does not decode there.
+    Standby {
+        /// `server_version`.
+        version: String,
     },
     /// All slots are taken.
     Slots {
@@ -77,6 +87,11 @@ impl fmt::Display for ServerRefused {
                 "wal_level is {wal_level:?}, so the source's WAL does not say what changed. As a superuser run: \
                  alter system set wal_level = 'logical'; and restart the server (on managed servers it is a parameter: \
                  rds.logical_replication, cloudsql.logical_decoding, azure.replication_support)"
+            ),
+            Self::Standby { version } => write!(
+                f,
+                "the source is a standby, and PostgreSQL {version} decodes on a primary only (standbys do from 16 on). \
+                 Connect to the primary"
             ),
             Self::Slots { max } => write!(
                 f,
@@ -118,6 +133,7 @@ pub async fn read_server(client: &Client) -> Result<ServerState, CatalogError> {
         select pg_catalog.current_setting('wal_level') as wal_level,
             pg_catalog.current_setting('max_replication_slots')::int4 as max_slots,
             pg_catalog.current_setting('max_wal_senders')::int4 as max_senders,
+            pg_catalog.current_setting('hot_standby_feedback')::bool as standby_feedback,
             (select pg_catalog.count(*) from pg_catalog.pg_replication_slots)::int4 as used_slots,
             (select pg_catalog.count(*) from pg_catalog.pg_stat_replication)::int4 as used_senders";
     let row = client
@@ -133,7 +149,22 @@ pub async fn read_server(client: &Client) -> Result<ServerState, CatalogError> {
         used_slots: count("used_slots")?,
         max_senders: count("max_senders")?,
         used_senders: count("used_senders")?,
+        standby_feedback: get(&row, "standby_feedback")?,
     })
+}
+
+/// What will go wrong sooner or later though the server can be captured from, with the remedy.
+#[must_use]
+pub fn warnings(state: &ServerState) -> Vec<&'static str> {
+    let mut warnings = Vec::new();
+    if state.server.in_recovery && !state.standby_feedback {
+        warnings.push(
+            "the source is a standby with hot_standby_feedback off: the primary removes rows of its catalog that the slot \
+             still needs, which ends the slot for good. As a superuser run on the standby: alter system set \
+             hot_standby_feedback = on; select pg_reload_conf(); (and give it a slot on the primary: primary_slot_name)",
+        );
+    }
+    warnings
 }
 
 /// Whether the server can be captured from. `new_slots` and `new_senders` say how many more of each are going to be
@@ -145,6 +176,9 @@ pub fn check_server(state: &ServerState, new_slots: u32, new_senders: u32) -> Re
     let mut refused = Vec::new();
     if state.server.version < OLDEST_VERSION {
         refused.push(ServerRefused::Version { version: state.server.version_text.clone() });
+    }
+    if state.server.in_recovery && state.server.version < STANDBYS_DECODE {
+        refused.push(ServerRefused::Standby { version: state.server.version_text.clone() });
     }
     if state.wal_level != "logical" {
         refused.push(ServerRefused::WalLevel { wal_level: state.wal_level.clone() });

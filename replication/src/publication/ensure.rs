@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 
 use super::Names;
 use super::state::{Publication, PublicationState, TableMember, inspect, server_version};
-use crate::catalog::{CatalogError, ErrorKind};
+use crate::catalog::{CatalogError, ErrorKind, get};
 use crate::table::{Table, TableKind, TableName, quote_identifier};
 
 /// Tables added by one statement: it locks them all until it ends (against DDL and VACUUM, not against reading and
@@ -108,12 +108,17 @@ pub async fn ensure(
     let members = state.publications.iter().flat_map(|publication| &publication.tables);
     let unwanted = members.filter(|member| !known.contains(&member.oid)).cloned().collect();
     let mut ensured = Ensured { unwanted, ..Ensured::default() };
+    let doing = "preparing the publications";
+    if !steps.is_empty() && in_recovery(client, doing).await? {
+        let statements: Vec<String> = steps.iter().map(|step| format!("{};", step.sql)).collect();
+        return Err(on_the_primary(doing, "start again once the standby has replayed it", &statements));
+    }
     let mut steps = steps.into_iter();
     while let Some(step) = steps.next() {
         // One message, so the server runs both in one transaction and nothing of the setting stays behind.
         let sql = format!("set local lock_timeout = {}; {}", LOCK_TIMEOUT.as_millis(), step.sql);
         if let Err(error) = client.batch_execute(&sql).await {
-            let error = CatalogError::from_postgres("preparing the publications")(error);
+            let error = CatalogError::from_postgres(doing)(error);
             return Err(match error.kind() {
                 ErrorKind::Rights => {
                     let rest: Vec<String> =
@@ -134,6 +139,25 @@ pub async fn ensure(
         ensured.statements.push(step.sql);
     }
     Ok(ensured)
+}
+
+/// Publications are the primary's alone to make and to drop.
+async fn in_recovery(client: &Client, doing: &'static str) -> Result<bool, CatalogError> {
+    let sql = "select pg_catalog.pg_is_in_recovery() as in_recovery";
+    let row = client.query_typed_one(sql, &[]).await.map_err(CatalogError::from_postgres(doing))?;
+    get(&row, "in_recovery")
+}
+
+fn on_the_primary(doing: &'static str, then: &str, statements: &[String]) -> CatalogError {
+    CatalogError::new(
+        ErrorKind::Missing,
+        doing,
+        format!(
+            "the source is a standby, and publications come to it from its primary. As the owner of the tables with CREATE on \
+             the database, or as a superuser, run this on the primary, and {then}:\n{}",
+            statements.join("\n")
+        ),
+    )
 }
 
 /// Insert, update, delete, truncate.
@@ -242,9 +266,14 @@ pub async fn drop(client: &Client, names: &Names) -> Result<Vec<String>, Catalog
         .iter()
         .map(|publication| format!("drop publication if exists {}", quote_identifier(&publication.name)))
         .collect();
+    let doing = "dropping the publications";
+    if !all.is_empty() && in_recovery(client, doing).await? {
+        let statements: Vec<String> = all.iter().map(|sql| format!("{sql};")).collect();
+        return Err(on_the_primary(doing, "all is removed", &statements));
+    }
     for (done, sql) in all.iter().enumerate() {
         if let Err(error) = client.batch_execute(sql).await {
-            let error = CatalogError::from_postgres("dropping the publications")(error);
+            let error = CatalogError::from_postgres(doing)(error);
             let rest: Vec<String> = all.iter().skip(done).map(|sql| format!("{sql};")).collect();
             return Err(match error.kind() {
                 ErrorKind::Rights => {

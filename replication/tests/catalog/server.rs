@@ -23,7 +23,10 @@ export LC_ALL=C.UTF-8
 template="${TMPDIR:-/tmp}/bygone-catalog-template-$(id -u)-$("$programs/postgres" --version | tr -cd 0-9.)"
 if ! [ -O "$template" ]; then
     "$programs/initdb" -D "$directory/new" -U postgres -A trust -E UTF8 --locale=C.UTF-8 --no-sync >"$directory/log" 2>&1
-    "$programs/pg_resetwal" -e 3 -D "$directory/new" >>"$directory/log" 2>&1
+    # Servers that were fetched come without it.
+    if [ -x "$programs/pg_resetwal" ]; then
+        "$programs/pg_resetwal" -e 3 -D "$directory/new" >>"$directory/log" 2>&1
+    fi
     # Another test may have been faster, and then keeps its own.
     mv -T "$directory/new" "$template" 2>/dev/null || [ -O "$template" ]
 fi

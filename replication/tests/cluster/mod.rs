@@ -125,7 +125,9 @@ impl Cluster {
     }
 
     fn try_psql(&self, sql: &str) -> (bool, String) {
-        let output = Command::new(self.programs.join("psql"))
+        // Servers that were fetched come without clients.
+        let own = self.programs.join("psql");
+        let output = Command::new(if own.exists() { own } else { "psql".into() })
             .args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "postgres", "-p"])
             .arg(self.port.to_string())
             .arg("-h")

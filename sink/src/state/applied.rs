@@ -69,7 +69,7 @@ impl Applied {
         let mut applied = Self { store: store.to_owned(), history: history.to_owned(), seq };
         if seq.is_none() {
             fs::create_dir_all(store)
-                .map_err(|err| StateError::io("the state store cannot be created", err))?;
+                .map_err(|err| StateError::io_in(store, "the state store cannot be created", err))?;
             applied.write(None)?;
         }
         Ok(applied)
@@ -89,7 +89,7 @@ impl Applied {
     }
 
     fn write(&mut self, seq: Option<u64>) -> Result<()> {
-        let failed = |err| StateError::io("the state's record cannot be written", err);
+        let failed = |err| StateError::io_in(&self.store, "the state's record cannot be written", err);
         let bytes = serde_json::to_vec(&Record::new(&self.history, seq)).map_err(|err| failed(err.into()))?;
         let staged = self.store.join("applied.new");
         let mut file = File::create(&staged).map_err(failed)?;

@@ -2,6 +2,8 @@
 
 use std::error::Error;
 use std::fmt;
+use std::io::ErrorKind;
+use std::path::Path;
 
 /// What kind of failure a [`StateError`] is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -35,6 +37,20 @@ impl StateError {
 
     pub(super) fn io(what: &'static str, source: std::io::Error) -> Self {
         Self::new(StateErrorKind::Io, what).caused_by(source)
+    }
+
+    /// A failure below a directory, with what to do about it.
+    pub(super) fn io_in(directory: &Path, what: &'static str, source: std::io::Error) -> Self {
+        let remedy = match source.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                " (free space there, or keep the state elsewhere with --state)"
+            }
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+                " (make it writable, or keep the state elsewhere with --state)"
+            }
+            _ => "",
+        };
+        Self::io(what, source).with(format!("{}{remedy}", directory.display()))
     }
 
     pub(super) fn with(mut self, detail: impl Into<String>) -> Self {

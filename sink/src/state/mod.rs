@@ -162,7 +162,7 @@ impl State {
         seq: Option<u64>,
     ) -> Result<(Shared, Writer, Tree)> {
         let store = directory.store();
-        let shared = Shared::new(cache_bytes);
+        let shared = Shared::new(&store, cache_bytes);
         Spill::sweep(&store)?;
         let applied = Applied::open(&store, &identity.history_id, seq)?;
         let rows = Tree::open(&store.join("rows"), &shared)?;

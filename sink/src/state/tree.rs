@@ -57,11 +57,11 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Shared {
-    pub(super) fn new(cache_bytes: u64) -> Self {
+    pub(super) fn new(directory: &Path, cache_bytes: u64) -> Self {
         Self {
             cache: Arc::new(Cache::with_capacity_bytes(cache_bytes)),
             files: Arc::new(DescriptorTable::new(OPEN_FILES)),
-            health: Arc::default(),
+            health: Arc::new(Health { directory: directory.to_owned(), ..Health::default() }),
         }
     }
 }
@@ -69,6 +69,8 @@ impl Shared {
 /// What became of the store: once something is wrong, it stays so until the store is reopened.
 #[derive(Debug, Default)]
 pub(super) struct Health {
+    /// Where it lies, for messages.
+    directory: PathBuf,
     /// A damaged file was met, or the engine gave up half-way.
     pub(super) damaged: AtomicBool,
     /// A write failed.
@@ -101,7 +103,7 @@ impl Health {
     fn failed(&self, what: &'static str, error: lsm_tree::Error) -> StateError {
         use lsm_tree::Error;
         match error {
-            Error::Io(error) if !means_damage(&error) => StateError::io(what, error),
+            Error::Io(error) if !means_damage(&error) => StateError::io_in(&self.directory, what, error),
             error => {
                 self.damaged.store(true, Ordering::Relaxed);
                 StateError::new(StateErrorKind::Damaged, what).caused_by(error)

@@ -373,7 +373,7 @@ impl Versioner {
                 self.flush_transactions()?;
             }
             let tables = &self.tables;
-            let counts = self.counts.iter().filter_map(|(table, count)| {
+            let counts = self.counts.iter().filter(|(_, count)| *count > 0).filter_map(|(table, count)| {
                 tables.get(*table).map(|table| (table.schema.log_name.as_str(), *count))
             });
             self.transactions

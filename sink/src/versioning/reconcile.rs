@@ -121,6 +121,7 @@ impl Versioner {
     pub fn bury_table(&mut self, index: usize, op: Op, leaf: Option<u32>) -> Result<u64> {
         let before = self.out.facts;
         self.bury_all(index, op, leaf)?;
+        self.count(index, before);
         Ok(self.out.facts - before)
     }
 

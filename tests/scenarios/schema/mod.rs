@@ -161,7 +161,7 @@ impl Diary {
         client
             .batch_execute(&format!("drop table if exists told; create temp table told (like saved.{copy})"))
             .unwrap();
-        let mut into = client.copy_in("copy told from stdin (format csv, header match)").unwrap();
+        let mut into = client.copy_in("copy told from stdin (format csv, header)").unwrap();
         into.write_all(csv.as_bytes()).unwrap();
         into.finish().unwrap_or_else(|error| panic!("{copy}: {error:?}\n{csv}"));
         let sql = format!(
@@ -531,9 +531,12 @@ fn tables_that_are_made_under_load_are_exact_from_their_snapshot_on() {
 #[test]
 fn publications_that_leave_something_out_are_taken_on_request_and_the_history_says_so() {
     let server = Postgres::start();
+    if server.value("show server_version_num").unwrap().as_str() < "150000" {
+        eprintln!("skipped: publications have neither row filters nor column lists before 15");
+        return;
+    }
     server.run(
-        "create table people (id int primary key, name text, secret text, country text not null);
-         alter table people replica identity full;
+        "create table people (id int, name text, secret text, country text, primary key (id, country));
          insert into people values (1, 'ann', 's1', 'de'), (2, 'bob', 's2', 'us');
          create publication part for table people (id, name, country) where (country = 'de') with (publish = 'insert, update, delete')",
     );
@@ -546,7 +549,7 @@ fn publications_that_leave_something_out_are_taken_on_request_and_the_history_sa
     server.run("insert into people values (3, 'cid', 's3', 'de'), (4, 'dan', 's4', 'us'); update people set country = 'de' where id = 2;
         update people set country = 'us' where id = 1; update people set name = 'c' where id = 3");
     bygone.attempt(&["--accept-partial"]).well();
-    let outcome = bygone.ask(&["as-of", "people", "--format", "csv"]).well();
+    let outcome = bygone.ask(&["as-of", "people", "--at", "now", "--format", "csv"]).well();
     assert_eq!(outcome.stdout, "id,name,country\n2,bob,de\n3,c,de\n");
     assert!(
         outcome.stderr.contains("only some rows") && outcome.stderr.contains("only some columns"),
