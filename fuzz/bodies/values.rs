@@ -1,7 +1,7 @@
 //! A value from the wire. The first byte chooses the kind (`A` is the first of [`kinds`]), the second text (`t`) or binary.
 
 use bygone_replication::pgoutput::Cell;
-use bygone_sink::value::{Kind, Row, RowBuilder, Status, read, render};
+use bygone_sink::value::{Kind, Printed, Row, RowBuilder, Status, read, render};
 
 pub(crate) fn kinds() -> Vec<Kind> {
     let decimal = |precision, scale| Kind::Decimal { precision, scale };
@@ -38,6 +38,33 @@ pub(crate) fn kinds() -> Vec<Kind> {
         list(Kind::Uuid),
         list(Kind::Float64),
         list(Kind::Bool),
+        list(Kind::Jsonb),
+        list(Kind::NumericText),
+        list(Kind::Printed(Printed::Inet)),
+        Kind::Printed(Printed::Char),
+        Kind::Printed(Printed::Time),
+        Kind::Printed(Printed::Timetz),
+        Kind::Printed(Printed::Money),
+        Kind::Printed(Printed::Xid8),
+        Kind::Printed(Printed::Cid),
+        Kind::Printed(Printed::Tid),
+        Kind::Printed(Printed::Lsn),
+        Kind::Printed(Printed::Mac),
+        Kind::Printed(Printed::Inet),
+        Kind::Printed(Printed::Bits),
+        Kind::Printed(Printed::Jsonpath),
+        Kind::Printed(Printed::Point),
+        Kind::Printed(Printed::Line),
+        Kind::Printed(Printed::Segment),
+        Kind::Printed(Printed::Box),
+        Kind::Printed(Printed::Path),
+        Kind::Printed(Printed::Polygon),
+        Kind::Printed(Printed::Circle),
+        Kind::Printed(Printed::Range(Box::new(Kind::Int32))),
+        Kind::Printed(Printed::Range(Box::new(Kind::Timestamptz))),
+        Kind::Printed(Printed::Range(Box::new(Kind::NumericText))),
+        Kind::Printed(Printed::Multirange(Box::new(Kind::Date))),
+        Kind::Printed(Printed::Multirange(Box::new(Kind::Int64))),
     ]
 }
 
@@ -49,20 +76,26 @@ pub(crate) fn run(data: &[u8]) {
     let cell = if text { Cell::Text(bytes) } else { Cell::Binary(bytes) };
     let Some(kept) = keep(kind, cell) else { return };
     let (status, shown) = show(kind, &kept);
-    let textual = matches!(kind, Kind::Text | Kind::Json | Kind::Jsonb | Kind::NumericText | Kind::Other);
+    let textual = matches!(
+        kind,
+        Kind::Text | Kind::Json | Kind::Jsonb | Kind::NumericText | Kind::Printed(_) | Kind::Other
+    );
     match status {
         // Shown as Postgres shows it, a value reads back as the same.
         Status::Value => {
             let again = keep(kind, Cell::Text(shown.as_bytes())).expect("the text of a value");
             assert_eq!(show(kind, &again), (Status::Value, shown.clone()), "{kind:?}");
             assert!(has_float(kind) || again == kept, "{kind:?} {shown}");
-            if text && (textual || is_canonical(kind, &shown, bytes)) {
+            let bare_byte = *kind == Kind::Printed(Printed::Char) && matches!(bytes, [0x80..=0xFF]);
+            if text && !bare_byte && (textual || is_canonical(kind, &shown, bytes)) {
                 assert_eq!(shown.as_bytes(), bytes, "{kind:?}");
             }
         }
         // Bytes that are not UTF-8 are shown in hex; else the text is kept as it came.
         Status::Raw if textual => assert!(std::str::from_utf8(bytes).is_err(), "{kind:?}"),
-        Status::Raw if text => assert_eq!(shown.as_bytes(), bytes, "{kind:?}"),
+        Status::Raw if text && std::str::from_utf8(bytes).is_ok() => {
+            assert_eq!(shown.as_bytes(), bytes, "{kind:?}");
+        }
         Status::Raw => {}
         Status::Null | Status::Unknown => panic!("{kind:?} became {status:?}"),
     }

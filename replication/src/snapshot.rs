@@ -112,18 +112,20 @@ pub fn copy_statement<'a>(
         let _ = write!(query, " where {}", conditions.join(" and "));
     }
     let format = if binary { "binary" } else { "text" };
-    format!("copy ({query}) to stdout (format {format}, encoding 'UTF8')")
+    format!("copy ({query}) to stdout (format {format})")
 }
 
 /// The statements that open a transaction on the exported snapshot, to be run in order.
 ///
-/// Row security is switched off so that a policy that would hide rows is an error instead.
+/// Row security is switched off so that a policy that would hide rows is an error instead. The search path is that of the
+/// stream, so that names are printed alike.
 #[must_use]
-pub fn import_statements(snapshot: &str) -> [String; 3] {
+pub fn import_statements(snapshot: &str) -> [String; 4] {
     [
         "begin isolation level repeatable read read only".to_owned(),
         format!("set transaction snapshot {}", quote_literal(snapshot)),
         "set local row_security = off".to_owned(),
+        "set local search_path = pg_catalog".to_owned(),
     ]
 }
 

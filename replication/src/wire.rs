@@ -28,7 +28,7 @@ pub enum Mode {
 
 /// Settings of every session, so that a value has one text whoever reads it and however the server, the database or
 /// the role are configured. Startup parameters win over all of these.
-const SESSION_PARAMETERS: [(&str, &str); 8] = [
+const SESSION_PARAMETERS: [(&str, &str); 9] = [
     ("client_encoding", "UTF8"),
     ("TimeZone", "UTC"),
     ("DateStyle", "ISO"),
@@ -37,7 +37,12 @@ const SESSION_PARAMETERS: [(&str, &str); 8] = [
     ("bytea_output", "hex"),
     ("lc_monetary", "C"),
     ("xmloption", "content"),
+    ("quote_all_identifiers", "off"),
 ];
+
+/// With this search path, names of relations, types and functions (`regclass` and its kin) are printed with their schema,
+/// whatever the path of the role is.
+const SEARCH_PATH: (&str, &str) = ("search_path", "pg_catalog");
 
 /// Limits that a role may carry for the sake of applications and that must not end a snapshot or a stream. They go
 /// before the user's own `options`, which win.
@@ -91,7 +96,10 @@ impl Connection {
         for wanted in rounds {
             for host in &options.hosts {
                 match Box::pin(Self::connect_host(options, host, mode)).await {
-                    Ok(connection) if connection.session.suits(*wanted) => return Ok(connection),
+                    Ok(mut connection) if connection.session.suits(*wanted) => {
+                        connection.take_any_bytes().await?;
+                        return Ok(connection);
+                    }
                     Ok(connection) => {
                         connection.close().await;
                         let err = "the server is not of the sort that target_session_attrs asks for";
@@ -110,6 +118,15 @@ impl Connection {
             }
         }
         Err(last.unwrap_or_else(|| Error::new(ErrorKind::Config, "connecting failed", "there is no host")))
+    }
+
+    /// A database in SQL_ASCII holds bytes of any encoding, which the server refuses to send as UTF-8 where they are none: it
+    /// is asked to send them as they are.
+    async fn take_any_bytes(&mut self) -> Result<()> {
+        if self.parameter("server_encoding") == Some("SQL_ASCII") {
+            self.simple_query("set client_encoding = 'SQL_ASCII'").await?;
+        }
+        Ok(())
     }
 
     async fn connect_host(options: &ConnectOptions, host: &Host, mode: Mode) -> Result<Self> {
@@ -390,6 +407,7 @@ fn startup_message(options: &ConnectOptions, mode: Mode) -> Result<BytesMut> {
     parameters.extend(SESSION_PARAMETERS);
     if mode == Mode::Replication {
         parameters.push(("replication", "database"));
+        parameters.push(SEARCH_PATH);
     }
     let mut message = BytesMut::new();
     frontend::startup_message(parameters, &mut message)

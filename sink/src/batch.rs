@@ -294,9 +294,13 @@ impl ColumnBuilder {
             Kind::Int64 | Kind::Oid => Self::Int64(Int64Builder::with_capacity(0)),
             Kind::Float32 => Self::Float32(Float32Builder::with_capacity(0)),
             Kind::Float64 => Self::Float64(Float64Builder::with_capacity(0)),
-            Kind::Text | Kind::Json | Kind::Jsonb | Kind::NumericText | Kind::Other | Kind::Uuid => {
-                Self::Text(StringBuilder::with_capacity(0, 0))
-            }
+            Kind::Text
+            | Kind::Json
+            | Kind::Jsonb
+            | Kind::NumericText
+            | Kind::Printed(_)
+            | Kind::Other
+            | Kind::Uuid => Self::Text(StringBuilder::with_capacity(0, 0)),
             Kind::Bytes => Self::Bytes(BinaryBuilder::with_capacity(0, 0)),
             Kind::Date => Self::Date(Date32Builder::with_capacity(0)),
             Kind::Timestamp | Kind::Timestamptz => {

@@ -143,7 +143,7 @@ fn append(kind: &Kind, array: &ArrayRef, at: usize, row: &mut RowBuilder) -> Opt
         Kind::Oid => row.fixed(u32::try_from(cast::<Int64Array>(array)?.value(at)).ok()?.to_le_bytes()),
         Kind::Float32 => row.fixed(cast::<Float32Array>(array)?.value(at).to_le_bytes()),
         Kind::Float64 => row.fixed(cast::<Float64Array>(array)?.value(at).to_le_bytes()),
-        Kind::Text | Kind::Json | Kind::Jsonb | Kind::NumericText | Kind::Other => {
+        Kind::Text | Kind::Json | Kind::Jsonb | Kind::NumericText | Kind::Printed(_) | Kind::Other => {
             row.variable(array.as_string_opt::<i32>()?.value(at).as_bytes());
         }
         Kind::Uuid => {

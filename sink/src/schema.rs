@@ -75,17 +75,16 @@ impl TableSchema {
         key: &[i16],
         physical: &PhysicalNames,
     ) -> Self {
+        // Names that differ in case alone, as `Id` and `id` do, are one name to most readers [38].
+        let mut names = physical.clone();
         let columns: Vec<SchemaColumn> = table
             .columns
             .iter()
             .map(|column| {
                 let kind = Kind::of(&column.data_type);
-                SchemaColumn {
-                    physical: physical.of(column.attnum, &column.name, &kind),
-                    sent: column.generated.is_none(),
-                    column: column.clone(),
-                    kind,
-                }
+                let physical = names.of(column.attnum, &column.name, &kind);
+                names.own(&physical, column.attnum, &kind);
+                SchemaColumn { physical, sent: column.generated.is_none(), column: column.clone(), kind }
             })
             .collect();
         Self::of_columns(number, table.name.clone(), log_name, table.oid, version, columns, key)
@@ -142,19 +141,16 @@ impl TableSchema {
     /// Every column's binary form can be asked for, and gives the same facts as its text.
     #[must_use]
     pub fn reads_binary(&self) -> bool {
-        let key_ready = self.key.iter().all(|at| self.kinds.get(*at).is_some_and(Kind::keys_binary));
-        key_ready
-            && self.columns.iter().all(|column| column.kind.reads_binary() && column.column.data_type.binary)
+        self.columns.iter().all(|column| column.kind.reads_binary() && column.column.data_type.binary)
     }
 
     /// The first of the user's columns whose name bygone needs for itself.
     #[must_use]
     pub fn clash(table: &Table) -> Option<&str> {
-        table
-            .columns
-            .iter()
-            .map(|column| column.name.as_str())
-            .find(|name| SYSTEM_COLUMNS.contains(name) || RESERVED_COLUMNS.contains(name))
+        table.columns.iter().map(|column| column.name.as_str()).find(|name| {
+            let mut reserved = SYSTEM_COLUMNS.iter().chain(&RESERVED_COLUMNS);
+            reserved.any(|reserved| reserved.eq_ignore_ascii_case(name))
+        })
     }
 }
 
@@ -183,15 +179,7 @@ impl PhysicalNames {
     pub fn learn(&mut self, schema: &TableSchema) {
         self.of_table(schema.oid);
         for column in &schema.columns {
-            let owner = Owner { attnum: Some(column.column.attnum), data_type: column.kind.arrow() };
-            self.owners
-                .entry(column.physical.to_lowercase())
-                .and_modify(|known| {
-                    if known.attnum.is_none() {
-                        known.attnum = owner.attnum;
-                    }
-                })
-                .or_insert(owner);
+            self.own(&column.physical, column.column.attnum, &column.kind);
         }
     }
 
@@ -201,6 +189,18 @@ impl PhysicalNames {
             self.owners.values_mut().for_each(|owner| owner.attnum = None);
             self.oid = oid;
         }
+    }
+
+    fn own(&mut self, physical: &str, attnum: i16, kind: &Kind) {
+        let owner = Owner { attnum: Some(attnum), data_type: kind.arrow() };
+        self.owners
+            .entry(physical.to_lowercase())
+            .and_modify(|known| {
+                if known.attnum.is_none() {
+                    known.attnum = owner.attnum;
+                }
+            })
+            .or_insert(owner);
     }
 
     /// The name for a column.

@@ -244,7 +244,7 @@ impl Begin<'_> {
         // A place that cannot be written to, and rights that do not suffice, are found out before anything is made.
         self.store.check_writable().await?;
         let partial = self.publish(tables).await?;
-        self.check_readable(tables).await?;
+        check_readable(self.sql, &self.server.role.role, tables).await?;
         let history = History::open_or_create(self.store, identity).await?;
         let history_id = history.manifest().id.clone();
         let recorded = publication::inspect(self.sql, &self.wanted.publications).await?;
@@ -310,28 +310,6 @@ impl Begin<'_> {
         Ok((history.into_writer(), registry, recorded, None, history_id))
     }
 
-    /// The role may read what it has to copy.
-    async fn check_readable(&self, tables: &[Table]) -> Result<()> {
-        let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
-        let rights = catalog::table_rights(self.sql, &oids).await?;
-        let unreadable: Vec<String> = tables
-            .iter()
-            .filter(|table| table.kind != TableKind::Partitioned)
-            .filter(|table| rights.iter().any(|right| right.oid == table.oid && !right.select))
-            .map(|table| table.name.quoted())
-            .collect();
-        if unreadable.is_empty() {
-            return Ok(());
-        }
-        let role = quote_identifier(&self.server.role.role);
-        Err(Error::other(format!(
-            "the role {role} may not read all tables that are to be copied; as their owner or a superuser, run:\n\
-             grant select on {} to {role};\n\
-             (and grant usage on the schema, where that is lacking)",
-            unreadable.join(", ")
-        )))
-    }
-
     /// Has the tables published, each where its identity allows [9].
     async fn publish(&self, tables: &[Table]) -> Result<Vec<Partial>> {
         if !self.options.publications.is_empty() {
@@ -375,6 +353,38 @@ impl Begin<'_> {
         }
         Ok(Vec::new())
     }
+}
+
+/// The role may read what it has to copy, and would be shown all of it.
+pub(super) async fn check_readable(sql: &Client, role: &str, tables: &[Table]) -> Result<()> {
+    let role = quote_identifier(role);
+    let guarded: Vec<String> =
+        tables.iter().filter(|table| table.row_security).map(|table| table.name.to_string()).collect();
+    if !guarded.is_empty() {
+        return Err(Error::other(format!(
+            "row-level security would hide rows of {} from the role {role}, and a first copy without them would be \
+             taken for the whole; as a superuser, run:\nalter role {role} bypassrls;\n(or leave the tables out with \
+             --table '-…')",
+            guarded.join(", ")
+        )));
+    }
+    let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
+    let rights = catalog::table_rights(sql, &oids).await?;
+    let unreadable: Vec<String> = tables
+        .iter()
+        .filter(|table| table.kind != TableKind::Partitioned)
+        .filter(|table| rights.iter().any(|right| right.oid == table.oid && !right.select))
+        .map(|table| table.name.quoted())
+        .collect();
+    if unreadable.is_empty() {
+        return Ok(());
+    }
+    Err(Error::other(format!(
+        "the role {role} may not read all tables that are to be copied; as their owner or a superuser, run:\n\
+         grant select on {} to {role};\n\
+         (and grant usage on the schema, where that is lacking)",
+        unreadable.join(", ")
+    )))
 }
 
 /// A name for a temporary slot beside the capture's own. Never the same twice: the server may need a moment to notice that

@@ -66,7 +66,14 @@ impl Pipeline {
             return Ok(());
         }
         if let Some(looks) = &self.looks {
-            while let Ok(look) = looks.try_recv() {
+            // A run that ends by itself takes the first look alone, which is of its beginning: on a busy source there is
+            // always another.
+            let enough = |pipeline: &Self| {
+                pipeline.until != Until::Stopped && (pipeline.looked || !pipeline.ahead.is_empty())
+            };
+            while !enough(self)
+                && let Some(look) = looks.try_recv().ok()
+            {
                 self.ahead.push_back(look?);
             }
         }

@@ -26,7 +26,7 @@ use bygone_sink::state::{Identity, State};
 use bygone_sink::store::Store;
 use bygone_sink::versioning::Versioner;
 
-use super::attach::{export, temporary_slot};
+use super::attach::{check_readable, export, temporary_slot};
 use super::registry::Registry;
 use super::relations::Follower;
 use super::snapshot::{self, CopySettings, Outcome, Wanted};
@@ -235,6 +235,7 @@ async fn copy_once(
     let oids: Vec<u32> = tables.values().copied().collect();
     let mut found = with_leaves(&sql, &oids).await?;
     restrict(&sql, &settings.made, &mut found).await?;
+    check_readable(&sql, &catalog::current_role_rights(&sql).await?.role, &found).await?;
     let directory = tempfile::Builder::new()
         .prefix("copy-")
         .tempdir_in(&settings.directory)

@@ -11,6 +11,7 @@ A MOMENT is one of
   2026-11-24T10:00:00Z, '2026-11-24 10:00+01'   a time with its zone
   '2026-11-24 10:00', 2026-11-24                local time; a date is its first instant
   now, today, yesterday, '2 hours ago'          yesterday is 24 hours ago, today began at 00:00
+  'today 09:30', 'yesterday 14:00'              local time of that day
   0/15D6B88                                     a position in the WAL, as pg_current_wal_lsn() gives it
   tx:1234                                       just after that transaction";
 
@@ -41,8 +42,10 @@ pub(crate) enum Query {
     Who(Who),
     /// Every version in which a column held a value.
     Find(Find),
-    /// The SQL that brings a row back as it was; runs it with --apply.
+    /// The SQL that brings rows back as they were, or undoes a transaction; runs it with --apply.
     Restore(Box<Restore>),
+    /// Queries in SQL over the tables at any moment; a shell without one.
+    Sql(Sql),
     /// Views and functions over the history for another engine, as SQL.
     Views(Views),
 }
@@ -117,7 +120,8 @@ pub(crate) enum AsOfFormat {
 #[derive(Debug, Args)]
 #[command(after_help = format!("{MOMENTS}
 
---where takes comparisons joined by `and`: total >= 10.5 and customer = 'ann' and note is not null.
+--where takes columns compared with literals, joined by and, or, not and parentheses:
+  total >= 10.5 and (customer in ('ann', 'bob') or note like 'urgent%') and paid is not null
 Text compares by its bytes. Up to 200,000 rows come in the order of their keys, more in the order of their changes."))]
 pub(crate) struct AsOf {
     /// The table: orders, or public.orders.
@@ -233,32 +237,74 @@ pub(crate) struct Find {
 
 /// `bygone restore`.
 #[derive(Debug, Args)]
-#[command(after_help = format!("{KEYS}
+#[command(
+    group(clap::ArgGroup::new("rows").required(true).args(["keys", "key", "condition", "transaction"])),
+    override_usage = "bygone restore <TABLE> <KEY>... [--at MOMENT] [OPTIONS]\n       bygone restore <TABLE> --where CONDITION --at MOMENT [OPTIONS]\n       bygone restore --transaction XID [OPTIONS]",
+    after_help = format!("{KEYS}
 
 {MOMENTS}
 
-Without --at the row comes back as it was before its last change. The SQL goes to standard output. With --apply it runs
-in one transaction on --source, after the row there has been compared with what the history last knows of it."))]
+Without --at a row comes back as it was before its last change. --where takes what `as-of` takes, and brings back the rows
+for which it held at the moment; rows that came later are left alone. --transaction undoes all that one transaction did,
+unless something it changed was changed again since: then the later changes are named, and --force undoes them, too.
+
+The SQL goes to standard output. With --apply it runs in one transaction on --source, after the rows there have been
+compared with what the history last knows of them."))]
 pub(crate) struct Restore {
-    #[command(flatten)]
-    pub(crate) entity: Entity,
-    /// The moment as of which the row comes back.
+    /// The table: orders, or public.orders.
+    #[arg(required_unless_present = "transaction")]
+    pub(crate) table: Option<String>,
+    /// The row's key.
+    #[arg(value_name = "KEY", allow_negative_numbers = true)]
+    pub(crate) keys: Vec<String>,
+    /// The row's key by column: a=1,b=2.
+    #[arg(long, value_name = "COLUMN=VALUE", conflicts_with = "keys")]
+    pub(crate) key: Vec<String>,
+    /// All rows for which this held at the moment.
+    #[arg(long = "where", value_name = "CONDITION", conflicts_with_all = ["keys", "key"], requires = "at")]
+    pub(crate) condition: Option<String>,
+    /// Undo what this transaction did.
+    #[arg(long, value_name = "XID", conflicts_with_all = ["table", "key", "condition", "at"])]
+    pub(crate) transaction: Option<i64>,
+    /// The moment as of which rows come back.
     #[arg(long, value_name = "MOMENT")]
     pub(crate) at: Option<String>,
     /// Run the SQL on the source.
     #[arg(long, requires = "source")]
     pub(crate) apply: bool,
-    /// The database to bring the row back in.
+    /// The database to bring rows back in.
     #[arg(long, env = "BYGONE_SOURCE", value_name = "URL", hide_env_values = true)]
     pub(crate) source: Option<String>,
-    /// With --apply: also where the row has changed since the history last saw it.
+    /// Also where something has changed since.
     #[arg(long)]
     pub(crate) force: bool,
-    /// Who brings the row back, for the history.
+    /// Who brings rows back, for the history.
     #[arg(long, env = "USER")]
     pub(crate) actor: Option<String>,
     #[command(flatten)]
     pub(crate) history: HistoryArgument,
+}
+
+/// `bygone sql`.
+#[derive(Debug, Args)]
+#[command(after_help = format!("\
+For each table T: T (its rows now), T_history (every fact, with _valid_to), and T_as_of(moment), its rows as of a moment.
+`show tables` and `describe T_history` tell what there is. The SQL is DataFusion's, which is much like Postgres'.
+
+{MOMENTS}
+
+Examples:
+  bygone sql \"select status, count(*) from orders_as_of('yesterday') group by status\"
+  bygone sql \"select n.id, o.total as was, n.total as is from orders n join orders_as_of('0/15D6B88') o using (id)\"
+  bygone sql --format csv < report.sql"))]
+pub(crate) struct Sql {
+    /// The query, or several with semicolons between them. Without it they are read from standard input.
+    pub(crate) query: Option<String>,
+    /// Answer for tables whose updates and deletes cannot be seen, too.
+    #[arg(long)]
+    pub(crate) inexact: bool,
+    #[command(flatten)]
+    pub(crate) reading: Reading,
 }
 
 /// An engine that `bygone views` writes for.
@@ -268,6 +314,9 @@ pub(crate) enum Engine {
     Duckdb,
     /// Spark SQL 4: temporary views and table functions.
     Spark,
+    /// PostgreSQL: not yet.
+    #[value(hide = true)]
+    Postgres,
 }
 
 /// `bygone views`.

@@ -1,14 +1,14 @@
 //! `bygone as-of`: a table as it was at a moment.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bygone_sink::read::{AsOf, Columns, Fact, Flow, Reshape, TableHistory};
+use bygone_sink::read::{AsOf, Columns, Fact, Flow, TableHistory};
 use bygone_sink::schema::TableSchema;
-use bygone_sink::value::{Field, Kind, RowBuilder, Status};
+use bygone_sink::value::{Field, Kind, Status};
 
 use super::arguments::{AsOf as Arguments, AsOfFormat};
-use super::changes::{damaged, is_unknown};
+use super::changes::{Shaper, damaged, is_unknown};
 use super::condition::Condition;
 use super::parquet_file::ParquetRows;
 use super::sheet::{Heading, Sheet, left, right};
@@ -92,14 +92,12 @@ struct Finished {
 
 /// Takes rows, one after another.
 struct Rows<'a> {
-    table: &'a TableHistory,
     schema: &'a Arc<TableSchema>,
     shown: Vec<usize>,
     condition: Condition,
     limit: usize,
     out: Out,
-    reshapes: HashMap<i32, Reshape>,
-    row: RowBuilder,
+    shaper: Shaper<'a>,
     finished: Finished,
     failed: Option<Error>,
 }
@@ -126,14 +124,12 @@ impl<'a> Rows<'a> {
             (None, None) => return Err(Error::other("--format parquet needs --output FILE")),
         };
         Ok(Self {
-            table,
             schema,
             shown,
             condition,
             limit: arguments.limit.unwrap_or(usize::MAX),
             out,
-            reshapes: HashMap::new(),
-            row: RowBuilder::default(),
+            shaper: Shaper::new(table, schema),
             finished: Finished { count: 0, unknown: BTreeMap::new(), raw: 0 },
             failed: None,
         })
@@ -153,16 +149,7 @@ impl<'a> Rows<'a> {
     }
 
     fn put(&mut self, fact: &Fact<'_>) -> Result<()> {
-        let reshape = self
-            .reshapes
-            .entry(fact.schema.version)
-            .or_insert_with(|| Reshape::new(self.table, fact.schema, self.schema));
-        let row = if reshape.is_identity() {
-            fact.row
-        } else {
-            reshape.apply(fact.row, &mut self.row)?;
-            self.row.bytes()
-        };
+        let row = self.shaper.row(fact.schema, fact.row)?;
         let kinds = self.schema.kinds();
         let fields: Vec<Field<'_>> = fields(row, kinds).map_err(damaged)?;
         if !self.condition.holds(&fields, kinds) {

@@ -1,5 +1,6 @@
 //! What differs between two versions of a row.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bygone_sink::read::{OwnedFact, Reshape, TableHistory};
@@ -47,6 +48,33 @@ impl Shown {
     /// Names of the columns, in order.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.schema.columns.iter().map(|column| column.column.name.as_str())
+    }
+}
+
+/// Shows rows of any schema version as one of them has it.
+#[derive(Debug)]
+pub(crate) struct Shaper<'a> {
+    table: &'a TableHistory,
+    schema: &'a Arc<TableSchema>,
+    reshapes: HashMap<i32, Reshape>,
+    row: RowBuilder,
+}
+
+impl<'a> Shaper<'a> {
+    /// As `schema` has them.
+    pub(crate) fn new(table: &'a TableHistory, schema: &'a Arc<TableSchema>) -> Self {
+        Self { table, schema, reshapes: HashMap::new(), row: RowBuilder::default() }
+    }
+
+    /// The row of a fact that was written under `from`.
+    pub(crate) fn row<'b>(&'b mut self, from: &Arc<TableSchema>, row: &'b [u8]) -> Result<&'b [u8]> {
+        let reshape =
+            self.reshapes.entry(from.version).or_insert_with(|| Reshape::new(self.table, from, self.schema));
+        if reshape.is_identity() {
+            return Ok(row);
+        }
+        reshape.apply(row, &mut self.row)?;
+        Ok(self.row.bytes())
     }
 }
 

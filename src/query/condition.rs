@@ -1,16 +1,21 @@
-//! Conditions on rows: `total >= 10.5 and customer = 'ann' and note is not null`.
-
-use std::cmp::Ordering;
+//! Conditions on rows: `total >= 10.5 and (customer = 'ann' or note like 'urgent%')`.
+//!
+//! They are SQL's, with its three values: a comparison with null, or with what is not known, is neither true nor false.
 
 use bygone_sink::schema::{SchemaColumn, TableSchema};
 use bygone_sink::value::{Field, Kind, Status};
 
-use super::value::text;
-use super::{lookup, moment};
+use super::comparable::Wanted;
+use super::lookup;
+use super::pattern::Pattern;
 use crate::error::{Error, Result};
 
-const SUPPORTED: &str = "supported are comparisons of a column with a literal (=, <>, !=, <, <=, >, >=, is null, is not \
-    null), joined by `and`, as in: total >= 10.5 and customer = 'ann' and note is not null";
+const SUPPORTED: &str = "supported are columns compared with literals (=, <>, !=, <, <=, >, >=, is [not] null, [not] in (…), \
+    [not] between … and …, [not] like, [not] ilike, is [not] distinct from), joined by and, or, not and parentheses, as in: \
+    total >= 10.5 and (customer = 'ann' or note is not null)";
+
+/// Parentheses and `not` within each other. Beyond that somebody plays tricks.
+const DEPTH: usize = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Operator {
@@ -24,14 +29,34 @@ enum Operator {
 
 #[derive(Debug)]
 enum Test {
-    Null(bool),
+    Null,
+    True,
     Compare(Operator, Wanted),
+    Distinct(Option<Wanted>),
+    /// One of these; a null among them makes "no" unknown.
+    In(Vec<Wanted>, bool),
+    Like(Pattern),
 }
 
-/// Comparisons that must all hold.
-#[derive(Debug, Default)]
-pub(crate) struct Condition {
-    tests: Vec<(usize, Test)>,
+#[derive(Debug)]
+enum Expression {
+    Constant(Option<bool>),
+    Not(Box<Expression>),
+    And(Vec<Expression>),
+    Or(Vec<Expression>),
+    /// A test of the column at this position.
+    Test(usize, Test),
+}
+
+/// A condition on the rows of a schema version.
+#[derive(Debug)]
+pub(crate) struct Condition(Expression);
+
+impl Default for Condition {
+    /// Holds for every row.
+    fn default() -> Self {
+        Self(Expression::Constant(Some(true)))
+    }
 }
 
 impl Condition {
@@ -41,70 +66,288 @@ impl Condition {
     /// In a sentence that says what is supported.
     pub(crate) fn parse(schema: &TableSchema, text: &str) -> Result<Self> {
         let tokens = tokens(text)?;
-        let mut rest = tokens.as_slice();
-        let mut tests = Vec::new();
-        loop {
-            let [Token::Word(name) | Token::Quoted(name), after @ ..] = rest else {
-                return Err(unsupported(text));
-            };
-            let (at, column) = lookup::column(schema, name)?;
-            rest = match after {
-                [Token::Word(is), Token::Word(null), after @ ..]
-                    if is_word(is, "is") && is_word(null, "null") =>
-                {
-                    tests.push((at, Test::Null(true)));
-                    after
-                }
-                [Token::Word(is), Token::Word(not), Token::Word(null), after @ ..]
-                    if is_word(is, "is") && is_word(not, "not") && is_word(null, "null") =>
-                {
-                    tests.push((at, Test::Null(false)));
-                    after
-                }
-                [Token::Operator(operator), Token::Literal(value) | Token::Word(value), after @ ..] => {
-                    let wanted = Wanted::new(column, value)?;
-                    if !wanted.has_order() && !matches!(operator, Operator::Equal | Operator::NotEqual) {
-                        return Err(Error::other(format!("{name} can be compared by = and <> only")));
-                    }
-                    tests.push((at, Test::Compare(*operator, wanted)));
-                    after
-                }
-                _ => return Err(unsupported(text)),
-            };
-            match rest {
-                [] => return Ok(Self { tests }),
-                [Token::Word(and), after @ ..] if is_word(and, "and") => rest = after,
-                _ => return Err(unsupported(text)),
-            }
+        let mut parser = Parser { schema, text, rest: &tokens, depth: 0 };
+        let expression = parser.any()?;
+        if !parser.rest.is_empty() {
+            return Err(unsupported(text));
         }
+        Ok(Self(expression))
     }
 
     /// Positions of the columns that it reads.
-    pub(crate) fn columns(&self) -> impl Iterator<Item = usize> {
-        self.tests.iter().map(|(at, _)| *at)
+    pub(crate) fn columns(&self) -> Vec<usize> {
+        let mut columns = Vec::new();
+        self.0.columns(&mut columns);
+        columns
     }
 
-    /// It holds for a row. A comparison with null or with what is not known does not.
+    /// It is true of a row.
     pub(crate) fn holds(&self, fields: &[Field<'_>], kinds: &[Kind]) -> bool {
-        self.tests.iter().all(|(at, test)| {
-            let (Some(field), Some(kind)) = (fields.get(*at), kinds.get(*at)) else { return false };
-            match test {
-                Test::Null(expected) => match field.status {
-                    Status::Unknown => false,
-                    status => (status == Status::Null) == *expected,
-                },
-                Test::Compare(operator, wanted) => match (operator, wanted.compare(kind, *field)) {
-                    (_, None) => false,
-                    (Operator::Equal, Some(order)) => order.is_eq(),
-                    (Operator::NotEqual, Some(order)) => order.is_ne(),
-                    (Operator::Less, Some(order)) => order.is_lt(),
-                    (Operator::LessOrEqual, Some(order)) => order.is_le(),
-                    (Operator::Greater, Some(order)) => order.is_gt(),
-                    (Operator::GreaterOrEqual, Some(order)) => order.is_ge(),
-                },
-            }
-        })
+        self.0.of(fields, kinds) == Some(true)
     }
+}
+
+impl Expression {
+    fn columns(&self, into: &mut Vec<usize>) {
+        match self {
+            Self::Constant(_) => {}
+            Self::Not(inner) => inner.columns(into),
+            Self::And(parts) | Self::Or(parts) => parts.iter().for_each(|part| part.columns(into)),
+            Self::Test(at, _) => into.push(*at),
+        }
+    }
+
+    fn of(&self, fields: &[Field<'_>], kinds: &[Kind]) -> Option<bool> {
+        match self {
+            Self::Constant(value) => *value,
+            Self::Not(inner) => inner.of(fields, kinds).map(|value| !value),
+            Self::And(parts) => decided(parts, false, fields, kinds),
+            Self::Or(parts) => decided(parts, true, fields, kinds),
+            Self::Test(at, test) => test.of(*fields.get(*at)?, kinds.get(*at)?),
+        }
+    }
+}
+
+/// The value of parts that are decided by any one of them that is `decisive`.
+fn decided(parts: &[Expression], decisive: bool, fields: &[Field<'_>], kinds: &[Kind]) -> Option<bool> {
+    let mut value = Some(!decisive);
+    for part in parts {
+        match part.of(fields, kinds) {
+            Some(one) if one == decisive => return Some(decisive),
+            Some(_) => {}
+            None => value = None,
+        }
+    }
+    value
+}
+
+impl Test {
+    fn of(&self, field: Field<'_>, kind: &Kind) -> Option<bool> {
+        if field.status == Status::Unknown {
+            return None;
+        }
+        let is_null = field.status == Status::Null;
+        match self {
+            Self::Null => Some(is_null),
+            Self::True if is_null => None,
+            Self::True => Some(field.array::<1>().is_ok_and(|[byte]| byte != 0)),
+            Self::Compare(operator, wanted) => {
+                let order = wanted.compare(kind, field)?;
+                Some(match operator {
+                    Operator::Equal => order.is_eq(),
+                    Operator::NotEqual => order.is_ne(),
+                    Operator::Less => order.is_lt(),
+                    Operator::LessOrEqual => order.is_le(),
+                    Operator::Greater => order.is_gt(),
+                    Operator::GreaterOrEqual => order.is_ge(),
+                })
+            }
+            Self::Distinct(None) => Some(!is_null),
+            Self::Distinct(Some(_)) if is_null => Some(true),
+            Self::Distinct(Some(wanted)) => wanted.compare(kind, field).map(std::cmp::Ordering::is_ne),
+            Self::In(..) if is_null => None,
+            Self::In(among, has_null) => {
+                let found = among.iter().any(|wanted| wanted.is(kind, field));
+                if !found && *has_null { None } else { Some(found) }
+            }
+            Self::Like(_) if is_null => None,
+            Self::Like(pattern) => super::value::text(kind, field).ok().map(|text| pattern.matches(&text)),
+        }
+    }
+}
+
+struct Parser<'a> {
+    schema: &'a TableSchema,
+    text: &'a str,
+    rest: &'a [Token],
+    depth: usize,
+}
+
+impl<'a> Parser<'a> {
+    /// Parts joined by `or`.
+    fn any(&mut self) -> Result<Expression> {
+        let mut parts = vec![self.all()?];
+        while self.word("or") {
+            parts.push(self.all()?);
+        }
+        Ok(joined(parts, Expression::Or))
+    }
+
+    /// Parts joined by `and`.
+    fn all(&mut self) -> Result<Expression> {
+        let mut parts = vec![self.one()?];
+        while self.word("and") {
+            parts.push(self.one()?);
+        }
+        Ok(joined(parts, Expression::And))
+    }
+
+    fn one(&mut self) -> Result<Expression> {
+        self.depth += 1;
+        if self.depth > DEPTH {
+            return Err(Error::other("--where goes too deep: leave out some parentheses"));
+        }
+        let expression = if self.word("not") {
+            Expression::Not(Box::new(self.one()?))
+        } else if self.take(&Token::Open) {
+            let inner = self.any()?;
+            self.expect(&Token::Close)?;
+            inner
+        } else {
+            self.test()?
+        };
+        self.depth -= 1;
+        Ok(expression)
+    }
+
+    fn test(&mut self) -> Result<Expression> {
+        let (name, quoted) = match self.next() {
+            Some(Token::Word(name)) => (name.clone(), false),
+            Some(Token::Quoted(name)) => (name.clone(), true),
+            _ => return Err(unsupported(self.text)),
+        };
+        // A column may be called so.
+        let found = lookup::column(self.schema, &name);
+        if found.is_err() && !quoted {
+            match name.to_ascii_lowercase().as_str() {
+                "true" => return Ok(Expression::Constant(Some(true))),
+                "false" => return Ok(Expression::Constant(Some(false))),
+                "null" => return Ok(Expression::Constant(None)),
+                _ => {}
+            }
+        }
+        let (at, column) = found?;
+        if self.word("is") {
+            let negated = self.word("not");
+            let test = if self.word("null") {
+                Test::Null
+            } else if self.word("distinct") {
+                self.expect_word("from")?;
+                Test::Distinct(self.literal(column)?)
+            } else {
+                let wanted =
+                    if self.word("true") { true } else { self.expect_word("false").map(|()| false)? };
+                let test = Test::Distinct(Some(Wanted::new(column, if wanted { "true" } else { "false" })?));
+                return Ok(negation(Expression::Test(at, test), !negated));
+            };
+            return Ok(negation(Expression::Test(at, test), negated));
+        }
+        let negated = self.word("not");
+        let expression = if self.word("in") {
+            self.list(at, column)?
+        } else if self.word("between") {
+            let low = self.compared(at, column, Operator::GreaterOrEqual)?;
+            self.expect_word("and")?;
+            Expression::And(vec![low, self.compared(at, column, Operator::LessOrEqual)?])
+        } else if self.word("like") {
+            Expression::Test(at, Test::Like(self.pattern(column, false)?))
+        } else if self.word("ilike") {
+            Expression::Test(at, Test::Like(self.pattern(column, true)?))
+        } else if negated {
+            return Err(unsupported(self.text));
+        } else if let Some(Token::Operator(operator)) = self.rest.first() {
+            let operator = *operator;
+            self.next();
+            self.compared(at, column, operator)?
+        } else if column.kind == Kind::Bool {
+            Expression::Test(at, Test::True)
+        } else {
+            return Err(unsupported(self.text));
+        };
+        Ok(negation(expression, negated))
+    }
+
+    fn compared(&mut self, at: usize, column: &SchemaColumn, operator: Operator) -> Result<Expression> {
+        let Some(wanted) = self.literal(column)? else { return Ok(Expression::Constant(None)) };
+        if !wanted.has_order() && !matches!(operator, Operator::Equal | Operator::NotEqual) {
+            return Err(Error::other(format!("{} can be compared by = and <> only", column.column.name)));
+        }
+        Ok(Expression::Test(at, Test::Compare(operator, wanted)))
+    }
+
+    fn list(&mut self, at: usize, column: &SchemaColumn) -> Result<Expression> {
+        self.expect(&Token::Open)?;
+        let (mut among, mut has_null) = (Vec::new(), false);
+        loop {
+            match self.literal(column)? {
+                Some(wanted) => among.push(wanted),
+                None => has_null = true,
+            }
+            if self.take(&Token::Close) {
+                return Ok(Expression::Test(at, Test::In(among, has_null)));
+            }
+            self.expect(&Token::Comma)?;
+        }
+    }
+
+    fn pattern(&mut self, column: &SchemaColumn, folded: bool) -> Result<Pattern> {
+        let base = column.column.data_type.base();
+        let of_text = column.kind == Kind::Text && (base.schema == "pg_catalog" || base.name == "citext");
+        if !of_text {
+            let (name, data_type) = (&column.column.name, &base.name);
+            return Err(Error::other(format!("{name} is of type {data_type}: like is for text")));
+        }
+        match self.next() {
+            Some(Token::Literal(text)) => Pattern::new(text, folded || base.name == "citext"),
+            _ => Err(unsupported(self.text)),
+        }
+    }
+
+    /// A literal; none for null.
+    fn literal(&mut self, column: &SchemaColumn) -> Result<Option<Wanted>> {
+        match self.next() {
+            Some(Token::Literal(value)) => Wanted::new(column, value).map(Some),
+            Some(Token::Word(word)) if is_word(word, "null") => Ok(None),
+            Some(Token::Word(word)) if is_word(word, "true") || is_word(word, "false") => {
+                Wanted::new(column, word).map(Some)
+            }
+            Some(Token::Word(word)) => Err(Error::other(format!(
+                "--where compares columns with literals: if {word} is text, write '{word}'"
+            ))),
+            _ => Err(unsupported(self.text)),
+        }
+    }
+
+    fn next(&mut self) -> Option<&'a Token> {
+        let (first, rest) = self.rest.split_first()?;
+        self.rest = rest;
+        Some(first)
+    }
+
+    fn take(&mut self, token: &Token) -> bool {
+        let found = self.rest.first() == Some(token);
+        if found {
+            self.next();
+        }
+        found
+    }
+
+    fn word(&mut self, word: &str) -> bool {
+        let found = matches!(self.rest.first(), Some(Token::Word(first)) if is_word(first, word));
+        if found {
+            self.next();
+        }
+        found
+    }
+
+    fn expect(&mut self, token: &Token) -> Result<()> {
+        if self.take(token) { Ok(()) } else { Err(unsupported(self.text)) }
+    }
+
+    fn expect_word(&mut self, word: &str) -> Result<()> {
+        if self.word(word) { Ok(()) } else { Err(unsupported(self.text)) }
+    }
+}
+
+fn joined(mut parts: Vec<Expression>, join: fn(Vec<Expression>) -> Expression) -> Expression {
+    match parts.len() {
+        1 => parts.swap_remove(0),
+        _ => join(parts),
+    }
+}
+
+fn negation(expression: Expression, negated: bool) -> Expression {
+    if negated { Expression::Not(Box::new(expression)) } else { expression }
 }
 
 fn is_word(token: &str, word: &str) -> bool {
@@ -121,6 +364,9 @@ enum Token {
     Quoted(String),
     Literal(String),
     Operator(Operator),
+    Open,
+    Close,
+    Comma,
 }
 
 fn tokens(text: &str) -> Result<Vec<Token>> {
@@ -144,6 +390,9 @@ fn tokens(text: &str) -> Result<Vec<Token>> {
                 }
                 tokens.push(if c == '"' { Token::Quoted(inside) } else { Token::Literal(inside) });
             }
+            '(' => tokens.push(Token::Open),
+            ')' => tokens.push(Token::Close),
+            ',' => tokens.push(Token::Comma),
             '=' => tokens.push(Token::Operator(Operator::Equal)),
             '!' if chars.next_if_eq(&'=').is_some() => tokens.push(Token::Operator(Operator::NotEqual)),
             '<' if chars.next_if_eq(&'>').is_some() => tokens.push(Token::Operator(Operator::NotEqual)),
@@ -173,258 +422,9 @@ fn tokens(text: &str) -> Result<Vec<Token>> {
     Ok(tokens)
 }
 
-/// A literal that a column is compared with.
-#[derive(Debug)]
-pub(crate) struct Wanted {
-    value: Comparable,
-    sort: Sort,
-}
-
-/// How a column's values compare.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sort {
-    Number,
-    Float,
-    Single,
-    Bool,
-    Date,
-    Time,
-    ZonedTime,
-    /// By bytes.
-    Text,
-    /// `char(n)`: blanks at the end do not count.
-    Padded,
-    /// `citext`.
-    Folded,
-    /// Equal or not, by Postgres' text.
-    Exact,
-}
-
-/// A value that has an order among its like.
-#[derive(Clone, Debug, PartialEq)]
-enum Comparable {
-    Number(Decimal),
-    Float(f64),
-    /// Days or microseconds; the infinities at the ends.
-    Moment(i128),
-    Text(String),
-}
-
-impl Wanted {
-    /// Reads a literal as a value of a column.
-    ///
-    /// # Errors
-    /// In a sentence, where it is none.
-    pub(crate) fn new(column: &SchemaColumn, literal: &str) -> Result<Self> {
-        let base = column.column.data_type.base();
-        let sort = match &column.kind {
-            Kind::Int16
-            | Kind::Int32
-            | Kind::Int64
-            | Kind::Oid
-            | Kind::Decimal { .. }
-            | Kind::NumericText => Sort::Number,
-            Kind::Float32 => Sort::Single,
-            Kind::Float64 => Sort::Float,
-            Kind::Bool => Sort::Bool,
-            Kind::Date => Sort::Date,
-            Kind::Timestamp => Sort::Time,
-            Kind::Timestamptz => Sort::ZonedTime,
-            Kind::Text if base.name == "bpchar" => Sort::Padded,
-            Kind::Text if base.name == "citext" => Sort::Folded,
-            // An enum's order is that of its labels, which a history does not have.
-            Kind::Text if base.schema != "pg_catalog" => Sort::Exact,
-            Kind::Text | Kind::Uuid | Kind::Bytes => Sort::Text,
-            Kind::Json | Kind::Jsonb | Kind::Other | Kind::List(_) => Sort::Exact,
-        };
-        let literal = if matches!(column.kind, Kind::Uuid | Kind::Bytes) {
-            &literal.to_ascii_lowercase()
-        } else {
-            literal
-        };
-        let value = comparable(sort, literal).ok_or_else(|| {
-            Error::other(format!("{literal:?} is no value of {} ({})", column.column.name, base.name))
-        })?;
-        Ok(Self { value, sort })
-    }
-
-    fn has_order(&self) -> bool {
-        self.sort != Sort::Exact
-    }
-
-    /// How a field compares with the literal; none for null and what is not known.
-    fn compare(&self, kind: &Kind, field: Field<'_>) -> Option<Ordering> {
-        if matches!(field.status, Status::Null | Status::Unknown) {
-            return None;
-        }
-        let value = comparable(self.sort, &text(kind, field).ok()?)?;
-        match (&value, &self.value) {
-            (Comparable::Number(a), Comparable::Number(b)) => Some(a.cmp(b)),
-            (Comparable::Float(a), Comparable::Float(b)) => Some(order_of_floats(*a, *b)),
-            (Comparable::Moment(a), Comparable::Moment(b)) => Some(a.cmp(b)),
-            (Comparable::Text(a), Comparable::Text(b)) => Some(a.cmp(b)),
-            _ => None,
-        }
-    }
-
-    /// A field is the literal.
-    pub(crate) fn is(&self, kind: &Kind, field: Field<'_>) -> bool {
-        self.compare(kind, field).is_some_and(Ordering::is_eq)
-    }
-}
-
-/// As Postgres has it: NaN is one value, above all others; the two zeros are equal.
-fn order_of_floats(a: f64, b: f64) -> Ordering {
-    match (a.is_nan(), b.is_nan()) {
-        (true, true) => Ordering::Equal,
-        (true, false) => Ordering::Greater,
-        (false, true) => Ordering::Less,
-        _ => a.partial_cmp(&b).unwrap_or(Ordering::Equal),
-    }
-}
-
-fn comparable(sort: Sort, text: &str) -> Option<Comparable> {
-    let infinity = match text.trim().to_ascii_lowercase().as_str() {
-        "infinity" => Some(i128::MAX),
-        "-infinity" => Some(i128::MIN),
-        _ => None,
-    };
-    Some(match sort {
-        Sort::Number => Comparable::Number(Decimal::parse(text)?),
-        Sort::Float => Comparable::Float(text.trim().parse().ok()?),
-        Sort::Single => Comparable::Float(f64::from(text.trim().parse::<f32>().ok()?)),
-        Sort::Bool => Comparable::Moment(match text.trim().to_ascii_lowercase().as_str() {
-            "t" | "true" | "yes" | "on" | "1" => 1,
-            "f" | "false" | "no" | "off" | "0" => 0,
-            _ => return None,
-        }),
-        Sort::Date | Sort::Time | Sort::ZonedTime if infinity.is_some() => Comparable::Moment(infinity?),
-        // A day is its first instant.
-        Sort::Date | Sort::Time => Comparable::Moment(
-            moment::parse_local_time(text).map_or_else(|| far(text), |us| Some(us.into()))?,
-        ),
-        Sort::ZonedTime => Comparable::Moment(
-            moment::parse_time(text).map_or_else(|| far(text), |time| Some(time.0.into()))?,
-        ),
-        Sort::Text | Sort::Exact => Comparable::Text(text.to_owned()),
-        Sort::Padded => Comparable::Text(text.trim_end_matches(' ').to_owned()),
-        Sort::Folded => Comparable::Text(text.to_lowercase()),
-    })
-}
-
-/// Years beyond four digits, or before Christ: in order by the year alone.
-fn far(text: &str) -> Option<i128> {
-    let digits: String = text.chars().take_while(char::is_ascii_digit).collect();
-    let year: i128 = digits.parse().ok()?;
-    let rest = text.get(digits.len()..)?;
-    let year = if rest.ends_with(" BC") { 1 - year } else { year };
-    (digits.len() >= 4 && rest.starts_with('-')).then_some((year - 1970) * 31_556_952_000_000)
-}
-
-/// A number of any size, as its digits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Decimal {
-    NegativeInfinity,
-    Finite { negative: bool, whole: String, fraction: String },
-    Infinity,
-    NaN,
-}
-
-impl Decimal {
-    fn parse(text: &str) -> Option<Self> {
-        let text = text.trim();
-        match text.to_ascii_lowercase().as_str() {
-            "nan" => return Some(Self::NaN),
-            "infinity" | "inf" => return Some(Self::Infinity),
-            "-infinity" | "-inf" => return Some(Self::NegativeInfinity),
-            _ => {}
-        }
-        let (negative, digits) = match text.strip_prefix('-') {
-            Some(rest) => (true, rest),
-            None => (false, text.strip_prefix('+').unwrap_or(text)),
-        };
-        let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-        let plain = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
-        if !plain(whole) || !plain(fraction) || (whole.is_empty() && fraction.is_empty()) {
-            return None;
-        }
-        let (whole, fraction) = (whole.trim_start_matches('0'), fraction.trim_end_matches('0'));
-        let zero = whole.is_empty() && fraction.is_empty();
-        Some(Self::Finite {
-            negative: negative && !zero,
-            whole: whole.to_owned(),
-            fraction: fraction.to_owned(),
-        })
-    }
-
-    fn rank(&self) -> u8 {
-        match self {
-            Self::NegativeInfinity => 0,
-            Self::Finite { .. } => 1,
-            Self::Infinity => 2,
-            Self::NaN => 3,
-        }
-    }
-}
-
-impl Ord for Decimal {
-    fn cmp(&self, other: &Self) -> Ordering {
-        match (self, other) {
-            (
-                Self::Finite { negative: a, whole: whole_a, fraction: fraction_a },
-                Self::Finite { negative: b, whole: whole_b, fraction: fraction_b },
-            ) => {
-                let size = (whole_a.len(), whole_a, fraction_a).cmp(&(whole_b.len(), whole_b, fraction_b));
-                match (a, b) {
-                    (false, false) => size,
-                    (true, true) => size.reverse(),
-                    (true, false) => Ordering::Less,
-                    (false, true) => Ordering::Greater,
-                }
-            }
-            _ => self.rank().cmp(&other.rank()),
-        }
-    }
-}
-
-impl PartialOrd for Decimal {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_of_any_size_have_their_order() {
-        let order = [
-            "-Infinity",
-            "-123456789012345678901234567890.5",
-            "-10",
-            "-9.5",
-            "-0.1",
-            "0",
-            "0.09",
-            "0.1",
-            "0.11",
-            "9",
-            "10",
-            "10.000000000000000000000000000000000001",
-            "123456789012345678901234567890",
-            "Infinity",
-            "NaN",
-        ];
-        let parsed: Vec<Decimal> = order.iter().map(|text| Decimal::parse(text).unwrap()).collect();
-        assert!(parsed.windows(2).all(|pair| pair[0] < pair[1]), "{parsed:?}");
-        for (a, b) in [("1.0", "1.000"), ("-0", "0.0"), ("007", "7"), (".5", "0.5"), ("+1", "1.")] {
-            assert_eq!(Decimal::parse(a), Decimal::parse(b), "{a} {b}");
-        }
-        for wrong in ["", ".", "-", "1e5", "1,5", "a"] {
-            assert!(Decimal::parse(wrong).is_none(), "{wrong}");
-        }
-    }
 
     #[test]
     fn a_condition_comes_apart_into_words() {
@@ -442,7 +442,7 @@ mod tests {
                 literal("it's"),
             ]
         );
-        for wrong in ["a = 'open", "a ~ 'x'", "lower(a) = 'x'", "a = 1; drop"] {
+        for wrong in ["a = 'open", "a ~ 'x'", "a = 1; drop", "a::int"] {
             assert!(tokens(wrong).is_err(), "{wrong}");
         }
     }

@@ -3,10 +3,11 @@
 use std::collections::{HashMap, HashSet};
 
 use bygone_sink::read::{Columns, Fact, FactFilter, Flow, Head, facts};
+use bygone_sink::schema::TableSchema;
 use bygone_sink::timestamp::Timestamp;
 
 use super::arguments::Find;
-use super::condition::Wanted;
+use super::comparable::Wanted;
 use super::row::xid_cell;
 use super::sheet::{Cell, Sheet, left, right, when};
 use super::value::{fields, moment_cell};
@@ -18,22 +19,27 @@ pub(super) async fn find(arguments: &Find) -> Result<()> {
     let archive = open(&arguments.reading.history).await?;
     let table = lookup::table(&archive, &arguments.table)?;
     // A column that is gone can be asked for by the name that it had.
-    let mut schemas = table.versions.iter().rev();
-    let newest = lookup::column(table.newest(), &arguments.column);
-    let column = match newest {
-        Ok((_, column)) => column,
+    let newest = table.newest();
+    let (schema, column) = match lookup::column(newest, &arguments.column) {
+        Ok((_, column)) => (newest, column),
         Err(error) => {
-            match schemas.find_map(|version| lookup::column(&version.schema, &arguments.column).ok()) {
-                Some((_, column)) => column,
-                None => return Err(error),
-            }
+            let mut older = table.versions.iter().rev().map(|version| &version.schema);
+            let found = older.find_map(|schema| {
+                lookup::column(schema, &arguments.column).ok().map(|(_, column)| (schema, column))
+            });
+            found.ok_or(error)?
         }
     };
-    let attnum = column.column.attnum;
     let wanted = Wanted::new(column, &arguments.value)?;
+    let position = |within: &TableSchema| within.counterpart(schema, column);
+    let attnums = table
+        .versions
+        .iter()
+        .filter_map(|version| Some(version.schema.columns.get(position(&version.schema)?)?.column.attnum));
+    let columns = Columns::Some(attnums.collect());
     let mut found: Vec<Head> = Vec::new();
     let mut look = |fact: &Fact<'_>| {
-        let at = fact.schema.position(attnum);
+        let at = position(fact.schema);
         let row = fields(fact.row, fact.schema.kinds()).ok();
         let field = at.and_then(|at| row.as_ref()?.get(at).copied());
         let kind = at.and_then(|at| fact.schema.kinds().get(at));
@@ -44,7 +50,7 @@ pub(super) async fn find(arguments: &Find) -> Result<()> {
         }
         Flow::Continue(())
     };
-    facts(archive.store(), &table, &FactFilter::default(), &Columns::Some(vec![attnum]), &mut look).await?;
+    facts(archive.store(), &table, &FactFilter::default(), &columns, &mut look).await?;
     let entities: HashSet<String> = found.iter().map(|head| head.entity_id.clone()).collect();
     let mut begins: HashMap<(String, i64), Timestamp> = HashMap::new();
     if !entities.is_empty() {

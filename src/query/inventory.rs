@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use bygone_sink::log::{self, Commit, Event, EventLsn};
-use bygone_sink::read::{Archive, Cut, Winners};
+use bygone_sink::log::{self, Commit, Event, EventKind, EventLsn, table_text};
+use bygone_sink::read::{Archive, Cut, Extent, TableHistory, Winners};
+use bygone_sink::timestamp::Timestamp;
 use futures_util::TryStreamExt;
 
 use super::arguments::{Log, Tables};
-use super::sheet::{Cell, Heading, Sheet, json_string, left, right, when};
+use super::sheet::{Cell, Heading, Sheet, json_string, left, right, when, when_about};
 use super::value::moment_cell;
 use super::{counted, open};
 use crate::cli::Format;
@@ -22,10 +23,11 @@ pub(super) async fn tables(arguments: &Tables) -> Result<()> {
         left("table"),
         right("rows"),
         right("versions"),
-        when("first"),
-        when("last"),
+        when_about("first"),
+        when_about("last"),
         right("bytes"),
         right("schemas"),
+        left("status").if_any(),
     ];
     let mut sheet = Sheet::new(arguments.reading.format, headings)?;
     let (now, until) = archive.known_until();
@@ -42,10 +44,11 @@ pub(super) async fn tables(arguments: &Tables) -> Result<()> {
             Cell::Text(table.log_name.clone()),
             Cell::number(live),
             Cell::number(adds().map(|add| add.rows).sum::<u64>()),
-            first.map_or(Cell::Null, moment_cell),
-            last.map_or(Cell::Null, moment_cell),
-            Cell::number(adds().map(|add| add.bytes).sum::<u64>()),
+            time(arguments.reading.format, first),
+            time(arguments.reading.format, last),
+            bytes(arguments.reading.format, adds().map(|add| add.bytes).sum::<u64>()),
             Cell::number(table.versions.len()),
+            status(&table),
         ])?;
     }
     sheet.finish()?;
@@ -54,6 +57,25 @@ pub(super) async fn tables(arguments: &Tables) -> Result<()> {
         eprintln!("known until {until}({now})");
     }
     Ok(())
+}
+
+/// What there is to know of a table beyond numbers; null for one that is captured under the name that it always had.
+fn status(table: &TableHistory) -> Cell {
+    let mut words = Vec::new();
+    match table.known.last() {
+        None => words.push("not copied yet".to_owned()),
+        Some(Extent { to: Some(to), dropped: true, .. }) => words.push(format!("dropped at {to}")),
+        Some(Extent { to: Some(to), .. }) => words.push(format!("not captured since {to}")),
+        Some(_) => {}
+    }
+    let now = table_text(&table.name);
+    if now != table.log_name {
+        words.push(format!("now {now}"));
+    }
+    if table.updates_unseen.last().is_some_and(|(_, to)| to.is_none()) {
+        words.push("inserts only".to_owned());
+    }
+    if words.is_empty() { Cell::Null } else { Cell::Text(words.join(", ")) }
 }
 
 pub(super) async fn log(arguments: &Log) -> Result<()> {
@@ -67,7 +89,7 @@ pub(super) async fn log(arguments: &Log) -> Result<()> {
     let start = limit.map_or(0, |limit| end.saturating_sub(limit));
     let mut commits = std::pin::pin!(log::commits(archive.store(), start..end));
     while let Some(stored) = commits.try_next().await? {
-        sheet.row(log_row(&stored.commit))?;
+        sheet.row(log_row(&stored.commit, format))?;
     }
     if !arguments.follow {
         let rows = sheet.finish()?;
@@ -80,7 +102,7 @@ pub(super) async fn log(arguments: &Log) -> Result<()> {
         sheet.show()?;
         tokio::time::sleep(LOOK_EVERY).await;
         for commit in archive.refresh().await? {
-            sheet.row(log_row(&commit))?;
+            sheet.row(log_row(&commit, format))?;
         }
     }
 }
@@ -97,7 +119,7 @@ fn log_headings() -> Vec<Heading> {
     ]
 }
 
-fn log_row(commit: &Commit) -> Vec<Cell> {
+fn log_row(commit: &Commit, format: Format) -> Vec<Cell> {
     let body = &commit.body;
     let facts = body.add.iter().filter(|add| add.table != log::path::TRANSACTIONS);
     let lines: Vec<String> = body.events.iter().map(event_line).collect();
@@ -112,19 +134,48 @@ fn log_row(commit: &Commit) -> Vec<Cell> {
         Cell::Text(body.wal.to.to_string()),
         Cell::number(facts.map(|add| add.rows).sum::<u64>()),
         Cell::number(body.add.len()),
-        Cell::number(body.add.iter().map(|add| add.bytes).sum::<u64>()),
+        bytes(format, body.add.iter().map(|add| add.bytes).sum::<u64>()),
         Cell::Value { text: lines.join("\n"), json: format!("[{}]", documents.join(", ")) },
     ]
 }
 
-/// `snapshot public.orders`; what else the event says stands in JSON.
+/// To the second for people.
+fn time(format: Format, at: Option<Timestamp>) -> Cell {
+    match at {
+        None => Cell::Null,
+        Some(at) if format == Format::Table => {
+            let whole = Timestamp(at.0.div_euclid(1_000_000).saturating_mul(1_000_000));
+            moment_cell(whole)
+        }
+        Some(at) => moment_cell(at),
+    }
+}
+
+/// People read `41.2 KiB`, programs the number.
+fn bytes(format: Format, bytes: u64) -> Cell {
+    if format == Format::Table { Cell::bytes(bytes) } else { Cell::number(bytes) }
+}
+
+/// `snapshot public.orders (rows 3)`; lists and objects stand in JSON.
 fn event_line(event: &Event) -> String {
     let table = event.table.as_ref().map_or_else(String::new, |table| format!(" {table}"));
+    let details = event.detail.iter().filter_map(|(name, value)| match value {
+        serde_json::Value::String(text) => Some(format!("{name} {text}")),
+        serde_json::Value::Number(number) => Some(format!("{name} {number}")),
+        _ => None,
+    });
+    let details: Vec<String> = details.collect();
+    // How a table is identified is of use to programs.
+    let details = if details.is_empty() || event.kind == EventKind::Attach {
+        String::new()
+    } else {
+        format!(" ({})", details.join(", "))
+    };
     match event.lsn {
         Some(EventLsn::Within([from, to])) if from != to => {
-            format!("{}{table} between {from} and {to}", event.kind)
+            format!("{}{table}{details} between {from} and {to}", event.kind)
         }
-        _ => format!("{}{table}", event.kind),
+        _ => format!("{}{table}{details}", event.kind),
     }
 }
 

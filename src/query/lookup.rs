@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 
 use bygone_replication::pgoutput::Cell as WireCell;
+use bygone_replication::table::TableName;
+use bygone_sink::log::{parse_table_text, table_text};
 use bygone_sink::read::{Archive, Columns, FactFilter, Flow, OwnedFact, TableHistory, facts};
 use bygone_sink::schema::{SchemaColumn, TableSchema};
 use bygone_sink::value::{self, Kind, RowBuilder, render};
@@ -14,39 +16,49 @@ use crate::error::{Error, Result};
 /// Names that are offered in place of one that is not known.
 const SUGGESTIONS: usize = 3;
 
-/// Finds a table by `name` or `schema.name`, with or without quotes.
+/// Finds a table by `name` or `schema.name`, with or without quotes: as it is called now, else as it was when it was
+/// attached.
 ///
 /// # Errors
 /// In a sentence: there is none (with the names nearest to it), or several.
 pub(crate) fn table(archive: &Archive, text: &str) -> Result<TableHistory> {
-    let tables = archive.tables()?;
-    let bare =
-        text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).filter(|text| !text.contains('"'));
-    let found: Vec<&TableHistory> = tables
-        .iter()
-        .filter(|table| {
-            table.log_name == text || table.name.to_string() == text || table.name.quoted() == text
-        })
-        .collect();
-    let found = if found.is_empty() {
-        tables
-            .iter()
-            .filter(|table| table.name.name == text || Some(table.name.name.as_str()) == bare)
-            .collect()
-    } else {
-        found
-    };
+    let mut tables = archive.tables()?;
+    let found = positions(&tables, text);
     match found.as_slice() {
-        [one] => Ok((*one).clone()),
+        [one] => Ok(tables.swap_remove(*one)),
         [] => {
             let names = tables.iter().flat_map(|table| [table.name.name.clone(), table.log_name.clone()]);
             Err(Error::other(format!("the history has no table {text:?}{}", did_you_mean(text, names))))
         }
         several => {
-            let names: Vec<&str> = several.iter().map(|table| table.log_name.as_str()).collect();
-            Err(Error::other(format!("{text:?} is {}: say which", names.join(" or "))))
+            let names = several.iter().filter_map(|at| tables.get(*at)).map(|table| table_text(&table.name));
+            Err(Error::other(format!("{text:?} is {}: say which", names.collect::<Vec<_>>().join(" or "))))
         }
     }
+}
+
+/// The tables that a text may mean, by the best of the ways to mean one.
+fn positions(tables: &[TableHistory], text: &str) -> Vec<usize> {
+    let bare =
+        text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).filter(|text| !text.contains('"'));
+    let is_whole =
+        |name: &TableName| name.to_string() == text || name.quoted() == text || table_text(name) == text;
+    let is_bare = |name: &TableName| name.name == text || Some(name.name.as_str()) == bare;
+    let attached_as = |table: &TableHistory| parse_table_text(&table.log_name);
+    let ways: [&dyn Fn(&TableHistory) -> bool; 4] = [
+        &|table| is_whole(&table.name),
+        &|table| table.log_name == text || attached_as(table).is_some_and(|name| is_whole(&name)),
+        &|table| is_bare(&table.name),
+        &|table| attached_as(table).is_some_and(|name| is_bare(&name)),
+    ];
+    for is_meant in ways {
+        let found: Vec<usize> =
+            tables.iter().enumerate().filter(|(_, table)| is_meant(table)).map(|(at, _)| at).collect();
+        if !found.is_empty() {
+            return found;
+        }
+    }
+    Vec::new()
 }
 
 /// Finds a column by its name.
@@ -63,7 +75,7 @@ pub(crate) fn column<'a>(schema: &'a TableSchema, name: &str) -> Result<(usize, 
 }
 
 /// `; did you mean orders?`, or nothing where no name is near.
-fn did_you_mean(text: &str, names: impl Iterator<Item = String>) -> String {
+pub(crate) fn did_you_mean(text: &str, names: impl Iterator<Item = String>) -> String {
     let wanted = text.to_lowercase();
     let mut near: Vec<(f64, String)> = names
         .map(|name| (strsim::jaro_winkler(&wanted, &name.to_lowercase()), name))
@@ -76,12 +88,33 @@ fn did_you_mean(text: &str, names: impl Iterator<Item = String>) -> String {
     if near.is_empty() { String::new() } else { format!("; did you mean {}?", near.join(" or ")) }
 }
 
-/// The `_entity_id` of the row that is meant.
+/// The `_entity_id` of the row that is meant: by the key that the table has now, else by one that it had.
 ///
 /// # Errors
 /// Where the key has other columns than those given.
 pub(crate) fn entity_id(table: &TableHistory, entity: &Entity) -> Result<String> {
-    let schema = table.newest();
+    let now = entity_id_by(table, table.newest(), entity);
+    if now.is_ok() {
+        return now;
+    }
+    let key_of = |schema: &TableSchema| -> Vec<String> {
+        let columns = schema.key.iter().filter_map(|at| schema.columns.get(*at));
+        columns.map(|column| column.column.name.clone()).collect()
+    };
+    let mut tried = vec![key_of(table.newest())];
+    for version in table.versions.iter().rev() {
+        let key = key_of(&version.schema);
+        if !tried.contains(&key) {
+            if let Ok(found) = entity_id_by(table, &version.schema, entity) {
+                return Ok(found);
+            }
+            tried.push(key);
+        }
+    }
+    now
+}
+
+fn entity_id_by(table: &TableHistory, schema: &TableSchema, entity: &Entity) -> Result<String> {
     let key: Vec<&SchemaColumn> = schema.key.iter().filter_map(|at| schema.columns.get(*at)).collect();
     let names: Vec<&str> = key.iter().map(|column| column.column.name.as_str()).collect();
     if !entity.key.is_empty() {
@@ -158,7 +191,7 @@ fn by_name<'a>(given: &'a [String], names: &[&str], table: &str) -> Result<HashM
 }
 
 /// The value as Postgres prints it, where it is one: `007` is 7, an upper-case UUID a lower-case one.
-fn canonical(kind: &Kind, text: &str) -> String {
+pub(crate) fn canonical(kind: &Kind, text: &str) -> String {
     let lower = if matches!(kind, Kind::Uuid) { text.to_ascii_lowercase() } else { text.to_owned() };
     let trimmed = if matches!(kind, Kind::Int16 | Kind::Int32 | Kind::Int64) {
         lower.trim().parse::<i64>().map_or(lower.clone(), |number| number.to_string())

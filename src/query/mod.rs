@@ -3,6 +3,7 @@
 pub(crate) mod arguments;
 mod as_of;
 mod changes;
+mod comparable;
 mod condition;
 mod dialect;
 mod diff;
@@ -11,9 +12,11 @@ mod inventory;
 mod lookup;
 mod moment;
 mod parquet_file;
+mod pattern;
 mod restore;
 mod row;
 mod sheet;
+mod sql;
 mod transactions;
 mod value;
 mod views;
@@ -38,6 +41,7 @@ pub(crate) async fn run(query: Query) -> Result<()> {
         Query::Who(arguments) => transactions::who(&arguments).await,
         Query::Find(arguments) => find::find(&arguments).await,
         Query::Restore(arguments) => restore::restore(&arguments).await,
+        Query::Sql(arguments) => sql::sql(&arguments).await,
         Query::Views(arguments) => views::views(&arguments).await,
     }
 }

@@ -26,8 +26,10 @@ enum Moment {
 pub(crate) struct Resolved {
     /// Which facts lie at or before it.
     pub(crate) cut: Cut,
-    /// Where it lies in the WAL.
+    /// Where it lies in the WAL: at this position at the earliest …
     pub(crate) place: Lsn,
+    /// … and before this one. A time lies somewhere between two positions that are known.
+    pub(crate) next: Lsn,
     /// For messages: `2026-11-24 10:00:00+00`, `0/15D6B88`.
     pub(crate) shown: String,
 }
@@ -53,6 +55,7 @@ pub(crate) async fn resolve(archive: &Archive, text: &str) -> Result<Resolved> {
             Ok(Resolved {
                 cut: Cut::Lsn(last),
                 place: last,
+                next: after(last),
                 shown: until.map_or_else(|| last.to_string(), shown),
             })
         }
@@ -61,13 +64,14 @@ pub(crate) async fn resolve(archive: &Archive, text: &str) -> Result<Resolved> {
                 return Err(Error::other(format!("nothing is known of {} yet: {}", shown(time), known())));
             }
             let place = archive.place_of_time(time).await?;
-            Ok(Resolved { cut: Cut::Time(time), place, shown: shown(time) })
+            let next = archive.place_after_time(time).await?.unwrap_or(last).max(after(place));
+            Ok(Resolved { cut: Cut::Time(time), place, next, shown: shown(time) })
         }
         Moment::Lsn(lsn) => {
             if lsn > last {
                 return Err(Error::other(format!("nothing is known of {lsn} yet: {}", known())));
             }
-            Ok(Resolved { cut: Cut::Lsn(lsn), place: lsn, shown: lsn.to_string() })
+            Ok(Resolved { cut: Cut::Lsn(lsn), place: lsn, next: after(lsn), shown: lsn.to_string() })
         }
         Moment::Transaction(xid) => {
             let mut found = None;
@@ -81,10 +85,15 @@ pub(crate) async fn resolve(archive: &Archive, text: &str) -> Result<Resolved> {
             Ok(Resolved {
                 cut: Cut::Lsn(lsn),
                 place: lsn,
+                next: after(lsn),
                 shown: format!("the end of transaction {xid} ({lsn})"),
             })
         }
     }
+}
+
+fn after(lsn: Lsn) -> Lsn {
+    Lsn(lsn.0.saturating_add(1))
 }
 
 /// The history does not know a transaction.
@@ -124,12 +133,27 @@ pub(crate) async fn check_known(
         let what = if extent.dropped { "was dropped" } else { "went out of capture" };
         return Err(Error::other(format!("{name} {what} at {to}, before {}", at.shown)));
     }
-    if let Some(event) = archive.uncertain(name, at.place) {
-        let [from, to] = event.lsn.map_or([Lsn::ZERO; 2], |lsn| [lsn.earliest(), lsn.latest()]);
-        return Err(Error::other(format!(
-            "{name} is not known at {}: it lies inside a {} from {from} to {to}; ask for a moment before or after it",
-            at.shown, event.kind
-        )));
+    for doubt in archive.doubts(name).filter(|doubt| doubt.meets(at.place, at.next)) {
+        let again = match doubt.until {
+            Some(until) => format!("known again from {until}"),
+            None => "the comparison with the source that settles it is not in the history yet".to_owned(),
+        };
+        let (kind, since) = (&doubt.event.kind, doubt.after);
+        if doubt.whole {
+            return Err(Error::other(format!(
+                "{name} is not known at {}: a {kind} lies there; it is known until {since}, and {again}",
+                at.shown
+            )));
+        }
+        let what = match doubt.event.kind {
+            EventKind::Partition => "a partition came, without a word in the WAL",
+            EventKind::Key => "another key came to name its rows",
+            _ => "its rows were rewritten, without a word in the WAL",
+        };
+        eprintln!(
+            "bygone: the rows of {name} at {} are not known exactly: {what}; known until {since}, {again}",
+            at.shown
+        );
     }
     let within = |(from, to): &(Lsn, Option<Lsn>)| *from <= at.place && to.is_none_or(|to| at.place < to);
     if table.updates_unseen.iter().any(within) && !inexact {
@@ -143,7 +167,7 @@ pub(crate) async fn check_known(
         let reason = event.detail.get("reason").and_then(serde_json::Value::as_str).unwrap_or_default();
         eprintln!("bygone: {name} is known in part: {reason}");
     }
-    for version in table.unsettled(at.place) {
+    for version in table.unsettled(at.place, at.next) {
         if let EventLsn::Within([from, to]) = version.from {
             eprintln!(
                 "bygone: the columns of {name} changed between {from} and {to}; at {} they may have been those of schema {}",
@@ -183,7 +207,7 @@ fn parse(text: &str, now: DateTime<Local>) -> Result<Moment> {
     relative(&lower, now).or_else(|| absolute(text)).map(|time| time.map(Moment::Time)).unwrap_or_else(|| {
         Err(Error::other(format!(
             "not a moment: {text:?} (expected a time such as 2026-11-24T10:00:00Z or '2026-11-24 10:00', a date, now, today, \
-             yesterday, '2 hours ago', a position such as 0/15D6B88, or tx:1234)"
+             yesterday, 'yesterday 14:00', '2 hours ago', a position such as 0/15D6B88, or tx:1234)"
         )))
     })
 }
@@ -195,6 +219,12 @@ fn relative(text: &str, now: DateTime<Local>) -> Option<Result<Timestamp>> {
         "today" => return Some(local(now.date_naive().and_time(NaiveTime::MIN))),
         "yesterday" => return at(now - chrono::TimeDelta::hours(24)),
         _ => {}
+    }
+    if let Some((day, clock)) = text.split_once(' ')
+        && matches!(day, "today" | "yesterday")
+    {
+        let date = if day == "today" { now.date_naive() } else { now.date_naive().pred_opt()? };
+        return Some(local(date.and_time(clock_time(clock.trim())?)));
     }
     let words: Vec<&str> = text.strip_suffix("ago")?.split_whitespace().collect();
     let [count, unit] = words.as_slice() else { return None };
@@ -224,9 +254,7 @@ fn absolute(text: &str) -> Option<Result<Timestamp>> {
     let rest = rest.strip_prefix(['T', 't', ' '])?.trim();
     let end = rest.find(|c: char| !c.is_ascii_digit() && c != ':' && c != '.').unwrap_or(rest.len());
     let (clock, zone) = rest.split_at_checked(end)?;
-    let time =
-        ["%H:%M:%S%.f", "%H:%M"].iter().find_map(|form| NaiveTime::parse_from_str(clock, form).ok())?;
-    let moment = date.and_time(time);
+    let moment = date.and_time(clock_time(clock)?);
     let zone = zone.trim();
     if zone.is_empty() {
         return Some(local(moment));
@@ -234,6 +262,10 @@ fn absolute(text: &str) -> Option<Result<Timestamp>> {
     let offset = offset(zone)?;
     let time = offset.from_local_datetime(&moment).single()?;
     Some(Ok(Timestamp(time.with_timezone(&Utc).timestamp_micros())))
+}
+
+fn clock_time(text: &str) -> Option<NaiveTime> {
+    ["%H:%M:%S%.f", "%H:%M"].iter().find_map(|form| NaiveTime::parse_from_str(text, form).ok())
 }
 
 /// `Z`, `UTC`, `+02`, `-0330`, `+05:30`.
@@ -338,6 +370,15 @@ mod tests {
     }
 
     #[test]
+    fn a_day_can_have_its_clock() {
+        let now = Local.with_ymd_and_hms(2026, 11, 24, 18, 0, 0).unwrap();
+        for (text, day, hour) in [("today 09:30", 24, 9), ("Yesterday 14:30:00", 23, 14)] {
+            let then = Local.with_ymd_and_hms(2026, 11, day, hour, 30, 0).unwrap().timestamp_micros();
+            assert_eq!(parse(text, now).unwrap(), Moment::Time(Timestamp(then)), "{text}");
+        }
+    }
+
+    #[test]
     fn anything_else_is_refused_with_examples() {
         for text in [
             "",
@@ -350,6 +391,8 @@ mod tests {
             "tx:a",
             "0/",
             "2026-11-24 10:00+99:99",
+            "yesterday 25:00",
+            "today at noon",
         ] {
             assert!(parse(text, Local::now()).is_err(), "{text:?}");
         }

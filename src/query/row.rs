@@ -17,8 +17,8 @@ pub(super) async fn history(arguments: &History) -> Result<()> {
         right("version"),
         when("when"),
         left("op"),
-        left("who"),
-        right("xid"),
+        left("who").if_any(),
+        right("xid").if_any(),
         left("lsn"),
         left("changes"),
     ];
@@ -40,7 +40,25 @@ pub(super) async fn history(arguments: &History) -> Result<()> {
     if arguments.reading.format == Format::Table {
         eprintln!("{} of {} {entity_id}", counted(rows, "version"), table.log_name);
     }
+    for fact in &versions {
+        let (end, from, to) = (fact.head.tombstone, "rekeyed_from", "rekeyed_to");
+        if let Some(other) = rekeyed(fact.head.context.as_deref(), if end { to } else { from }) {
+            let what = if end { "was given the key" } else { "had the key" };
+            let when = if end { "in" } else { "before" };
+            let version = fact.head.version;
+            eprintln!(
+                "bygone: {when} version {version} the row {what} {other}: bygone history {} {other}",
+                table.log_name
+            );
+        }
+    }
     Ok(())
+}
+
+/// The other key of a row whose key changed.
+pub(super) fn rekeyed(context: Option<&str>, which: &str) -> Option<String> {
+    let context: serde_json::Value = serde_json::from_str(context?).ok()?;
+    Some(context.get("bygone")?.get(which)?.as_str()?.to_owned())
 }
 
 /// A snapshot has no transaction.
@@ -70,9 +88,9 @@ pub(super) async fn blame(arguments: &Blame) -> Result<()> {
         left("value"),
         right("version"),
         when("when"),
-        left("who"),
+        left("who").if_any(),
         left("op"),
-        right("xid"),
+        right("xid").if_any(),
     ];
     let mut sheet = Sheet::new(arguments.reading.format, headings)?;
     let Some(values) = shown.last().map(Shown::cells).transpose()? else { return Ok(()) };

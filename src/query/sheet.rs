@@ -34,6 +34,20 @@ impl Cell {
         Self::Value { json: text.clone(), text }
     }
 
+    /// A number of bytes: `41.2 KiB` for people, the number in JSON.
+    pub(crate) fn bytes(bytes: u64) -> Self {
+        let mut scaled = bytes as f64;
+        let mut unit = "B";
+        for next in ["KiB", "MiB", "GiB", "TiB"] {
+            if scaled < 1000.0 {
+                break;
+            }
+            (scaled, unit) = (scaled / 1024.0, next);
+        }
+        let text = if unit == "B" { format!("{bytes} B") } else { format!("{scaled:.1} {unit}") };
+        Self::Value { text, json: bytes.to_string() }
+    }
+
     /// Text or null.
     pub(crate) fn optional(text: Option<impl Into<String>>) -> Self {
         text.map_or(Self::Null, |text| Self::Text(text.into()))
@@ -83,21 +97,36 @@ pub(crate) struct Heading {
     right: bool,
     /// Characters below which its values are not wrapped.
     least: usize,
+    /// A table for people leaves it out where it is null in all rows.
+    optional: bool,
+}
+
+impl Heading {
+    /// A column that people need not see where it says nothing.
+    pub(crate) fn if_any(mut self) -> Self {
+        self.optional = true;
+        self
+    }
 }
 
 /// A column of text.
 pub(crate) fn left(name: impl Into<String>) -> Heading {
-    Heading { name: name.into(), right: false, least: NARROWEST }
+    Heading { name: name.into(), right: false, least: NARROWEST, optional: false }
 }
 
 /// A column of numbers.
 pub(crate) fn right(name: impl Into<String>) -> Heading {
-    Heading { name: name.into(), right: true, least: usize::MAX }
+    Heading { name: name.into(), right: true, least: usize::MAX, optional: false }
 }
 
 /// A column of moments: day and time stay whole.
 pub(crate) fn when(name: impl Into<String>) -> Heading {
-    Heading { name: name.into(), right: false, least: "10:00:00.000000+00".len() }
+    Heading { name: name.into(), right: false, least: "10:00:00.000000+00".len(), optional: false }
+}
+
+/// A column of moments to the second.
+pub(crate) fn when_about(name: impl Into<String>) -> Heading {
+    Heading { name: name.into(), right: false, least: "10:00:00+00".len(), optional: false }
 }
 
 /// A result that is printed row by row.
@@ -110,6 +139,8 @@ pub(crate) struct Sheet {
     rows: usize,
     /// One JSON object a line instead of an array: for results without an end.
     lines: bool,
+    /// The widths of what was shown already, for a result without an end.
+    shown: Option<Vec<usize>>,
 }
 
 impl Sheet {
@@ -132,7 +163,7 @@ impl Sheet {
     }
 
     fn begin(format: Format, headings: Vec<Heading>, out: Box<dyn Write>, lines: bool) -> Result<Self> {
-        let mut sheet = Self { format, headings, out, waiting: Vec::new(), rows: 0, lines };
+        let mut sheet = Self { format, headings, out, waiting: Vec::new(), rows: 0, lines, shown: None };
         match format {
             Format::Csv => {
                 let names: Vec<String> = sheet.headings.iter().map(|heading| quoted(&heading.name)).collect();
@@ -178,10 +209,32 @@ impl Sheet {
     pub(crate) fn show(&mut self) -> Result<()> {
         let rows = std::mem::take(&mut self.waiting);
         if !rows.is_empty() {
-            let text = self.laid_out(&rows);
+            let text = self.going_on(&rows);
             self.write(&text)?;
         }
         self.flush()
+    }
+
+    /// Rows under those that were shown before: as wide as they were, and without another heading.
+    fn going_on(&mut self, rows: &[Vec<Cell>]) -> String {
+        let width = terminal_width();
+        let mut widths = widths(&self.headings, rows);
+        let before = self.shown.take();
+        if let Some(before) = &before {
+            widths.iter_mut().zip(before).for_each(|(width, before)| *width = (*width).max(*before));
+        }
+        let text = if fits(&widths, width) {
+            let text = across(&self.headings, rows, &widths, width);
+            match &before {
+                // The heading and the line below it.
+                Some(_) => text.lines().skip(2).map(|line| format!("{line}\n")).collect(),
+                None => text,
+            }
+        } else {
+            down(&self.headings, rows, width)
+        };
+        self.shown = Some(widths);
+        text
     }
 
     /// Ends the result, and says how many rows it had.
@@ -189,6 +242,7 @@ impl Sheet {
         match self.format {
             Format::Table => {
                 let rows = std::mem::take(&mut self.waiting);
+                let rows = self.without_empty(rows);
                 let text = self.laid_out(&rows);
                 self.write(&text)?;
             }
@@ -199,10 +253,26 @@ impl Sheet {
         Ok(self.rows)
     }
 
+    /// The rows, and from here on the headings, without the optional columns that are null in all of them.
+    fn without_empty(&mut self, rows: Vec<Vec<Cell>>) -> Vec<Vec<Cell>> {
+        let is_null = |row: &Vec<Cell>, at: usize| row.get(at).is_none_or(|cell| *cell == Cell::Null);
+        let headings = self.headings.iter().enumerate();
+        let keep: Vec<bool> = headings
+            .map(|(at, heading)| !heading.optional || rows.iter().any(|row| !is_null(row, at)))
+            .collect();
+        let mut kept = keep.iter();
+        self.headings.retain(|_| kept.next().copied().unwrap_or(true));
+        let narrow = |row: Vec<Cell>| {
+            row.into_iter().zip(&keep).filter(|(_, keep)| **keep).map(|(cell, _)| cell).collect()
+        };
+        rows.into_iter().map(narrow).collect()
+    }
+
     fn laid_out(&self, rows: &[Vec<Cell>]) -> String {
         let width = terminal_width();
-        if rows.is_empty() || fits(&self.headings, rows, width) {
-            across(&self.headings, rows, width)
+        let widths = widths(&self.headings, rows);
+        if rows.is_empty() || fits(&widths, width) {
+            across(&self.headings, rows, &widths, width)
         } else {
             down(&self.headings, rows, width)
         }
@@ -260,7 +330,7 @@ fn terminal_width() -> usize {
 const NARROWEST: usize = 16;
 
 /// The width that each column needs at least.
-fn least_widths(headings: &[Heading], rows: &[Vec<Cell>]) -> Vec<usize> {
+fn widths(headings: &[Heading], rows: &[Vec<Cell>]) -> Vec<usize> {
     let widths = headings.iter().enumerate().map(|(at, heading)| {
         let texts = rows.iter().filter_map(|row| row.get(at)).flat_map(|cell| cell.text().lines());
         let longest = texts.map(UnicodeWidth::width).max().unwrap_or(0).max(heading.name.as_str().width());
@@ -280,23 +350,23 @@ impl UnicodeWidth for &str {
     }
 }
 
-fn fits(headings: &[Heading], rows: &[Vec<Cell>], width: usize) -> bool {
-    let needed: usize = least_widths(headings, rows).iter().map(|width| width + 1).sum();
+fn fits(widths: &[usize], width: usize) -> bool {
+    let needed: usize = widths.iter().map(|width| width + 1).sum();
     needed <= width + 1
 }
 
-fn across(headings: &[Heading], rows: &[Vec<Cell>], width: usize) -> String {
+fn across(headings: &[Heading], rows: &[Vec<Cell>], widths: &[usize], width: usize) -> String {
     let mut table = plain(width);
     table.set_header(headings.iter().map(|heading| comfy_table::Cell::new(harmless(&heading.name))));
     for row in rows {
         table.add_row(row.iter().map(|cell| harmless(cell.text())));
     }
     let last = headings.len().saturating_sub(1);
-    for (at, (heading, least)) in headings.iter().zip(least_widths(headings, rows)).enumerate() {
+    for (at, (heading, least)) in headings.iter().zip(widths).enumerate() {
         if let Some(column) = table.column_mut(at) {
             let gap = u16::from(at < last);
             column.set_padding((0, gap));
-            let least = u16::try_from(least).unwrap_or(u16::MAX).saturating_add(gap);
+            let least = u16::try_from(*least).unwrap_or(u16::MAX).saturating_add(gap);
             column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(least)));
             if heading.right {
                 column.set_cell_alignment(CellAlignment::Right);
@@ -378,7 +448,9 @@ mod tests {
             |text: &str| vec![Cell::Text("a".to_owned()), Cell::number(1), Cell::Text(text.to_owned())];
         let rows = vec![cells(&"long words here ".repeat(20)), cells(&"x".repeat(300)), cells("漢字 é")];
         for width in [40, 80, 120] {
-            for text in [across(&headings, &rows, width), down(&headings, &rows, width)] {
+            for text in
+                [across(&headings, &rows, &widths(&headings, &rows), width), down(&headings, &rows, width)]
+            {
                 assert!(text.lines().all(|line| line.chars().count() <= width), "{width}:\n{text}");
             }
         }

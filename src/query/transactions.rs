@@ -11,7 +11,7 @@ use super::changes::{by_version, changes_cell};
 use super::row::xid_cell;
 use super::sheet::{Cell, Sheet, json_string, left, print, right, when};
 use super::value::{moment, moment_cell};
-use super::{counted, moment as moments, open};
+use super::{counted, lookup, moment as moments, open};
 use crate::cli::Format;
 use crate::error::Result;
 
@@ -41,8 +41,14 @@ pub(super) async fn list(arguments: &Transactions) -> Result<()> {
     if arguments.limit > 0 {
         archive.transactions(&filter, &mut take).await?;
     }
-    let headings =
-        vec![right("xid"), when("when"), left("who"), left("lsn"), left("tables"), left("context")];
+    let headings = vec![
+        right("xid"),
+        when("when"),
+        left("who").if_any(),
+        left("lsn"),
+        left("tables"),
+        left("context").if_any(),
+    ];
     let mut sheet = Sheet::new(arguments.reading.format, headings)?;
     for transaction in &found {
         sheet.row(vec![
@@ -86,7 +92,7 @@ pub(super) async fn one(arguments: &One) -> Result<()> {
     };
     let format = arguments.reading.format;
     let mut headings =
-        vec![left("table"), left("key"), right("version"), left("op"), left("who"), left("changes")];
+        vec![left("table"), left("key"), right("version"), left("op"), left("who").if_any(), left("changes")];
     if format == Format::Table {
         let mut about = format!(
             "transaction {}, committed {}, ends at {}\n",
@@ -185,6 +191,18 @@ pub(super) async fn who(arguments: &Who) -> Result<()> {
             Flow::Continue(())
         };
         facts(archive.store(), &table, &filter, &Columns::Some(Vec::new()), &mut keep).await?;
+    }
+    if done.is_empty() {
+        let mut known: Vec<String> = Vec::new();
+        let mut note = |transaction: Transaction| {
+            if let Some(actor) = transaction.actor.filter(|actor| !known.contains(actor)) {
+                known.push(actor);
+            }
+            Flow::Continue(())
+        };
+        archive.transactions(&TransactionFilter::default(), &mut note).await?;
+        let hint = lookup::did_you_mean(&arguments.actor, known.into_iter());
+        eprintln!("bygone: the history has nothing by {}{hint}", arguments.actor);
     }
     done.sort_by_key(|(_, fact, _)| std::cmp::Reverse((fact.lsn, fact.seq)));
     let all = done.len();

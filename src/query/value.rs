@@ -53,6 +53,18 @@ pub(crate) fn text(kind: &Kind, field: Field<'_>) -> Result<String, RowError> {
     Ok(out)
 }
 
+/// A number as Postgres prints a `double precision`, or a `real` (`single`).
+pub(crate) fn float_text(value: f64, single: bool) -> String {
+    if single {
+        // The nearest `real` is the one that was widened.
+        #[expect(clippy::cast_possible_truncation, reason = "it was a real before")]
+        let narrow = value as f32;
+        shortest(&format!("{narrow:e}"), value, 6)
+    } else {
+        shortest(&format!("{value:e}"), value, 15)
+    }
+}
+
 fn float(kind: &Kind, field: Field<'_>) -> Result<String, RowError> {
     Ok(match kind {
         Kind::Float32 => {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bygone_replication::Lsn;
 use bygone_sink::log::EventLsn;
 use bygone_sink::read::{Archive, TableHistory, Version};
-use bygone_sink::schema::{SYSTEM_COLUMNS, SchemaColumn};
+use bygone_sink::schema::{SYSTEM_COLUMNS, SchemaColumn, TableSchema};
 use bygone_sink::store::Location;
 use bygone_sink::timestamp::Timestamp;
 use bygone_sink::value::Kind;
@@ -22,8 +22,17 @@ use crate::error::{Error, Result};
 
 pub(super) async fn views(arguments: &Views) -> Result<()> {
     let archive = open(&arguments.history).await?;
-    let dialect = Dialect::of(arguments.engine);
+    let dialect = Dialect::of(arguments.engine)?;
     let location = Location::parse(&arguments.history.history)?;
+    if let (Dialect::DuckDb, Location::Local(root)) = (dialect, &location)
+        && root.to_string_lossy().contains(['*', '?', '[', ']'])
+    {
+        return Err(Error::other(format!(
+            "DuckDB takes {} for a pattern, because of *, ?, [ or ] in it: reach the history by another path, such as a \
+             symbolic link",
+            root.display()
+        )));
+    }
     let all = archive.tables()?;
     let names = relation_names(&all)?;
     let wanted: Vec<String> = arguments
@@ -58,7 +67,7 @@ const SUFFIXES: [&str; 4] = ["", "_history", "_as_of", "_files"];
 
 /// What each table's relations are called: its bare name, or schema and name where another table's relations are
 /// called so. Engines do not tell upper from lower case.
-fn relation_names(tables: &[TableHistory]) -> Result<BTreeMap<String, String>> {
+pub(super) fn relation_names(tables: &[TableHistory]) -> Result<BTreeMap<String, String>> {
     let taken_by = |name: &str| -> BTreeSet<String> {
         SUFFIXES.iter().map(|suffix| format!("{name}{suffix}").to_lowercase()).collect()
     };
@@ -125,6 +134,8 @@ struct Relations {
     columns: Vec<Column>,
     from: Option<Timestamp>,
     until: Option<Timestamp>,
+    /// Times from which on, and up to which, nothing is known of the table, with the reason.
+    unknown: Vec<(Timestamp, Option<Timestamp>, String)>,
 }
 
 impl Relations {
@@ -142,7 +153,7 @@ impl Relations {
         let mut columns = Vec::new();
         let mut used: BTreeSet<String> = SYSTEM_COLUMNS.iter().map(|name| (*name).to_owned()).collect();
         used.insert("_valid_to".to_owned());
-        for (column, live) in columns_ever(table) {
+        for (schema, column, live) in columns_ever(table) {
             let candidates = [
                 column.column.name.clone(),
                 column.physical.clone(),
@@ -156,8 +167,8 @@ impl Relations {
                 )));
             };
             columns.push(Column {
-                written: written(table, column, dialect),
-                read: read(archive, table, column, &name, dialect).await?,
+                written: written(table, schema, column, dialect),
+                read: read(archive, table, schema, column, &name, dialect).await?,
                 name,
                 live,
             });
@@ -170,6 +181,7 @@ impl Relations {
             columns,
             from,
             until: archive.known_until().1,
+            unknown: unknown(archive, table).await?,
         })
     }
 
@@ -240,18 +252,63 @@ impl Relations {
                 cases.push_str(&format!(" when {t} {operator} {} then {error}", self.dialect.instant(limit)));
             }
         }
+        for (from, to, why) in &self.unknown {
+            let error =
+                self.dialect.error(&format!("nothing is known of {} at this moment: {why}", self.title));
+            let from = self.dialect.instant(*from);
+            let to = to.map_or_else(String::new, |to| format!(" and {t} < {}", self.dialect.instant(to)));
+            cases.push_str(&format!(" when {t} >= {from}{to} then {error}"));
+        }
         if cases.is_empty() { t.to_owned() } else { format!("case{cases} else {t} end") }
     }
 }
 
-/// The columns of the newest schema, then those that are gone, as they were last.
-fn columns_ever(table: &TableHistory) -> Vec<(&SchemaColumn, bool)> {
-    let mut columns: Vec<(&SchemaColumn, bool)> =
-        table.newest().columns.iter().map(|column| (column, true)).collect();
+/// When nothing was known of a table between its beginning and now: it was dropped, or changes are missing.
+async fn unknown(
+    archive: &Archive,
+    table: &TableHistory,
+) -> Result<Vec<(Timestamp, Option<Timestamp>, String)>> {
+    let mut unknown = Vec::new();
+    for (at, extent) in table.known.iter().enumerate() {
+        let Some(to) = extent.to else { continue };
+        let Some(from) = archive.time_of_place(to).await? else { continue };
+        let again = match table.known.get(at + 1) {
+            Some(next) => archive.time_of_place(next.from).await?,
+            None => None,
+        };
+        let what = if extent.dropped { "it was dropped at" } else { "it went out of capture at" };
+        unknown.push((from, again, format!("{what} {}", moment(from))));
+    }
+    for doubt in archive.doubts(&table.log_name).filter(|doubt| doubt.whole) {
+        let from = archive.place_known_until(doubt.after);
+        let to = match doubt.until {
+            Some(until) => archive.time_of_place(until).await?,
+            None => None,
+        };
+        if let Some(from) = from {
+            let why = format!("a {} lies there; it is known until {}", doubt.event.kind, moment(from));
+            unknown.push((Timestamp(from.0.saturating_add(1)), to, why));
+        }
+    }
+    Ok(unknown)
+}
+
+/// The columns of the newest schema, then those that are gone, as they were last; each with its schema.
+pub(super) fn columns_ever(table: &TableHistory) -> Vec<(&TableSchema, &SchemaColumn, bool)> {
+    let newest = table.newest();
+    let mut columns: Vec<(&TableSchema, &SchemaColumn, bool)> =
+        newest.columns.iter().map(|column| (&**newest, column, true)).collect();
     for version in table.versions.iter().rev() {
         for column in &version.schema.columns {
-            if !columns.iter().any(|(known, _)| known.column.attnum == column.column.attnum) {
-                columns.push((column, false));
+            let is_it = |(schema, known, _): &(&TableSchema, &SchemaColumn, bool)| {
+                version
+                    .schema
+                    .counterpart(schema, known)
+                    .and_then(|at| version.schema.columns.get(at))
+                    .is_some_and(|it| it.column.attnum == column.column.attnum)
+            };
+            if !columns.iter().any(is_it) {
+                columns.push((&version.schema, column, false));
             }
         }
     }
@@ -259,12 +316,12 @@ fn columns_ever(table: &TableHistory) -> Vec<(&SchemaColumn, bool)> {
 }
 
 /// The forms that a column has had in the files, the newest first: the same column under other names or types.
-fn forms<'a>(table: &'a TableHistory, column: &SchemaColumn) -> Vec<&'a SchemaColumn> {
+fn forms<'a>(table: &'a TableHistory, schema: &TableSchema, column: &SchemaColumn) -> Vec<&'a SchemaColumn> {
     let mut forms: Vec<&SchemaColumn> = Vec::new();
     let in_files: BTreeSet<i32> = table.files.iter().map(|file| file.add.schema).collect();
     // What no file was written under is in no file.
     for version in table.versions.iter().rev().filter(|version| in_files.contains(&version.schema.version)) {
-        let position = version.schema.position(column.column.attnum);
+        let position = version.schema.counterpart(schema, column);
         if let Some(form) = position.and_then(|at| version.schema.columns.get(at))
             && !forms.iter().any(|known| known.physical == form.physical)
         {
@@ -274,8 +331,8 @@ fn forms<'a>(table: &'a TableHistory, column: &SchemaColumn) -> Vec<&'a SchemaCo
     forms
 }
 
-fn written(table: &TableHistory, column: &SchemaColumn, dialect: Dialect) -> String {
-    let forms: Vec<String> = forms(table, column)
+fn written(table: &TableHistory, schema: &TableSchema, column: &SchemaColumn, dialect: Dialect) -> String {
+    let forms: Vec<String> = forms(table, schema, column)
         .into_iter()
         .map(|form| {
             let name = dialect.identifier(&form.physical);
@@ -292,6 +349,7 @@ fn written(table: &TableHistory, column: &SchemaColumn, dialect: Dialect) -> Str
 async fn read(
     archive: &Archive,
     table: &TableHistory,
+    schema: &TableSchema,
     column: &SchemaColumn,
     name: &str,
     dialect: Dialect,
@@ -299,14 +357,17 @@ async fn read(
     let mut value = dialect.identifier(name);
     // Infinity and the like stand in _raw; these types have them in the engine, too.
     if matches!(column.kind, Kind::Date | Kind::Timestamp | Kind::Timestamptz) {
-        let raw =
-            forms(table, column).into_iter().filter_map(|form| dialect.raw(&form.physical, &column.kind));
+        let raw = forms(table, schema, column)
+            .into_iter()
+            .filter_map(|form| dialect.raw(&form.physical, &column.kind));
         let all: Vec<String> = std::iter::once(value.clone()).chain(raw).collect();
         if all.len() > 1 {
             value = format!("coalesce({})", all.join(", "));
         }
     }
-    let first = table.versions.first().map_or(0, |version| version.schema.version);
+    // Of a table that was dropped and made again, the rows of before are gone.
+    let mut own = table.versions.iter().filter(|version| version.schema.oid == schema.oid);
+    let first = own.next().map_or(0, |version| version.schema.version);
     let added = table
         .added_after(column.column.attnum, first - 1)
         .filter(|(version, _)| version.schema.version > first);

@@ -8,6 +8,8 @@ mod judges;
 mod schema;
 mod snapshot;
 mod standbys;
+mod tables;
+mod types;
 mod verify;
 mod versions;
 

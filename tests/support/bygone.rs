@@ -231,6 +231,14 @@ impl Bygone {
         finish(&self.program().args(arguments).args(["--history", &self.history]), &self.scratch)
     }
 
+    /// A command that takes `--history` and goes on until it is stopped; its output goes to a file.
+    pub(crate) fn follow(&self, arguments: &[&str], out: &Path) -> Running {
+        let mut command = self.program().args(arguments).args(["--history", &self.history]).command();
+        let log = out.with_extension("err");
+        command.stdout(fs::File::create(out).unwrap()).stderr(fs::File::create(&log).unwrap());
+        Running::of(command, &log)
+    }
+
     /// A command with exactly these arguments, however it ends.
     #[track_caller]
     pub(crate) fn command(&self, arguments: &[&str]) -> Outcome {

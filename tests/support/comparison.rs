@@ -12,7 +12,8 @@ use super::oracle::{Audited, Oracle, literal, quoted};
 use super::rendering;
 
 /// How values are printed while they are compared.
-const SESSION: &str = "set timezone = 'UTC'; set datestyle = 'ISO, YMD'; set intervalstyle = 'postgres';
+pub(crate) const SESSION: &str =
+    "set timezone = 'UTC'; set datestyle = 'ISO, YMD'; set intervalstyle = 'postgres';
     set extra_float_digits = 3; set bytea_output = 'hex'; set xmloption = 'content'; set lc_monetary = 'C';
     set work_mem = '128MB'; set client_min_messages = 'warning'";
 

@@ -343,7 +343,8 @@ impl History {
 
 /// The directory of a table: what is not `[a-z0-9_-]` stands as `~hex~`, except the dot between schema and name.
 fn directory(table: &str) -> String {
-    let (schema, name) = table.split_once('.').unwrap_or(("", table));
+    let (schema, rest) = log_name_part(table);
+    let (name, _) = log_name_part(rest.strip_prefix('.').unwrap_or(rest));
     let encoded = |part: &str| {
         let mut text = String::new();
         for c in part.chars() {
@@ -354,7 +355,27 @@ fn directory(table: &str) -> String {
         }
         text
     };
-    format!("{}.{}", encoded(schema), encoded(name))
+    format!("{}.{}", encoded(&schema), encoded(&name))
+}
+
+/// The first part of a table's name in the log, and what follows it. Parts with a dot or a quote stand in quotes.
+fn log_name_part(text: &str) -> (String, &str) {
+    let Some(mut rest) = text.strip_prefix('"') else {
+        let (part, _) = text.split_once('.').unwrap_or((text, ""));
+        return (part.to_owned(), &text[part.len()..]);
+    };
+    let mut part = String::new();
+    while let Some((before, after)) = rest.split_once('"') {
+        part.push_str(before);
+        match after.strip_prefix('"') {
+            Some(after) => {
+                part.push('"');
+                rest = after;
+            }
+            None => return (part, after),
+        }
+    }
+    (text.to_owned(), "")
 }
 
 /// A transaction, as its facts in all tables have it.

@@ -234,6 +234,22 @@ impl Postgres {
         self.try_connect().unwrap_or_else(|error| panic!("{error:?}\n{}", tail(&self.log(), 3000)))
     }
 
+    /// A session of a superuser in another database.
+    #[track_caller]
+    pub(crate) fn connect_to(&self, database: &str) -> Client {
+        let address =
+            self.socket_string().replace(&format!("dbname={DATABASE}"), &format!("dbname={database}"));
+        Client::connect(&format!("{address} application_name=test"), NoTls)
+            .unwrap_or_else(|error| panic!("{error:?}\n{}", tail(&self.log(), 3000)))
+    }
+
+    /// The server's major version.
+    pub(crate) fn major(&self) -> u32 {
+        self.value("show server_version_num")
+            .and_then(|number| number.parse().ok())
+            .map_or(0, |n: u32| n / 10_000)
+    }
+
     /// Runs statements.
     #[track_caller]
     pub(crate) fn run(&self, sql: &str) {

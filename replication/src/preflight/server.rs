@@ -70,8 +70,6 @@ pub enum ServerRefused {
         /// It is an Amazon RDS or Aurora server, as far as can be told.
         rds: bool,
     },
-    /// The database's encoding is `SQL_ASCII`: its texts may be of any encoding, and of several.
-    Encoding,
 }
 
 impl std::error::Error for ServerRefused {}
@@ -115,10 +113,6 @@ impl fmt::Display for ServerRefused {
                 f,
                 "role {role:?} may not replicate. As the instance's master user run: grant rds_replication to {};",
                 quote_identifier(role)
-            ),
-            Self::Encoding => f.write_str(
-                "the database's encoding is SQL_ASCII, so its texts may hold bytes of any encoding; only a database of a \
-                 real encoding (UTF8, LATIN1, …) can be captured",
             ),
         }
     }
@@ -191,9 +185,6 @@ pub fn check_server(state: &ServerState, new_slots: u32, new_senders: u32) -> Re
     }
     if !state.role.may_replicate() {
         refused.push(ServerRefused::Replication { role: state.role.role.clone(), rds: state.role.on_rds });
-    }
-    if state.server.encoding == "SQL_ASCII" {
-        refused.push(ServerRefused::Encoding);
     }
     if refused.is_empty() { Ok(()) } else { Err(refused) }
 }

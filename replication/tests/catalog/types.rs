@@ -96,7 +96,7 @@ async fn binary_is_told_where_the_server_can_send_it() {
         };
         run(&client, &fill).await;
         let mut replication = database.replicate().await;
-        let statement = format!("copy of_type_{number} to stdout (format binary)");
+        let statement = format!("copy public.of_type_{number} to stdout (format binary)");
         let mut worked = match replication.copy_out(&statement).await {
             Ok(mut copy) => loop {
                 match copy.next().await {
@@ -133,7 +133,7 @@ async fn a_composite_with_an_unsendable_attribute_is_not_binary() {
     let binary: Vec<bool> = tables[0].columns.iter().map(|column| column.data_type.binary).collect();
     assert_eq!(binary, [true, false, true]);
     let mut replication = database.replicate().await;
-    let failed = match replication.copy_out("copy t (w) to stdout (format binary)").await {
+    let failed = match replication.copy_out("copy public.t (w) to stdout (format binary)").await {
         Ok(mut copy) => loop {
             match copy.next().await {
                 Ok(Some(_)) => {}

@@ -8,7 +8,7 @@ use bygone_replication::{ErrorKind, Policy};
 
 use crate::cluster::{Cluster, free_port, options};
 
-const PARAMETERS: [(&str, &str, &str); 9] = [
+const PARAMETERS: [(&str, &str, &str); 10] = [
     ("TimeZone", "UTC", "Asia/Kolkata"),
     ("DateStyle", "ISO, DMY", "SQL, DMY"),
     ("IntervalStyle", "postgres", "iso_8601"),
@@ -16,6 +16,7 @@ const PARAMETERS: [(&str, &str, &str); 9] = [
     ("bytea_output", "hex", "escape"),
     ("lc_monetary", "C", "C.UTF-8"),
     ("xmloption", "content", "document"),
+    ("quote_all_identifiers", "off", "on"),
     ("client_encoding", "UTF8", "LATIN1"),
     ("statement_timeout", "0", "1"),
 ];

@@ -8,7 +8,7 @@ use super::file::{self, column};
 use crate::error::{Error, ErrorKind, Result};
 use crate::history::read_manifest;
 use crate::log::path::TRANSACTIONS;
-use crate::log::{self, Commit, EventKind, LogState, Manifest, StoredCommit};
+use crate::log::{self, Commit, EventKind, EventLsn, LogState, Manifest, StoredCommit};
 use crate::store::Store;
 use crate::timestamp::Timestamp;
 use arrow::array::{Int64Array, TimestampMicrosecondArray};
@@ -175,6 +175,13 @@ impl Archive {
         Ok(first)
     }
 
+    /// The source's clock at the last commit that ends at a position or before it.
+    #[must_use]
+    pub fn place_known_until(&self, place: Lsn) -> Option<Timestamp> {
+        let commits = self.commits.iter().filter(|commit| commit.wal_to <= place);
+        commits.filter_map(CommitPlace::known_until).max()
+    }
+
     async fn transaction_places(&self, add: &log::Add) -> Result<Vec<(Lsn, Timestamp)>> {
         let builder = file::open(&self.store, add).await?;
         let mask = ProjectionMask::columns(builder.parquet_schema(), ["lsn", "valid_from"]);
@@ -189,14 +196,83 @@ impl Archive {
         Ok(places)
     }
 
-    /// The first moment inside an interval whose facts are not known, or not known to be complete: a gap, a fork, a rewrite.
-    #[must_use]
-    pub fn uncertain<'a>(&'a self, table: &'a str, place: Lsn) -> Option<&'a log::Event> {
-        self.events(table).map(|(_, event)| event).find(|event| {
-            let kind = matches!(event.kind, EventKind::Gap | EventKind::Fork | EventKind::Rewrite);
-            kind && event.lsn.is_some_and(|lsn| lsn.earliest() < place && place < lsn.latest())
+    /// The first position that is known to lie after a time; `None` where nothing is known after it.
+    ///
+    /// # Errors
+    /// Where a file of transactions cannot be read.
+    pub async fn place_after_time(&self, time: Timestamp) -> Result<Option<Lsn>> {
+        let late = self.commits.iter().filter(|place| place.known_until().is_some_and(|until| until > time));
+        let mut next = late.map(|place| place.wal_to).min();
+        for (_, file) in self.log.files() {
+            let [first, latest] = file.add.valid_from;
+            if first > time {
+                next = next.into_iter().chain([file.add.lsn[0]]).min();
+            } else if file.add.table == TRANSACTIONS && latest > time {
+                let within = self.transaction_places(&file.add).await?;
+                let later = within.into_iter().filter(|(_, valid_from)| *valid_from > time);
+                next = next.into_iter().chain(later.map(|(lsn, _)| lsn)).min();
+            }
+        }
+        Ok(next)
+    }
+
+    /// The stretches in which a table's rows are not known, or not exactly, oldest first.
+    pub fn doubts<'a>(&'a self, table: &'a str) -> impl Iterator<Item = Doubt<'a>> {
+        self.events(table).enumerate().filter_map(move |(at, (_, event))| {
+            let lsn = event.lsn?;
+            let whole = matches!(event.kind, EventKind::Gap | EventKind::Fork);
+            let told = event.detail.get("doubt").and_then(serde_json::Value::as_bool) == Some(true);
+            if !whole && !told && event.kind != EventKind::Rewrite {
+                return None;
+            }
+            // The rows were compared with the source, and are known again. A comparison of one leaf settles its coming.
+            let of_leaf = event.kind == EventKind::Partition;
+            let settled = self.events(table).skip(at).find_map(|(_, later)| {
+                let place = later.lsn?.latest();
+                let settles = match later.kind {
+                    EventKind::Reconcile => of_leaf || !later.detail.contains_key("leaf"),
+                    // Nothing is left to be known.
+                    EventKind::Drop => later.table.is_some(),
+                    _ => false,
+                };
+                (settles && place >= lsn.latest()).then_some(place)
+            });
+            let after = match lsn {
+                EventLsn::At(at) => Lsn(at.0.saturating_sub(1)),
+                EventLsn::Within([after, _]) => after,
+            };
+            let until = if whole && !told { Some(settled.unwrap_or(lsn.latest())) } else { settled };
+            Some(Doubt { event, after, until, whole })
         })
     }
+}
+
+/// A stretch of the WAL in which a table's rows are not known, or not exactly.
+#[derive(Clone, Copy, Debug)]
+pub struct Doubt<'a> {
+    /// What happened.
+    pub event: &'a log::Event,
+    /// The last position at which the rows are known before it.
+    pub after: Lsn,
+    /// The first position at which they are known again; none where that has not come yet.
+    pub until: Option<Lsn>,
+    /// Changes are missing altogether: a gap, or a fork of the timeline. Else the facts are right but for what the event
+    /// stands for: rows rewritten, or a partition that came or went.
+    pub whole: bool,
+}
+
+impl Doubt<'_> {
+    /// A moment lies inside, or may: one of the positions from `place` to before `next`.
+    #[must_use]
+    pub fn meets(&self, place: Lsn, next: Lsn) -> bool {
+        overlaps(place, next, self.after, self.until)
+    }
+}
+
+/// One of the positions from `place` to before `next` lies after `after` and before `until`.
+pub(super) fn overlaps(place: Lsn, next: Lsn, after: Lsn, until: Option<Lsn>) -> bool {
+    let last = until.map_or(next, |until| until.min(next));
+    place.max(Lsn(after.0.saturating_add(1))) < last
 }
 
 pub(super) fn unknown_table(name: &str) -> Error {

@@ -12,7 +12,7 @@ mod reshape;
 mod table;
 mod transaction;
 
-pub use archive::{Archive, CommitPlace};
+pub use archive::{Archive, CommitPlace, Doubt};
 pub use as_of::{AsOf, Change, Winners, diff};
 pub use facts::{Columns, Fact, FactFilter, Head, OwnedFact, facts};
 pub use reshape::Reshape;

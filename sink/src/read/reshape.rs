@@ -43,6 +43,7 @@ impl Reshape {
                 match from.counterpart(to, column).and_then(|at| Some((at, from.columns.get(at)?))) {
                     Some((at, before)) if before.kind == column.kind => From::Same(at),
                     Some((at, before)) => From::Cast(at, before.kind.clone()),
+                    None if from.oid != to.oid => From::Null,
                     None => missing(table, from.version, column.column.attnum, &column.kind),
                 }
             })

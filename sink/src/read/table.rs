@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bygone_replication::Lsn;
 use bygone_replication::table::TableName;
 
-use super::archive::unknown_table;
+use super::archive::{overlaps, unknown_table};
 use super::{Archive, Cut};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::{Event, EventKind, EventLsn, LiveFile, SchemaVersion, parse_table_text};
@@ -49,9 +49,9 @@ pub struct Extent {
 /// A table of a history.
 #[derive(Clone, Debug)]
 pub struct TableHistory {
-    /// Schema and name in the source.
+    /// Schema and name in the source, as they are now.
     pub name: TableName,
-    /// The name in the log.
+    /// The name in the log: the one that the table had when it was attached.
     pub log_name: String,
     /// The versions of its columns, oldest first; never empty.
     pub versions: Vec<Version>,
@@ -76,6 +76,7 @@ impl Archive {
             return Err(unknown_table(log_name));
         }
         let events: Vec<&Event> = self.events(log_name).map(|(_, event)| event).collect();
+        let name = present_name(name, &events);
         let own = |event: &&&Event| event.table.is_some();
         let attach = events.iter().filter(own).find(|event| event.kind == EventKind::Attach);
         let mut from = attach.and_then(|event| event.lsn).unwrap_or(EventLsn::At(Lsn::ZERO));
@@ -115,6 +116,22 @@ impl Archive {
     pub fn tables(&self) -> Result<Vec<TableHistory>> {
         self.log().tables().map(|name| self.table(name)).collect()
     }
+}
+
+/// What a table is called now: a `schema` event says where it was renamed or moved, an `attach` event what another table
+/// that goes on under the name in the log is called.
+fn present_name(attached_as: TableName, events: &[&Event]) -> TableName {
+    let mut name = attached_as.clone();
+    for event in events.iter().filter(|event| event.table.is_some()) {
+        let told =
+            |key: &str| event.detail.get(key).and_then(serde_json::Value::as_str).and_then(parse_table_text);
+        match event.kind {
+            EventKind::Attach => name = told("name").unwrap_or_else(|| attached_as.clone()),
+            EventKind::Schema => name = told("renamed_to").unwrap_or(name),
+            _ => {}
+        }
+    }
+    name
 }
 
 fn unseen(events: &[&Event]) -> Vec<(Lsn, Option<Lsn>)> {
@@ -200,10 +217,12 @@ impl TableHistory {
             .unwrap_or(at)
     }
 
-    /// The versions of columns that may, or may not, have been in force at a position already.
-    pub fn unsettled(&self, place: Lsn) -> impl Iterator<Item = &Version> {
-        let unsettled =
-            move |version: &&Version| version.from.earliest() < place && place < version.from.latest();
+    /// The versions of columns that may, or may not, have been in force already at one of the positions from `place` to
+    /// before `next`.
+    pub fn unsettled(&self, place: Lsn, next: Lsn) -> impl Iterator<Item = &Version> {
+        let unsettled = move |version: &&Version| {
+            overlaps(place, next, version.from.earliest(), Some(version.from.latest()))
+        };
         self.versions.iter().filter(unsettled)
     }
 

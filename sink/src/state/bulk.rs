@@ -12,6 +12,9 @@ use super::tree::{Run, Tree, check_sizes};
 
 /// A writer hands its rows over when it has gathered this many bytes.
 const CHUNK_BYTES: usize = 8 << 20;
+/// A table of at most so many bytes goes where small commits go: a file of its own for each of thousands of small tables
+/// would cost more than the rows.
+const SMALL_BYTES: usize = 256 << 10;
 /// Each sorted run holds a file open until the load ends.
 const MAX_RUNS: usize = 500;
 
@@ -73,7 +76,7 @@ impl BulkLoader {
         }
     }
 
-    /// Makes the rows durable and visible, and records `seq`, the commit that holds their facts and is durable in the log.
+    /// Makes the rows visible, and records `seq`, the commit that holds their facts and is durable in the log.
     ///
     /// # Errors
     /// As [`State::apply`]; also when a writer was dropped before its end.
@@ -81,8 +84,8 @@ impl BulkLoader {
         self.end(Some(seq))
     }
 
-    /// Makes the rows durable and visible without recording a commit: for a commit of several tables, whose last step
-    /// is [`State::apply`], if only of no changes.
+    /// Makes the rows visible without recording a commit: for a commit of several tables, whose last step is
+    /// [`State::apply`], if only of no changes.
     ///
     /// # Errors
     /// As [`BulkLoader::finish`].
@@ -169,17 +172,33 @@ struct OpenRun<'a> {
 impl Loading {
     fn run(&self, receiver: &Receiver<Message>) -> Result<()> {
         let mut runs: Vec<OpenRun<'_>> = Vec::new();
+        // The only chunk so far, while it is small.
+        let mut small: Option<SortBuffer> = None;
         for message in receiver {
             match message {
-                Message::Chunk(chunk) => self.add(&mut runs, &chunk)?,
+                Message::Chunk(chunk)
+                    if runs.is_empty() && small.is_none() && chunk.size() <= SMALL_BYTES =>
+                {
+                    small = Some(chunk);
+                }
+                Message::Chunk(chunk) => {
+                    if let Some(small) = small.take() {
+                        self.add(&mut runs, &small)?;
+                    }
+                    self.add(&mut runs, &chunk)?;
+                }
                 Message::Abandon => return Err(stopped()),
                 Message::Install { commit } => {
                     let mut writer = self.writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    let mut durable = true;
+                    if let Some(mut small) = small {
+                        durable = self.tree.write_buffer(&mut small)?;
+                    }
                     for open in runs {
                         open.run.finish()?;
                     }
                     if let Some(commit) = commit {
-                        writer.applied(commit, true)?;
+                        writer.applied(commit, durable)?;
                     }
                     return Ok(());
                 }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType as ArrowType, Field, TimeUnit};
 use bygone_replication::table::{DataType, TypeKind};
 
+use super::printed::Printed;
+
 /// The largest precision that Parquet's, DuckDB's and Spark's decimals share.
 const MAX_PRECISION: i32 = 38;
 
@@ -33,6 +35,8 @@ pub enum Kind {
     Jsonb,
     /// `numeric` without a precision that fits a decimal: exact text.
     NumericText,
+    /// A type that is kept as the text that Postgres prints, whose binary form is printed likewise.
+    Printed(Printed),
     /// Any other type: the text that Postgres prints.
     Other,
     /// `uuid`.
@@ -68,7 +72,9 @@ impl Kind {
                 if element.name == "box" { Self::Other } else { Self::List(Box::new(Self::of(element))) }
             }
             TypeKind::Array(element) if !is_array(element.base()) => Self::List(Box::new(Self::of(element))),
-            TypeKind::Base if base.schema == "pg_catalog" => Self::of_builtin(&base.name, base.typmod),
+            TypeKind::Base | TypeKind::Range | TypeKind::Multirange if base.schema == "pg_catalog" => {
+                Self::of_builtin(&base.name, base.typmod)
+            }
             TypeKind::Base if base.name == "citext" => Self::Text,
             _ => Self::Other,
         }
@@ -92,7 +98,7 @@ impl Kind {
             "timestamp" => Self::Timestamp,
             "timestamptz" => Self::Timestamptz,
             "numeric" => Self::of_numeric(typmod),
-            _ => Self::Other,
+            other => Printed::of_builtin(other).map_or(Self::Other, Self::Printed),
         }
     }
 
@@ -116,16 +122,12 @@ impl Kind {
 
     /// bygone reads the type's binary form and shows it exactly as Postgres does.
     #[must_use]
-    pub const fn reads_binary(&self) -> bool {
-        !matches!(self, Self::Other | Self::List(_))
-    }
-
-    /// The text of a key column of this kind is the same, byte by byte, from text and from binary form.
-    ///
-    /// The shortest text of a float is not worth a second implementation: tables keyed by floats are read as text.
-    #[must_use]
-    pub const fn keys_binary(&self) -> bool {
-        self.reads_binary() && !matches!(self, Self::Float32 | Self::Float64)
+    pub fn reads_binary(&self) -> bool {
+        match self {
+            Self::Other => false,
+            Self::List(element) => element.reads_binary(),
+            _ => true,
+        }
     }
 
     /// The Arrow type of the column.
@@ -138,9 +140,13 @@ impl Kind {
             Self::Int64 | Self::Oid => ArrowType::Int64,
             Self::Float32 => ArrowType::Float32,
             Self::Float64 => ArrowType::Float64,
-            Self::Text | Self::Json | Self::Jsonb | Self::NumericText | Self::Other | Self::Uuid => {
-                ArrowType::Utf8
-            }
+            Self::Text
+            | Self::Json
+            | Self::Jsonb
+            | Self::NumericText
+            | Self::Printed(_)
+            | Self::Other
+            | Self::Uuid => ArrowType::Utf8,
             Self::Bytes => ArrowType::Binary,
             Self::Date => ArrowType::Date32,
             Self::Timestamp => ArrowType::Timestamp(TimeUnit::Microsecond, None),

@@ -3,15 +3,19 @@
 //! A value has one kept form, whether it came as text, in Postgres' binary format or out of a fact file. Rows in that
 //! form are compared byte by byte to find what an update changed.
 
+mod array;
 mod binary;
 mod civil;
+mod float;
 mod kind;
 mod numeric;
+mod printed;
 mod render;
 mod row;
 mod text;
 
 pub use kind::Kind;
+pub use printed::Printed;
 pub use render::render;
 pub(crate) use render::{uuid as push_uuid, uuid_text};
 pub(crate) use row::ListBuilder;

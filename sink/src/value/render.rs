@@ -2,15 +2,16 @@
 
 use std::fmt::Write as _;
 
+use super::array::put_element;
 use super::civil::civil_from_days;
+use super::float;
 use super::kind::Kind;
 use super::numeric::render_decimal;
 use super::row::{Field, RowError, Status};
 
 /// Appends the text of a value: what `column::text` gives in Postgres.
 ///
-/// A null or unknown field appends nothing: ask its status. The text of a float is the shortest that reads back as the
-/// same value, though its exponent may be written in another way than Postgres'.
+/// A null or unknown field appends nothing: ask its status.
 ///
 /// # Errors
 /// When the field is damaged.
@@ -25,7 +26,7 @@ pub fn render(kind: &Kind, field: Field<'_>, out: &mut String) -> Result<(), Row
     }
     // Writing to a String does not fail.
     let _ = match kind {
-        Kind::Text | Kind::Json | Kind::Jsonb | Kind::NumericText | Kind::Other => {
+        Kind::Text | Kind::Json | Kind::Jsonb | Kind::NumericText | Kind::Other | Kind::Printed(_) => {
             out.push_str(field.text()?);
             Ok(())
         }
@@ -38,13 +39,11 @@ pub fn render(kind: &Kind, field: Field<'_>, out: &mut String) -> Result<(), Row
         Kind::Int64 => write!(out, "{}", i64::from_le_bytes(field.array()?)),
         Kind::Oid => write!(out, "{}", u32::from_le_bytes(field.array()?)),
         Kind::Float32 => {
-            let value = f32::from_le_bytes(field.array()?);
-            float(f64::from(value), &value, out);
+            float::single(f32::from_le_bytes(field.array()?), out);
             Ok(())
         }
         Kind::Float64 => {
-            let value = f64::from_le_bytes(field.array()?);
-            float(value, &value, out);
+            float::double(f64::from_le_bytes(field.array()?), out);
             Ok(())
         }
         Kind::Uuid => {
@@ -127,16 +126,6 @@ pub(crate) fn uuid(bytes: [u8; 16], out: &mut String) {
     out.push_str(std::str::from_utf8(&uuid_text(bytes)).unwrap_or_default());
 }
 
-fn float(value: f64, shortest: &dyn std::fmt::Display, out: &mut String) {
-    if value.is_nan() {
-        out.push_str("NaN");
-    } else if value.is_infinite() {
-        out.push_str(if value > 0.0 { "Infinity" } else { "-Infinity" });
-    } else {
-        let _ = write!(out, "{shortest}");
-    }
-}
-
 fn date(days: i64) -> (String, &'static str) {
     let (year, month, day) = civil_from_days(days);
     let (year, era) = if year > 0 { (year, "") } else { (1 - year, " BC") };
@@ -174,28 +163,8 @@ fn list(element: &Kind, field: Field<'_>, out: &mut String) -> Result<(), RowErr
         };
         item.clear();
         render(element, value, &mut item)?;
-        if needs_quotes(&item) {
-            out.push('"');
-            for character in item.chars() {
-                if matches!(character, '"' | '\\') {
-                    out.push('\\');
-                }
-                out.push(character);
-            }
-            out.push('"');
-        } else {
-            out.push_str(&item);
-        }
+        put_element(&item, out);
     }
     out.push('}');
     Ok(())
-}
-
-/// What `array_out` puts into quotes.
-fn needs_quotes(item: &str) -> bool {
-    item.is_empty()
-        || item.eq_ignore_ascii_case("null")
-        || item.bytes().any(|byte| {
-            matches!(byte, b'"' | b'\\' | b'{' | b'}' | b',' | b' ' | b'\t' | b'\n' | b'\r' | 0x0B | 0x0C)
-        })
 }

@@ -4,11 +4,19 @@ use super::ValueError;
 use super::civil::days_from_civil;
 use super::kind::Kind;
 use super::numeric::{Parsed, parse_decimal};
+use super::printed::Printed;
 use super::row::{ListBuilder, RowBuilder};
 
 pub(super) fn read(kind: &Kind, bytes: &[u8], row: &mut RowBuilder) -> Result<(), ValueError> {
     match kind {
-        Kind::Text | Kind::Json | Kind::Jsonb | Kind::NumericText | Kind::Other => put_text(bytes, row),
+        // The bare byte is what PostgreSQL 14 prints where later ones print octal digits.
+        Kind::Printed(Printed::Char) => match bytes {
+            [byte @ 0x80..=0xFF] => row.variable(format!("\\{byte:03o}").as_bytes()),
+            _ => put_text(bytes, row),
+        },
+        Kind::Text | Kind::Json | Kind::Jsonb | Kind::NumericText | Kind::Other | Kind::Printed(_) => {
+            put_text(bytes, row);
+        }
         Kind::Bool => match bytes {
             b"t" => row.fixed([1]),
             b"f" => row.fixed([0]),
@@ -61,6 +69,14 @@ pub(super) fn read(kind: &Kind, bytes: &[u8], row: &mut RowBuilder) -> Result<()
 pub(super) fn put_text(bytes: &[u8], row: &mut RowBuilder) {
     match std::str::from_utf8(bytes) {
         Ok(text) => row.variable(text.as_bytes()),
+        Err(_) => row.raw(&super::render::hex(bytes)),
+    }
+}
+
+/// The text of a value that its kind cannot hold; bytes that are not UTF-8 in hex.
+pub(super) fn put_raw(bytes: &[u8], row: &mut RowBuilder) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => row.raw(text),
         Err(_) => row.raw(&super::render::hex(bytes)),
     }
 }
@@ -228,14 +244,19 @@ fn timestamp(mut bytes: &[u8]) -> Option<Moment> {
     Some(Moment { us, zoned: sign.is_some() })
 }
 
-/// `{1,NULL,"a b"}`. Several dimensions and other lower bounds are kept as text.
+/// `{1,NULL,"a b"}`. Several dimensions and other lower bounds are kept as text, and so are lists with an element that the
+/// kind cannot hold.
 fn list(element: &Kind, bytes: &[u8], row: &mut RowBuilder) -> Result<(), ValueError> {
     const WRONG: ValueError = ValueError::Text("array");
-    let text = std::str::from_utf8(bytes).map_err(|_| WRONG);
     let Some(mut rest) = bytes.strip_prefix(b"{") else {
         // `[0:1]={7,8}`
-        return if bytes.first() == Some(&b'[') { raw(bytes, row, true, "array") } else { Err(WRONG) };
+        if bytes.first() != Some(&b'[') {
+            return Err(WRONG);
+        }
+        put_raw(bytes, row);
+        return Ok(());
     };
+    let mut whole = true;
     let mut made = ListBuilder::new();
     let mut one = RowBuilder::default();
     let mut unquoted = Vec::new();
@@ -246,7 +267,7 @@ fn list(element: &Kind, bytes: &[u8], row: &mut RowBuilder) -> Result<(), ValueE
     loop {
         let (item, quoted) = match rest.first() {
             Some(b'{') => {
-                row.raw(text?);
+                put_raw(bytes, row);
                 return Ok(());
             }
             Some(b'"') => {
@@ -266,10 +287,7 @@ fn list(element: &Kind, bytes: &[u8], row: &mut RowBuilder) -> Result<(), ValueE
         } else {
             one.start(1);
             read(element, item, &mut one)?;
-            if !made.element(element, &one)? {
-                row.raw(text?);
-                return Ok(());
-            }
+            whole = whole && made.element(element, &one)?;
         }
         match rest {
             [b',', after @ ..] => rest = after,
@@ -277,7 +295,11 @@ fn list(element: &Kind, bytes: &[u8], row: &mut RowBuilder) -> Result<(), ValueE
             _ => return Err(WRONG),
         }
     }
-    made.finish(row);
+    if whole {
+        made.finish(row);
+    } else {
+        put_raw(bytes, row);
+    }
     Ok(())
 }
 
@@ -342,6 +364,7 @@ mod tests {
             (list(Kind::Int32), vec!["{}", "{1,NULL,-3}"]),
             (list(Kind::Text), vec![r#"{NULL,"NULL","a,b","q\"","\\",plain,""}"#, "{\" \",é}"]),
             (list(Kind::Date), vec!["{2026-11-24}"]),
+            (Kind::Printed(Printed::Char), vec!["x", "", "\\310"]),
         ] {
             for text in texts {
                 assert_eq!(round(&kind, text), (Status::Value, text.to_owned()), "{kind:?}");

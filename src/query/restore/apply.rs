@@ -1,0 +1,211 @@
+//! Running the SQL on the source, where its rows are what the history last knows of them.
+
+use std::collections::{HashMap, VecDeque};
+
+use bygone_replication::conninfo::ConnectOptions;
+use bygone_replication::session;
+use bygone_replication::table::{TableName, quote_identifier};
+use bygone_sink::read::{OwnedFact, TableHistory};
+use bygone_sink::schema::SchemaColumn;
+use bygone_sink::value::{Field, Kind, Status};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+use super::super::changes::{Shown, damaged, is_unknown};
+use super::super::value::text;
+use super::listed;
+use super::plan::{Plan, Step};
+use super::statement::one_row;
+use crate::error::{Error, Result};
+
+pub(super) async fn connect(source: &str) -> Result<Client> {
+    let options = ConnectOptions::parse(source)?.with_application_name("bygone restore");
+    Ok(session::connect_sql(&options).await?)
+}
+
+/// How far each table stands from those that it refers to: a table comes after its parents.
+pub(super) async fn ranks(client: &Client) -> Result<HashMap<TableName, usize>> {
+    let rows = client
+        .query(
+            "select n.nspname::text, c.relname::text, pn.nspname::text, pc.relname::text
+             from pg_constraint f join pg_class c on c.oid = f.conrelid join pg_namespace n on n.oid = c.relnamespace
+             join pg_class pc on pc.oid = f.confrelid join pg_namespace pn on pn.oid = pc.relnamespace
+             where f.contype = 'f' and f.conrelid <> f.confrelid",
+            &[],
+        )
+        .await
+        .map_err(|error| Error::other(format!("the source does not tell its foreign keys: {}", told(&error))))?;
+    let edges: Vec<(TableName, TableName)> = rows
+        .iter()
+        .map(|row| {
+            let text = |at: usize| row.get::<_, String>(at);
+            (TableName::new(text(0), text(1)), TableName::new(text(2), text(3)))
+        })
+        .collect();
+    let mut ranks: HashMap<TableName, usize> = HashMap::new();
+    // As many rounds as there are edges: tables that refer to each other in a circle stop there.
+    for _ in 0..=edges.len() {
+        let mut moved = false;
+        for (child, parent) in &edges {
+            let wanted = ranks.get(parent).copied().unwrap_or(0) + 1;
+            let rank = ranks.entry(child.clone()).or_default();
+            if *rank < wanted && wanted <= edges.len() {
+                (*rank, moved) = (wanted, true);
+            }
+        }
+        if !moved {
+            break;
+        }
+    }
+    Ok(ranks)
+}
+
+/// Runs the plan in one transaction, and puts its steps into the order in which they went through.
+pub(super) async fn apply(client: &Client, plan: &mut Plan, message: &str, force: bool) -> Result<()> {
+    let sql = |error: tokio_postgres::Error| {
+        Error::other(format!("the source refuses: {}; nothing was changed", told(&error)))
+    };
+    // What is not committed at the end goes with the session.
+    client.batch_execute("begin").await.map_err(sql)?;
+    client.batch_execute(message).await.map_err(sql)?;
+    client.batch_execute("set constraints all deferred").await.map_err(sql)?;
+    let mut moved = Vec::new();
+    for step in &plan.steps {
+        for last in &step.last {
+            let found = differences(client, plan.table(step)?, last).await?;
+            if !found.is_empty() {
+                moved.push(format!("{}: {}", plan.name_of(step), found.join("; ")));
+            }
+        }
+    }
+    if !moved.is_empty() {
+        let one = plan.steps.len() == 1;
+        if !force {
+            return Err(Error::other(format!(
+                "{} in the source {} not what the history last knows ({}): changed since, or bygone run is behind. Nothing was \
+                 changed; --force brings {} back all the same",
+                if one { "the row" } else { "rows" },
+                if one { "is" } else { "are" },
+                listed(&moved),
+                if one { "it" } else { "them" },
+            )));
+        }
+        eprintln!("bygone: changed since: {}", listed(&moved));
+    }
+    let mut waiting: VecDeque<Step> = plan.steps.drain(..).collect();
+    let mut done = Vec::with_capacity(waiting.len());
+    // A row that another one has to make room for, or to come before, waits for it.
+    let (mut refused, mut taken_along) = (0, Vec::new());
+    while let Some(step) = waiting.pop_front() {
+        client.batch_execute("savepoint row").await.map_err(sql)?;
+        match client.execute(step.statement.sql.as_str(), &[]).await {
+            Ok(1) => {
+                client.batch_execute("release savepoint row").await.map_err(sql)?;
+                done.push(step);
+                refused = 0;
+            }
+            // Another row's change took this one along: `on update cascade`, `on delete cascade`.
+            Ok(0) => {
+                client.batch_execute("release savepoint row").await.map_err(sql)?;
+                taken_along.push(step);
+                refused = 0;
+            }
+            Ok(rows) => {
+                return Err(Error::other(format!(
+                    "{}: the statement concerned {rows} rows instead of 1; nothing was changed",
+                    plan.name_of(&step)
+                )));
+            }
+            Err(error) if refused < waiting.len() && is_about_another_row(&error) => {
+                client.batch_execute("rollback to savepoint row").await.map_err(sql)?;
+                waiting.push_back(step);
+                refused += 1;
+            }
+            Err(error) => return Err(sql(error)),
+        }
+    }
+    for step in taken_along {
+        let asked = client.query_one(&format!("select {}", step.statement.done), &[]).await.map_err(sql)?;
+        if !asked.get::<_, bool>(0) {
+            return Err(Error::other(format!(
+                "{}: the statement found no row to change; nothing was changed",
+                plan.name_of(&step)
+            )));
+        }
+    }
+    client.batch_execute("commit").await.map_err(sql)?;
+    plan.steps = done;
+    Ok(())
+}
+
+fn is_about_another_row(error: &tokio_postgres::Error) -> bool {
+    error.code().is_some_and(|code| {
+        [SqlState::FOREIGN_KEY_VIOLATION, SqlState::UNIQUE_VIOLATION, SqlState::EXCLUSION_VIOLATION]
+            .contains(code)
+    })
+}
+
+fn told(error: &tokio_postgres::Error) -> String {
+    error.as_db_error().map_or_else(|| error.to_string(), |error| error.message().to_owned())
+}
+
+/// How the row in the source differs from what the history last knows of it. Locks it until the transaction ends.
+async fn differences(client: &Client, table: &TableHistory, last: &OwnedFact) -> Result<Vec<String>> {
+    let schema = table.newest();
+    let now = !last.head.tombstone;
+    let row = Shown::new(table, last, schema)?;
+    let fields = row.fields()?;
+    let compared: Vec<(&SchemaColumn, &Kind, Field<'_>)> = schema
+        .columns
+        .iter()
+        .zip(schema.kinds())
+        .zip(fields)
+        .filter(|((column, _), field)| column.column.generated.is_none() && !is_unknown(field))
+        .map(|((column, kind), field)| (column, kind, field))
+        .collect();
+    if schema.key.is_empty() && !now {
+        // Nothing names a row that is gone and had no key.
+        return Ok(Vec::new());
+    }
+    let names: Vec<String> =
+        compared.iter().map(|(column, ..)| quote_identifier(&column.column.name)).collect();
+    let query = format!(
+        "select {} from {} where {} for update",
+        names.join(", "),
+        table.name.quoted(),
+        one_row(table, &row)?
+    );
+    let told = client.simple_query(&query).await.map_err(|error| {
+        let told = error.as_db_error().map_or_else(|| error.to_string(), |error| error.message().to_owned());
+        Error::other(format!("the row cannot be compared with the source: {told}; nothing was changed"))
+    })?;
+    let found = told.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    Ok(match (found, now) {
+        (None, false) => Vec::new(),
+        (None, true) => vec!["it is gone there".to_owned()],
+        (Some(_), false) => vec!["it is there again".to_owned()],
+        (Some(found), true) => {
+            let mut differences = Vec::new();
+            for (at, (column, kind, field)) in compared.into_iter().enumerate() {
+                let known = match field.status {
+                    Status::Null => None,
+                    _ => Some(text(kind, field).map_err(damaged)?),
+                };
+                let there = found.try_get(at).ok().flatten();
+                if there != known.as_deref() {
+                    let shown = |text: Option<&str>| text.map_or_else(|| "null".to_owned(), str::to_owned);
+                    differences.push(format!(
+                        "{} is {}, not {}",
+                        column.column.name,
+                        shown(there),
+                        shown(known.as_deref())
+                    ));
+                }
+            }
+            differences
+        }
+    })
+}

@@ -1,0 +1,369 @@
+//! What has to be done so that rows are what they were.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use bygone_replication::table::TableName;
+use bygone_sink::read::{
+    Archive, AsOf, Columns, Cut, Fact, FactFilter, Flow, OwnedFact, TableHistory, Transaction,
+    TransactionFilter, facts,
+};
+use bygone_sink::schema::TableSchema;
+
+use super::super::changes::{damaged, live_at};
+use super::super::condition::Condition;
+use super::super::row::rekeyed;
+use super::super::value::fields;
+use super::super::{lookup, moment};
+use super::statement::{Statement, Then, Verb};
+use crate::error::{Error, Result};
+
+/// One row's change.
+pub(super) struct Step {
+    /// Position of its table in the plan.
+    table: usize,
+    pub(super) entity_id: String,
+    /// The last versions that the history has of the rows concerned, tombstones included.
+    pub(super) last: Vec<OwnedFact>,
+    pub(super) statement: Statement,
+}
+
+/// The changes that bring rows back.
+pub(super) struct Plan {
+    tables: Vec<TableHistory>,
+    pub(super) steps: Vec<Step>,
+    /// What is brought back: `public.orders 7`.
+    pub(super) title: String,
+    /// As what: `as it was at 2026-11-24 10:00:00+00`.
+    pub(super) shown: String,
+    /// Changes that came later and would be undone as well without being asked for.
+    pub(super) conflicts: Vec<String>,
+}
+
+impl Plan {
+    pub(super) fn table(&self, step: &Step) -> Result<&TableHistory> {
+        self.tables.get(step.table).ok_or_else(|| Error::other("a table of the plan is not known"))
+    }
+
+    /// `public.orders 7`.
+    pub(super) fn name_of(&self, step: &Step) -> String {
+        let table = self.tables.get(step.table).map_or("", |table| table.log_name.as_str());
+        format!("{table} {}", step.entity_id)
+    }
+
+    /// How many tables it changes.
+    pub(super) fn spread(&self) -> usize {
+        self.steps.iter().map(|step| step.table).collect::<HashSet<_>>().len()
+    }
+
+    /// Rows come back before those that refer to them, and go after them. Without ranks the order between tables is open.
+    pub(super) fn sort(&mut self, ranks: &HashMap<TableName, usize>) {
+        let rank: Vec<usize> =
+            self.tables.iter().map(|table| ranks.get(&table.name).copied().unwrap_or(0)).collect();
+        self.steps.sort_by_key(|step| {
+            let rank = rank.get(step.table).copied().unwrap_or(0);
+            let rank = if step.statement.verb == Verb::Delete { usize::MAX - rank } else { rank };
+            (step.statement.verb, rank)
+        });
+    }
+
+    /// One row as it was at a moment, or before its last change.
+    pub(super) async fn row(
+        archive: &Archive,
+        table: TableHistory,
+        entity_id: String,
+        at: Option<&str>,
+    ) -> Result<Self> {
+        let versions = lookup::versions(archive, &table, &entity_id).await?;
+        let now = versions.last().filter(|fact| !fact.head.tombstone);
+        let (then, shown) = match at {
+            Some(text) => {
+                let at = moment::resolve(archive, text).await?;
+                moment::check_known(archive, &table, &at, false).await?;
+                let schema = Arc::clone(table.schema_for(&at.cut, at.place));
+                let fact = live_at(&versions, &at.cut);
+                (fact.map(|fact| Then { fact, schema }), at.shown)
+            }
+            None => before_last_change(&table, &versions)?,
+        };
+        let statement = Statement::new(&table, then.as_ref(), now)?;
+        let title = format!("{} {entity_id}", table.log_name);
+        let shown = format!("as it was at {shown}");
+        let last = versions.last().cloned().into_iter().collect();
+        let steps = statement.map(|statement| Step { table: 0, entity_id, last, statement });
+        Ok(Self {
+            tables: vec![table],
+            steps: steps.into_iter().collect(),
+            title,
+            shown,
+            conflicts: Vec::new(),
+        })
+    }
+
+    /// The rows for which a condition held at a moment.
+    pub(super) async fn rows(
+        archive: &Archive,
+        table: TableHistory,
+        condition: &str,
+        at: &str,
+    ) -> Result<Self> {
+        let at = moment::resolve(archive, at).await?;
+        moment::check_known(archive, &table, &at, false).await?;
+        let schema = Arc::clone(table.schema_for(&at.cut, at.place));
+        let wanted = Condition::parse(&schema, condition)?;
+        let mut found: Vec<String> = Vec::new();
+        let mut failed = None;
+        let attnums =
+            wanted.columns().into_iter().filter_map(|at| Some(schema.columns.get(at)?.column.attnum));
+        let columns = Columns::Some(attnums.collect());
+        let mut shaper = super::super::changes::Shaper::new(&table, &schema);
+        let mut take = |fact: &Fact<'_>| {
+            let held = shaper.row(fact.schema, fact.row).and_then(|row| {
+                let fields = fields(row, schema.kinds()).map_err(damaged)?;
+                Ok(wanted.holds(&fields, schema.kinds()))
+            });
+            match held {
+                Ok(true) => found.push(fact.head.entity_id.clone()),
+                Ok(false) => {}
+                Err(error) => {
+                    failed = Some(error);
+                    return Flow::Break(());
+                }
+            }
+            Flow::Continue(())
+        };
+        AsOf::find(archive, &table, at.cut).await?.sorted_rows(&columns, &mut take).await?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let mut versions = versions_of(archive, &table, &found).await?;
+        let mut steps = Vec::new();
+        for entity_id in found {
+            let versions = versions.remove(&entity_id).unwrap_or_default();
+            let then = live_at(&versions, &at.cut).map(|fact| Then { fact, schema: Arc::clone(&schema) });
+            let now = versions.last().filter(|fact| !fact.head.tombstone);
+            if let Some(statement) = Statement::new(&table, then.as_ref(), now)? {
+                let last = versions.last().cloned().into_iter().collect();
+                steps.push(Step { table: 0, entity_id, last, statement });
+            }
+        }
+        let title = format!("{} where {condition}", table.log_name);
+        let shown = format!("as it was at {}", at.shown);
+        Ok(Self { tables: vec![table], steps, title, shown, conflicts: Vec::new() })
+    }
+
+    /// Everything that a transaction changed, as it was before.
+    pub(super) async fn transaction(archive: &Archive, xid: i64) -> Result<Self> {
+        let mut found = None;
+        let filter = TransactionFilter { xid: Some(xid), ..TransactionFilter::default() };
+        let mut take = |transaction: Transaction| {
+            found = Some(transaction);
+            Flow::Break(())
+        };
+        archive.transactions(&filter, &mut take).await?;
+        let Some(transaction) = found else {
+            let known = format!("it is later than {}, where the history ends", archive.known_until().0);
+            return Err(moment::unknown_transaction(xid, &known));
+        };
+        let mut plan = Self {
+            tables: Vec::new(),
+            steps: Vec::new(),
+            title: format!("what transaction {} changed", transaction.xid),
+            shown: "as it was before".to_owned(),
+            conflicts: Vec::new(),
+        };
+        for (name, _) in &transaction.tables {
+            plan.undo(archive, archive.table(name)?, &transaction).await?;
+        }
+        Ok(plan)
+    }
+
+    /// Adds what undoes a transaction in one table, its last change first.
+    async fn undo(
+        &mut self,
+        archive: &Archive,
+        table: TableHistory,
+        transaction: &Transaction,
+    ) -> Result<()> {
+        let filter = FactFilter { lsn: Some(transaction.lsn), ..FactFilter::default() };
+        let mut done: Vec<OwnedFact> = Vec::new();
+        let mut keep = |fact: &Fact<'_>| {
+            if fact.head.xid == transaction.xid {
+                done.push(fact.to_owned());
+            }
+            Flow::Continue(())
+        };
+        facts(archive.store(), &table, &filter, &Columns::All, &mut keep).await?;
+        done.sort_by_key(|fact| std::cmp::Reverse(fact.head.seq));
+        let mut order: Vec<String> = Vec::new();
+        let mut spans: HashMap<String, Span> = HashMap::new();
+        for fact in &done {
+            let head = &fact.head;
+            let span = spans.entry(head.entity_id.clone()).or_insert_with(|| {
+                order.push(head.entity_id.clone());
+                Span { first: head.version, last: head.version, rekeyed_from: None }
+            });
+            span.first = span.first.min(head.version);
+            if head.op == "rekey" && !head.tombstone {
+                span.rekeyed_from = rekeyed(head.context.as_deref(), "rekeyed_from");
+            }
+        }
+        let before = Cut::Lsn(bygone_replication::Lsn(transaction.lsn.0.saturating_sub(1)));
+        let Cut::Lsn(place) = before else { return Ok(()) };
+        let schema = Arc::clone(table.schema_for(&before, place));
+        let versions = versions_of(archive, &table, &order).await?;
+        let number = self.tables.len();
+        let rows: BTreeMap<&str, Sides<'_>> = order
+            .iter()
+            .filter_map(|entity| {
+                let span = spans.get(entity)?;
+                Some((entity.as_str(), Sides::new(versions.get(entity)?, span)))
+            })
+            .collect();
+        let mut merged: HashSet<&str> = HashSet::new();
+        for entity in &order {
+            let Some(sides) = rows.get(entity.as_str()) else { continue };
+            if let Some(later) = sides.later {
+                let by = if later.head.xid == 0 {
+                    String::new()
+                } else {
+                    format!(" by transaction {}", later.head.xid)
+                };
+                self.conflicts
+                    .push(format!("{} {entity} was changed again{by} ({})", table.log_name, later.head.op));
+            }
+            if sides.unseen {
+                eprintln!(
+                    "bygone: {} {entity} was deleted there without ever having been seen: it cannot be brought back",
+                    table.log_name
+                );
+            }
+        }
+        for entity in &order {
+            let Some(sides) = rows.get(entity.as_str()) else { continue };
+            // A row whose key changed gets its old key back: it stays the row that others refer to.
+            let from = spans.get(entity).and_then(|span| span.rekeyed_from.as_deref());
+            let from = from.and_then(|from| rows.get_key_value(from)).filter(|(_, old)| {
+                old.then.is_some() && old.now.is_none() && sides.then.is_none() && sides.now.is_some()
+            });
+            if let Some((old, old_sides)) = from {
+                merged.insert(old);
+                let last = [old_sides.last, sides.last].into_iter().flatten().cloned().collect();
+                self.step(number, &table, entity, last, (old_sides.then, sides.now), &schema)?;
+            }
+        }
+        let paired: HashSet<&str> = order
+            .iter()
+            .filter(|entity| {
+                let from = spans.get(*entity).and_then(|span| span.rekeyed_from.as_deref());
+                from.is_some_and(|from| merged.contains(from))
+            })
+            .map(String::as_str)
+            .collect();
+        for entity in order
+            .iter()
+            .filter(|entity| !merged.contains(entity.as_str()) && !paired.contains(entity.as_str()))
+        {
+            let Some(sides) = rows.get(entity.as_str()) else { continue };
+            let last = sides.last.cloned().into_iter().collect();
+            self.step(number, &table, entity, last, (sides.then, sides.now), &schema)?;
+        }
+        self.tables.push(table);
+        Ok(())
+    }
+
+    fn step(
+        &mut self,
+        number: usize,
+        table: &TableHistory,
+        entity_id: &str,
+        last: Vec<OwnedFact>,
+        (then, now): (Option<&OwnedFact>, Option<&OwnedFact>),
+        schema: &Arc<TableSchema>,
+    ) -> Result<()> {
+        let then = then.map(|fact| Then { fact, schema: Arc::clone(schema) });
+        if let Some(statement) = Statement::new(table, then.as_ref(), now)? {
+            self.steps.push(Step { table: number, entity_id: entity_id.to_owned(), last, statement });
+        }
+        Ok(())
+    }
+}
+
+/// The versions of an entity that one transaction made.
+struct Span {
+    first: i64,
+    last: i64,
+    rekeyed_from: Option<String>,
+}
+
+/// An entity before a transaction, and now.
+struct Sides<'a> {
+    then: Option<&'a OwnedFact>,
+    now: Option<&'a OwnedFact>,
+    last: Option<&'a OwnedFact>,
+    /// The first change after the transaction.
+    later: Option<&'a OwnedFact>,
+    /// The transaction deleted it, and no version is older.
+    unseen: bool,
+}
+
+impl<'a> Sides<'a> {
+    fn new(versions: &'a [OwnedFact], span: &Span) -> Self {
+        let live = |fact: &&OwnedFact| !fact.head.tombstone;
+        let before = versions.iter().rev().find(|fact| fact.head.version < span.first);
+        let first = versions.iter().find(|fact| fact.head.version == span.first);
+        Self {
+            then: before.filter(live),
+            now: versions.last().filter(live),
+            last: versions.last(),
+            later: versions.iter().find(|fact| fact.head.version > span.last),
+            unseen: before.is_none() && first.is_some_and(|first| first.head.tombstone),
+        }
+    }
+}
+
+/// All versions of some entities, oldest first.
+async fn versions_of(
+    archive: &Archive,
+    table: &TableHistory,
+    entities: &[String],
+) -> Result<HashMap<String, Vec<OwnedFact>>> {
+    let mut versions: HashMap<String, Vec<OwnedFact>> = HashMap::new();
+    if entities.is_empty() {
+        return Ok(versions);
+    }
+    let wanted: HashSet<String> = entities.iter().cloned().collect();
+    let filter = FactFilter { entities: Some(wanted), ..FactFilter::default() };
+    let mut keep = |fact: &Fact<'_>| {
+        versions.entry(fact.head.entity_id.clone()).or_default().push(fact.to_owned());
+        Flow::Continue(())
+    };
+    facts(archive.store(), table, &filter, &Columns::All, &mut keep).await?;
+    for versions in versions.values_mut() {
+        versions.sort_by_key(|fact| fact.head.version);
+        versions.dedup_by_key(|fact| fact.head.version);
+    }
+    Ok(versions)
+}
+
+/// The row as the version before its last one left it.
+fn before_last_change<'a>(
+    table: &TableHistory,
+    versions: &'a [OwnedFact],
+) -> Result<(Option<Then<'a>>, String)> {
+    let Some(at) = versions.len().checked_sub(2) else {
+        // What came with its only version goes with it; a row that was there before the history began does not.
+        if versions.first().is_some_and(|fact| matches!(fact.head.op.as_str(), "insert" | "rekey")) {
+            return Ok((None, "its beginning, before its only version".to_owned()));
+        }
+        return Err(Error::other(
+            "the row has one version only: there is nothing older to bring back; --at says as of when",
+        ));
+    };
+    let Some(before) = versions.get(at) else { return Err(Error::other("there is no version")) };
+    let place = versions.last().map_or(before.head.lsn, |last| last.head.lsn);
+    let cut = Cut::Lsn(place);
+    let schema = Arc::clone(table.schema_for(&cut, place));
+    let shown = format!("version {}", before.head.version);
+    Ok(((!before.head.tombstone).then_some(Then { fact: before, schema }), shown))
+}

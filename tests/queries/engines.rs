@@ -1,0 +1,342 @@
+//! DuckDB and Spark read the views that bygone prints, and come to the rows that bygone, and the source, had.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde_json::Value;
+
+use super::cookbook::Story;
+use super::{Shop, WIDE};
+use crate::support::moto::Moto;
+use crate::support::postgres::Postgres;
+use crate::support::scratch::Scratch;
+
+#[test]
+fn a_table_as_of_any_moment_is_what_the_source_returned() {
+    let mut shop = Shop::with(WIDE);
+    let changes = [
+        "select 1",
+        "update wide set money = 1, dbl = 0.1, any_text = null where id = 1",
+        "delete from wide where id = 2; insert into wide (id, any_text) values (2, 'again'), (5, repeat('long ', 2000))",
+        "alter table wide add column added int default 7",
+        "update wide set added = null where id = 3; update wide set small = 5 where id = 5",
+        "alter table wide drop column gone; update wide set word = 'after' where id = 1",
+        "alter table wide add column gone int; update wide set gone = 5 where id = 1",
+        "alter table wide rename column word to phrase; update wide set phrase = 'renamed' where id = -4",
+        "update wide set id = 60 where id = 5",
+        "insert into wide (id) values (100)",
+        "truncate wide",
+        "insert into wide (id, money) values (1, 3.5)",
+    ];
+    let mut moments = Vec::new();
+    for (at, change) in changes.iter().enumerate() {
+        shop.server.run(change);
+        // A change of columns alone is told with the next row change.
+        shop.server.run("update wide set flag = not coalesce(flag, false) where id = 1");
+        moments.push(shop.save("wide", &format!("m{at}")));
+        if at % 4 == 1 {
+            shop.capture();
+        }
+    }
+    shop.server.run("insert into wide (id) values (1000)");
+    shop.capture();
+    for (at, (lsn, time)) in moments.iter().enumerate() {
+        for moment in [lsn, time] {
+            let csv = shop.ask(&["as-of", "wide", "--at", moment, "--format", "csv"]);
+            shop.assert_saved(&csv, &format!("m{at}"));
+        }
+    }
+    let files: Vec<String> = moments
+        .iter()
+        .enumerate()
+        .map(|(at, (_, time))| {
+            let path = shop.scratch.join(format!("m{at}.parquet")).to_str().unwrap().to_owned();
+            shop.ask(&["as-of", "wide", "--at", time, "--format", "parquet", "--output", &path]);
+            path
+        })
+        .collect();
+    // The views have the columns of now: what was called otherwise then, or was not there.
+    let now = shop.server.column(
+        "select attname::text from pg_attribute where attrelid = 'wide'::regclass and attnum > 0 and not attisdropped order by attnum",
+    );
+    let columns = |at: usize, quote: char| {
+        let then = now.iter().map(|name| match name.as_str() {
+            "phrase" if at < 7 => "word as phrase".to_owned(),
+            "added" if at < 3 => "null as added".to_owned(),
+            "gone" if at < 6 => "null as gone".to_owned(),
+            name => format!("{quote}{name}{quote}"),
+        });
+        then.collect::<Vec<_>>().join(", ")
+    };
+    // What Parquet's types cannot hold is null in the file; DuckDB's view has infinity back.
+    let infinite = "* replace (
+        case when isinf(day) then null else day end as day, case when isinf(\"at\") then null else \"at\" end as \"at\",
+        case when isinf(atz) then null else atz end as atz)";
+    let mut checks = String::new();
+    for (at, ((_, time), path)) in moments.iter().zip(&files).enumerate() {
+        let then = columns(at, '"');
+        checks.push_str(&format!(
+            "with v as (select {infinite} from wide_as_of('{time}')), f as (select {then} from '{path}')
+             select {at}, (select count(*) from f), count(*) from ((from v except all from f) union all (from f except all from v));\n"
+        ));
+    }
+    assert_same_rows("DuckDB", &duckdb(&shop.ask(&["views", "duckdb"]), &checks));
+    // Spark takes seconds for each.
+    let mut checks = String::new();
+    let chosen: Vec<_> = moments.iter().zip(&files).enumerate().filter(|(at, _)| at % 2 == 1).collect();
+    for &(at, ((_, time), path)) in &chosen {
+        let then = columns(at, '`');
+        checks.push_str(&format!(
+            "with v as (select * from wide_as_of(timestamp '{time}')), f as (select {then} from parquet.`{path}`)
+             select {at}, (select count(*) from f), count(*) from
+             ((select * from v except all select * from f) union all (select * from f except all select * from v));\n"
+        ));
+    }
+    // And what is not known is said, not shown as an empty table.
+    checks.push_str("select * from wide_as_of(timestamp '2020-01-01');\nselect * from wide_as_of(timestamp '2100-01-01');\n");
+    checks.push_str("select count(*), count(_valid_to), max(_version) from wide_history;\n");
+    // The recipes for Spark go along, so that Spark is started once.
+    let story = Story::play();
+    let recipes = story.recipes("sql spark");
+    checks.push_str(&recipes.join(";\n"));
+    let views = format!("{}{}", shop.ask(&["views", "spark"]), story.shop.ask(&["views", "spark"]));
+    let Some(mut told) = spark(&views, &checks) else { return };
+    for (row, recipe) in told.split_off(told.len() - recipes.len()).iter().zip(&recipes) {
+        assert!(row.as_array().is_some_and(|row| !row.is_empty()), "Spark has no rows for {recipe}: {row}");
+    }
+    let history = told.pop().unwrap();
+    let counted = duckdb(
+        &shop.ask(&["views", "duckdb"]),
+        "select count(*), count(_valid_to), max(_version) from wide_history;\n",
+    );
+    assert_eq!(history, counted[0]);
+    for (refusal, words) in told.split_off(chosen.len()).iter().zip(["begins at", "know until"]) {
+        let text = refusal.as_str().unwrap_or_default();
+        assert!(text.contains("nothing is known of public.wide") && text.contains(words), "{refusal}");
+    }
+    assert_same_rows("Spark", &told);
+}
+
+/// Of each moment: its number, how many rows there are, and how many differ.
+#[track_caller]
+fn assert_same_rows(engine: &str, told: &[Value]) {
+    let mut rows = 0;
+    for row in told {
+        assert_eq!(row[2], 0, "as of moment {} {engine} has other rows", row[0]);
+        rows += row[1].as_i64().unwrap();
+    }
+    assert!(rows > 15, "{rows} rows prove nothing");
+}
+
+/// The rows of each query, after the views were made, through DuckDB's own package.
+pub(super) fn duckdb(views: &str, queries: &str) -> Vec<Value> {
+    let program = "import duckdb, json, sys
+con = duckdb.connect()
+con.execute(\"set timezone = 'UTC'\")
+text = open(sys.argv[1]).read()
+if 's3' in text:
+    import os, duckdb_extension_httpfs
+    root = os.path.dirname(duckdb_extension_httpfs.__file__)
+    con.execute(\"load '\" + root + \"/extensions/v\" + duckdb.__version__ + \"/httpfs.duckdb_extension'\")
+if text: con.execute(text)
+rows = []
+for query in open(sys.argv[2]).read().split(';\\n'):
+    if query.strip(): rows += con.execute(query).fetchall()
+print(json.dumps(rows, default=str))";
+    python(program, views, queries)
+}
+
+/// The first row of each query through Spark, or what it said instead; none where there is no Java to run it. Starting it
+/// takes ten seconds, so that one test asks all.
+fn spark(views: &str, queries: &str) -> Option<Vec<Value>> {
+    let has_java = Command::new("java").arg("-version").output().is_ok_and(|done| done.status.success());
+    if !has_java {
+        eprintln!("there is no Java: Spark is left out");
+        return None;
+    }
+    let program = "import json, sys
+from pyspark.sql import SparkSession
+spark = (SparkSession.builder.master('local[1]').config('spark.ui.enabled', 'false').config('spark.driver.bindAddress', '127.0.0.1')
+    .config('spark.sql.session.timeZone', 'UTC').config('spark.sql.shuffle.partitions', '1')
+    .config('spark.sql.codegen.wholeStage', 'false').config('spark.sql.codegen.factoryMode', 'NO_CODEGEN')
+    .config('spark.sql.adaptive.enabled', 'false').getOrCreate())
+spark.sparkContext.setLogLevel('OFF')
+for statement in open(sys.argv[1]).read().split(';\\n'):
+    statement = '\\n'.join(line for line in statement.split('\\n') if not line.startswith('--')).strip()
+    if statement: spark.sql(statement)
+rows = []
+for query in open(sys.argv[2]).read().split(';\\n'):
+    if not query.strip(): continue
+    try: rows.append(list(spark.sql(query).head() or []))
+    except Exception as error: rows.append(str(error))
+print(json.dumps(rows, default=str))";
+    Some(python(program, views, queries))
+}
+
+fn python(program: &str, views: &str, queries: &str) -> Vec<Value> {
+    let scratch = Scratch::new("engine");
+    let write = |name: &str, text: &str| {
+        let path = scratch.join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let (views, queries) = (write("views.sql", views), write("queries.sql", queries));
+    let done = Command::new(interpreter()).arg("-c").arg(program).args([&views, &queries]).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    serde_json::from_slice::<Vec<Value>>(&done.stdout).unwrap()
+}
+
+/// The Python that has the engines: scripts/install readers makes it.
+fn interpreter() -> PathBuf {
+    if let Some(named) = std::env::var_os("BYGONE_TEST_READERS") {
+        return named.into();
+    }
+    let home = || PathBuf::from(std::env::var_os("HOME").expect("HOME is not set")).join(".cache");
+    std::env::var_os("XDG_CACHE_HOME")
+        .map_or_else(home, PathBuf::from)
+        .join("bygone-test/readers/bin/python3")
+}
+
+#[test]
+fn duckdb_has_the_three_relations_of_each_table() {
+    let mut shop = Shop::orders();
+    shop.server.run("create schema other; create table empty (id int primary key)");
+    shop.capture();
+    let views = shop.ask(&["views", "duckdb"]);
+    let rows = duckdb(
+        &views,
+        "select id, customer, total::varchar from orders order by id;
+select id, _version, _op, _valid_to is null from orders_history order by id, _version;
+select a, b, note from notes order by a;\n",
+    );
+    let expected = serde_json::json!([
+        [1, "ann", "13.50"],
+        [2, "", null],
+        [1, 1, "snapshot", false],
+        [1, 2, "update", true],
+        [2, 1, "snapshot", false],
+        [2, 2, "update", true],
+        [3, 1, "snapshot", false],
+        [3, 2, "delete", true],
+        [1, "x,y", "second"],
+        [2, "eu", null],
+    ]);
+    assert_eq!(Value::from(rows), expected);
+}
+
+#[test]
+fn fifty_moments_under_load_read_as_the_source_had_them() {
+    let mut shop = Shop::with(
+        "create table orders (id int primary key, customer text, total numeric(12,2), tags text[]);
+         insert into orders select n, 'c' || n % 7, n, '{a}' from generate_series(1, 60) n;
+         create table counter (n int); insert into counter values (0)",
+    );
+    let seed: u64 = rand::rng().random();
+    eprintln!("seed {seed}");
+    let stop = AtomicBool::new(false);
+    let mut moments = Vec::new();
+    shop.bygone.start("");
+    std::thread::scope(|scope| {
+        for writer in 0..2u64 {
+            let (server, stop) = (&shop.server, &stop);
+            scope.spawn(move || {
+                let mut random = StdRng::seed_from_u64(seed ^ writer);
+                let mut client = server.connect();
+                while !stop.load(Ordering::Relaxed) {
+                    // In the order of their keys, so that the two do not wait for each other.
+                    let id = random.random_range(1..80);
+                    let sql = match random.random_range(0..5) {
+                        0 => format!("delete from orders where id = {id}"),
+                        1 => format!(
+                            "insert into orders values ({id}, 'new', {id}, null) on conflict (id) do nothing"
+                        ),
+                        2 => {
+                            format!("update orders set total = total + 1 where id between {id} and {id} + 3")
+                        }
+                        3 => format!(
+                            "update orders set tags = tags || 'b'::text, customer = null where id = {id}"
+                        ),
+                        _ => format!("begin; update orders set total = 0 where id = {id}; rollback"),
+                    };
+                    // A deadlock between the two is theirs to lose.
+                    let _ = client.batch_execute(&sql);
+                }
+            });
+        }
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut client = shop.server.connect();
+        for at in 0..50 {
+            std::thread::sleep(std::time::Duration::from_millis(random.random_range(1..40)));
+            // Nobody writes while the table is copied: the position is exact, and the time lies between two commits.
+            let mut saving = client.transaction().unwrap();
+            saving
+                .batch_execute(&format!(
+                    "lock table orders in share mode; create table saved.m{at} as table orders"
+                ))
+                .unwrap();
+            let row = saving
+                .query_one(
+                    "select pg_current_wal_insert_lsn()::text,
+                            to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.US+00')",
+                    &[],
+                )
+                .unwrap();
+            moments.push((row.get::<_, String>(0), row.get::<_, String>(1)));
+            std::thread::sleep(std::time::Duration::from_millis(2));
+            saving.commit().unwrap();
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    shop.bygone.terminate(rustix::process::Signal::TERM, std::time::Duration::from_secs(20));
+    shop.server.run("insert into orders values (1000, 'last', 1, null)");
+    shop.capture();
+    let mut checks = String::new();
+    for (at, (lsn, time)) in moments.iter().enumerate() {
+        let told = shop.ask(&["as-of", "orders", "--at", lsn, "--format", "csv"]);
+        shop.assert_saved(&told, &format!("m{at}"));
+        assert_eq!(shop.ask(&["as-of", "orders", "--at", time, "--format", "csv"]), told, "moment {at}");
+        let path = shop.scratch.join(format!("m{at}.csv"));
+        std::fs::write(&path, &told).unwrap();
+        let file = format!(
+            "read_csv('{}', header = true, all_varchar = true, nullstr = '\\N', allow_quoted_nulls = false)",
+            path.display()
+        );
+        checks.push_str(&format!(
+            "with v as (select id::varchar as id, coalesce(total::varchar, '') as total from orders_as_of('{time}')),
+                  f as (select id, coalesce(total, '') as total from {file})
+             select {at}, (select count(*) from f), count(*) from ((from v except all from f) union all (from f except all from v));\n"
+        ));
+    }
+    assert_same_rows("DuckDB", &duckdb(&shop.ask(&["views", "duckdb"]), &checks));
+}
+
+#[test]
+fn a_history_in_a_bucket_answers_as_well() {
+    let server = Postgres::start();
+    server.run("create table orders (id int primary key, total int); insert into orders select n, n from generate_series(1, 3000) n");
+    let moto = Moto::start();
+    let mut bygone = moto.bygone(server.url(), "shop");
+    bygone.until_current();
+    let before = server.value("select pg_current_wal_insert_lsn()").unwrap();
+    server.run("update orders set total = 0 where id = 7; delete from orders where id > 10");
+    bygone.until_current();
+    let now = bygone.ask(&["as-of", "orders", "--at", "now", "--format", "csv"]).well().stdout;
+    assert_eq!(now, "id,total\n1,1\n2,2\n3,3\n4,4\n5,5\n6,6\n7,0\n8,8\n9,9\n10,10\n");
+    let then = bygone.ask(&["as-of", "orders", "--at", &before, "--format", "csv"]).well().stdout;
+    assert_eq!(then.lines().count(), 3001);
+    let history = bygone.ask(&["history", "orders", "7", "--format", "csv"]).well().stdout;
+    assert_eq!(history.lines().filter(|line| line.contains("total: 7 -> 0")).count(), 1, "{history}");
+    let views = bygone.ask(&["views", "duckdb"]).well().stdout;
+    assert!(views.contains("'s3://kept/shop/tables/public.orders/_date="), "{views}");
+    // DuckDB reads the bucket itself.
+    let endpoint = moto.endpoint();
+    let endpoint = endpoint.strip_prefix("http://").unwrap();
+    let views = format!(
+        "create secret (type s3, key_id 'test', secret 'test', endpoint '{endpoint}', url_style 'path', use_ssl false);\n{views}"
+    );
+    let told = duckdb(&views, "select count(*)::int, sum(total)::int from orders;\n");
+    assert_eq!(told, [serde_json::json!([10, 48])]);
+}

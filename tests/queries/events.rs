@@ -1,0 +1,267 @@
+//! What the log's events mean to readers: rewrites, partitions, gaps, drops and new names.
+//!
+//! The events stand in commits that the tests append themselves, so that each lies where the test wants it.
+
+use std::fs;
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::Shop;
+use crate::support::history::hex;
+
+impl Shop {
+    /// Appends a commit that says these events, each `offset` bytes after the history's present end where it names a
+    /// number in place of a position. Gives back that end.
+    fn tell(&self, events: &[Value]) -> u64 {
+        self.tell_of(&json!([]), events)
+    }
+
+    /// The same, with new versions of tables' columns.
+    fn tell_of(&self, schemas: &Value, events: &[Value]) -> u64 {
+        let log = self.scratch.join("history/log");
+        let mut names: Vec<_> = fs::read_dir(&log).unwrap().map(|entry| entry.unwrap().path()).collect();
+        names.sort();
+        let bytes = fs::read(names.last().unwrap()).unwrap();
+        let mut commit: Value = serde_json::from_slice(&bytes).unwrap();
+        let end = position(commit["wal"]["to"].as_str().unwrap());
+        let place =
+            |offset: &Value| offset.as_u64().map_or(offset.clone(), |offset| shown(end + offset).into());
+        let events: Vec<Value> = events
+            .iter()
+            .map(|event| {
+                let mut event = event.clone();
+                event["lsn"] = match &event["lsn"] {
+                    Value::Array(pair) => pair.iter().map(place).collect(),
+                    one => place(one),
+                };
+                event
+            })
+            .collect();
+        let seq = commit["seq"].as_u64().unwrap() + 1;
+        let to = shown(end + 0x1_0000);
+        commit["seq"] = seq.into();
+        commit["prev"] = hex(&Sha256::digest(&bytes)).into();
+        commit["wal"] = json!({"from": shown(end), "to": to});
+        commit["resume"] = to.into();
+        commit["server_time"] = commit["at"].clone();
+        commit["events"] = events.into();
+        commit["schemas"] = schemas.clone();
+        commit["add"] = json!([]);
+        commit["remove"] = json!([]);
+        fs::write(log.join(format!("{seq:020}.json")), format!("{commit}\n")).unwrap();
+        end
+    }
+
+    /// What `as-of` says on stderr, beside a result.
+    #[track_caller]
+    fn warned(&self, table: &str, place: u64) -> String {
+        self.bygone.ask(&["as-of", table, "--at", &shown(place), "--format", "csv"]).well().stderr
+    }
+}
+
+fn position(text: &str) -> u64 {
+    let (high, low) = text.split_once('/').unwrap();
+    (u64::from_str_radix(high, 16).unwrap() << 32) | u64::from_str_radix(low, 16).unwrap()
+}
+
+fn shown(position: u64) -> String {
+    format!("{:X}/{:X}", position >> 32, position & 0xFFFF_FFFF)
+}
+
+#[test]
+fn between_a_rewrite_and_the_comparison_rows_are_not_known_exactly() {
+    for (kind, word) in [("rewrite", "rewritten"), ("partition", "a partition came"), ("key", "another key")]
+    {
+        let shop = Shop::orders();
+        let end = shop.tell(&[
+            json!({"kind": kind, "table": "public.orders", "lsn": [0x100, 0x200], "doubt": true}),
+            json!({"kind": "reconcile", "table": "public.orders", "lsn": 0x300}),
+        ]);
+        for sure in [end, end + 0x100, end + 0x300, end + 0x400] {
+            assert_eq!(shop.warned("orders", sure), "", "{kind} {sure:x}");
+        }
+        for unsure in [end + 0x101, end + 0x200, end + 0x2ff] {
+            let said = shop.warned("orders", unsure);
+            assert!(said.contains("not known exactly") && said.contains(word), "{said}");
+            assert!(said.contains(&format!("known until {}", shown(end + 0x100))), "{said}");
+            assert!(said.contains(&format!("known again from {}", shown(end + 0x300))), "{said}");
+            // The other tables are what they are.
+            assert_eq!(shop.warned("notes", unsure), "");
+        }
+        // A time between the two commits may be any position between them.
+        let log = shop.json(&["log"]);
+        let at = log.last().unwrap()["at"].as_str().unwrap();
+        let now = shop.bygone.ask(&["as-of", "orders", "--at", at, "--format", "csv"]).well();
+        assert_eq!(now.stdout, "id,customer,total\n1,ann,13.50\n2,\"\",\n");
+        let diff =
+            shop.bygone.ask(&["diff", "orders", "--from", &shown(end), "--to", &shown(end + 0x150)]).well();
+        assert!(diff.stderr.contains("not known exactly"), "{}", diff.stderr);
+    }
+}
+
+#[test]
+fn a_rewrite_that_is_not_settled_yet_leaves_the_present_in_doubt() {
+    let shop = Shop::orders();
+    let end = shop.tell(&[json!({"kind": "rewrite", "table": "public.orders", "lsn": 0x100})]);
+    assert_eq!(shop.warned("orders", end + 0xff), "");
+    let now = shop.bygone.ask(&["as-of", "orders", "--at", "now"]).well();
+    assert!(now.stderr.contains("not in the history yet"), "{}", now.stderr);
+    shop.tell(&[json!({"kind": "reconcile", "table": "public.orders", "lsn": 0x100})]);
+    let now = shop.bygone.ask(&["as-of", "orders", "--at", "now"]).well();
+    assert!(!now.stderr.contains("not known exactly"), "{}", now.stderr);
+}
+
+#[test]
+fn inside_a_gap_nothing_is_known_of_any_table() {
+    for kind in ["gap", "fork"] {
+        let shop = Shop::orders();
+        let end = shop.tell(&[json!({"kind": kind, "lsn": [0x100, 0x200]})]);
+        for table in ["orders", "notes"] {
+            for sure in [end, end + 0x100, end + 0x200] {
+                assert_eq!(shop.warned(table, sure), "", "{kind} {sure:x}");
+            }
+            let known = format!("known until {}", shown(end + 0x100));
+            shop.refused(&["as-of", table, "--at", &shown(end + 0x150)], &[&known, kind, "known again from"]);
+        }
+        let views = shop.ask(&["views", "duckdb"]);
+        assert!(views.contains(&format!("a {kind} lies there")), "{views}");
+    }
+}
+
+#[test]
+fn a_dropped_table_is_known_until_it_was_dropped() {
+    let shop = Shop::orders();
+    let end = shop.tell(&[json!({"kind": "drop", "table": "public.orders", "lsn": 0x100})]);
+    assert_eq!(shop.warned("orders", end), "");
+    let dropped = format!("dropped at {}", shown(end + 0x100));
+    for moment in ["now", &shown(end + 0x100), &shown(end + 0x200)] {
+        shop.refused(&["as-of", "orders", "--at", moment], &[&dropped]);
+    }
+    // What happened to its rows can still be asked.
+    assert_eq!(shop.json(&["history", "orders", "1"]).len(), 2);
+    let tables = shop.json(&["tables"]);
+    assert_eq!(tables[1]["status"].as_str().unwrap(), dropped);
+    assert_eq!(tables[0]["status"], Value::Null);
+    let views = shop.ask(&["views", "duckdb"]);
+    assert!(views.contains("it was dropped at"), "{views}");
+}
+
+#[test]
+fn a_table_that_was_renamed_is_found_by_both_names() {
+    let shop = Shop::orders();
+    shop.tell(&[
+        json!({"kind": "schema", "table": "public.notes", "lsn": [0x100, 0x200], "renamed_to": "public.jottings"}),
+        // Another table's old name may be taken by then.
+        json!({"kind": "schema", "table": "public.orders", "lsn": [0x200, 0x300], "renamed_to": "archive.Orders"}),
+    ]);
+    let rows = shop.json(&["as-of", "notes", "--at", "now"]);
+    for name in ["jottings", "public.jottings", "public.notes", "\"jottings\""] {
+        assert_eq!(shop.json(&["as-of", name, "--at", "now"]), rows, "{name}");
+    }
+    for name in ["orders", "public.orders", "Orders", "archive.Orders", "\"archive\".\"Orders\""] {
+        assert_eq!(shop.json(&["history", name, "1"]).len(), 2, "{name}");
+    }
+    shop.refused(&["as-of", "joltings", "--at", "now"], &["did you mean jottings"]);
+    let tables = shop.json(&["tables"]);
+    assert_eq!(
+        (&tables[0]["table"], &tables[0]["status"]),
+        (&"public.notes".into(), &"now public.jottings".into())
+    );
+    let sql = shop.ask(&["restore", "jottings", "x,y", "1"]);
+    assert!(sql.contains(r#"update "public"."jottings""#), "{sql}");
+    let told =
+        super::engines::duckdb(&shop.ask(&["views", "duckdb"]), "select count(*)::int from jottings;\n");
+    assert_eq!(told, [json!([2])]);
+}
+
+#[test]
+fn a_table_made_again_has_columns_of_its_own() {
+    let shop = Shop::orders();
+    // The new table has the same columns at other places, and one more.
+    let column = |name: &str, attnum: i16, of: &str, oid: u32| json!({"name": name, "attnum": attnum, "type": of, "typmod": -1, "key": name == "id", "type_oid": oid});
+    let mut total = column("total", 1, "numeric", 1700);
+    total["typmod"] = 786_438.into();
+    let schema = json!([{"table": "public.orders", "schema": 2, "oid": 4_000_000, "number": 1, "key": [2],
+        "columns": [total, column("id", 2, "int8", 20), column("customer", 3, "text", 25), column("note", 4, "text", 25)]}]);
+    let end = shop.tell_of(
+        &schema,
+        &[
+            json!({"kind": "drop", "table": "public.orders", "lsn": 0x100}),
+            json!({"kind": "attach", "table": "public.orders", "lsn": 0x200, "schema": 2}),
+            json!({"kind": "snapshot", "table": "public.orders", "lsn": 0x300, "rows": 0}),
+        ],
+    );
+    let then = shop.ask(&["as-of", "orders", "--at", &shown(end), "--format", "csv"]);
+    assert_eq!(then, "id,customer,total\n1,ann,13.50\n2,\"\",\n");
+    shop.refused(&["as-of", "orders", "--at", &shown(end + 0x250)], &["dropped at"]);
+    assert_eq!(shop.json(&["find", "orders", "customer", "ann"]).len(), 2);
+    assert_eq!(shop.json(&["find", "orders", "total", "12.50"]).len(), 1);
+    let expected = json!([["12.50", 1, "ann"], ["13.50", 1, "ann"]]);
+    let sql = "select cast(total as varchar) as total, id, customer from orders_history where id = 1 order by _version";
+    let told = super::engines::duckdb(&shop.ask(&["views", "duckdb"]), &format!("{sql};\n"));
+    assert_eq!(Value::from(told), expected);
+    let told = shop.json(&["sql", sql]);
+    let told: Vec<Value> = told.iter().map(|row| json!([row["total"], row["id"], row["customer"]])).collect();
+    assert_eq!(Value::from(told), expected);
+}
+
+#[test]
+fn a_partition_that_went_leaves_no_doubt() {
+    let shop = Shop::orders();
+    let end = shop.tell(&[
+        json!({"kind": "partition", "table": "public.orders", "lsn": 0x100, "action": "detach", "leaf": 7}),
+    ]);
+    for place in [end, end + 0x100, end + 0x200] {
+        assert_eq!(shop.warned("orders", place), "");
+    }
+    // A comparison of one leaf does not settle a rewrite of the whole.
+    let end = shop.tell(&[
+        json!({"kind": "rewrite", "table": "public.orders", "lsn": 0x100, "doubt": true}),
+        json!({"kind": "reconcile", "table": "public.orders", "lsn": 0x200, "leaf": 7}),
+        json!({"kind": "reconcile", "table": "public.orders", "lsn": 0x400}),
+    ]);
+    assert!(shop.warned("orders", end + 0x300).contains(&format!("known again from {}", shown(end + 0x400))));
+}
+
+#[test]
+fn what_an_application_does_to_its_tables_is_read_as_it_was() {
+    let mut shop = Shop::orders();
+    let (before, _) = shop.save("orders", "before");
+    // A rewrite, another name, and another table in place of one.
+    shop.server.run("alter table orders alter total type text using total || ' EUR'");
+    shop.server.run("alter table orders rename to purchases");
+    shop.server.run("drop table notes; create table notes (note text, a int primary key); insert into notes values ('new', 1)");
+    shop.capture();
+    shop.server.run("create table saved.after as table purchases");
+    let now = shop.ask(&["as-of", "purchases", "--at", "now", "--format", "csv"]);
+    shop.assert_saved(&now, "after");
+    let then = shop.ask(&["as-of", "orders", "--at", &before, "--format", "csv"]);
+    shop.assert_saved(&then, "before");
+    let moment = format!("select * from purchases_as_of('{before}') order by id");
+    assert_eq!(shop.ask(&["sql", &moment, "--format", "csv"]), then);
+    assert_eq!(shop.ask(&["sql", "select * from purchases order by id", "--format", "csv"]), now);
+    // The two tables of one name are told apart.
+    assert_eq!(shop.ask(&["as-of", "notes", "--at", "now", "--format", "csv"]), "note,a\nnew,1\n");
+    assert_eq!(shop.json(&["as-of", "notes", "--at", &before]).len(), 2);
+    let facts = shop.json(&["sql", "select note, a, b, _op from notes_history order by _lsn, _seq"]);
+    assert_eq!(facts[0], json!({"note": "first", "a": 1, "b": "x,y", "_op": "snapshot"}));
+    assert_eq!(facts.last().unwrap(), &json!({"note": "new", "a": 1, "b": null, "_op": "snapshot"}));
+    assert_eq!(facts.iter().filter(|fact| fact["_op"] == "drop").count(), 2);
+    // In the doubt between the rewrite and the comparison the rows come with a warning.
+    let events = shop.json(&["log"]);
+    let rewrite = events
+        .iter()
+        .flat_map(|commit| commit["events"].as_array().unwrap())
+        .find(|event| event["kind"] == "rewrite")
+        .unwrap()
+        .clone();
+    let [after, seen] = [0, 1].map(|at| position(rewrite["lsn"][at].as_str().unwrap()));
+    assert!(shop.warned("purchases", seen).contains("rewritten"), "{rewrite}");
+    assert!(!shop.warned("purchases", after).contains("rewritten"), "{rewrite}");
+    let told = super::engines::duckdb(
+        &shop.ask(&["views", "duckdb"]),
+        "select total from purchases order by id;\nselect note from notes;\n",
+    );
+    assert_eq!(told, [json!(["13.50 EUR"]), json!([null]), json!(["new"])]);
+}

@@ -1,0 +1,98 @@
+//! Moments: the ways to write them, and what is said of those that are not known.
+
+use super::Shop;
+use crate::support::bygone::Bygone;
+
+#[test]
+fn a_moment_that_is_not_known_is_refused_with_the_reason() {
+    let shop = Shop::orders();
+    for moment in ["2020-01-01", "0/1", "10 years ago"] {
+        shop.refused(
+            &["as-of", "orders", "--at", moment],
+            &["nothing is known of public.orders", "begins at"],
+        );
+    }
+    for moment in ["2100-01-01T00:00:00Z", "FFFF/0"] {
+        shop.refused(&["as-of", "orders", "--at", moment], &["nothing is known", "known until"]);
+    }
+    shop.refused(&["as-of", "orders", "--at", "tx:1"], &["no transaction 1"]);
+    shop.refused(&["as-of", "orders", "--at", "soon"], &["not a moment", "2 hours ago"]);
+    let now = shop.bygone.ask(&["as-of", "orders", "--at", "now", "--format", "csv"]).well();
+    assert!(now.stderr.contains("known until"), "{}", now.stderr);
+    assert_eq!(now.stdout, "id,customer,total\n1,ann,13.50\n2,\"\",\n");
+}
+
+#[test]
+fn names_that_are_not_known_are_answered_with_the_nearest() {
+    let mut shop = Shop::orders();
+    shop.refused(&["as-of", "oders", "--at", "now"], &["no table \"oders\"", "did you mean orders"]);
+    shop.refused(
+        &["as-of", "orders", "--at", "now", "--columns", "totl"],
+        &["no column \"totl\"", "did you mean total"],
+    );
+    shop.refused(&["history", "orders", "11"], &["never had a row", "11", "the nearest keys are 1"]);
+    shop.refused(&["history", "notes", "eu"], &["key of public.notes is (b, a)", "--key b=…,a=…"]);
+    shop.server.run("create schema other; create table other.orders (id int primary key)");
+    shop.bygone =
+        Bygone::new(shop.server.url(), shop.scratch.join("history")).tables(&["public.*", "other.*"]);
+    shop.capture();
+    shop.refused(&["as-of", "orders", "--at", "now"], &["other.orders or public.orders"]);
+    assert_eq!(shop.json(&["history", "public.orders", "1"]).len(), 2);
+    assert_eq!(shop.bygone.ask(&["as-of", "orders"]).code(), Some(2));
+    assert_eq!(shop.bygone.ask(&["history", "orders"]).code(), Some(2));
+}
+
+#[test]
+fn one_moment_can_be_written_in_many_ways() {
+    let mut shop = Shop::orders();
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    let utc = shop
+        .server
+        .value("select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.US')")
+        .unwrap();
+    let india = shop
+        .server
+        .value(&format!("select (timestamptz '{utc}+00' at time zone 'Asia/Kolkata')::text"))
+        .unwrap();
+    let india = {
+        // The server's DateStyle is not ISO.
+        let iso = format!(
+            "select to_char(timestamptz '{utc}+00' at time zone 'Asia/Kolkata', 'YYYY-MM-DD HH24:MI:SS.US')"
+        );
+        shop.server.value(&iso).unwrap_or(india)
+    };
+    let lsn = shop.server.value("select pg_current_wal_insert_lsn()").unwrap();
+    shop.server.run("truncate orders");
+    shop.capture();
+    let (day, clock) = utc.split_once(' ').unwrap();
+    let expected = "id,customer,total\n1,ann,13.50\n2,\"\",\n";
+    for moment in [
+        format!("{day}T{clock}Z"),
+        format!("{utc}+00"),
+        format!("{utc} UTC"),
+        format!("{india}+05:30"),
+        format!("{india}+0530"),
+        lsn,
+    ] {
+        let told = shop.ask(&["as-of", "orders", "--at", &moment, "--format", "csv"]);
+        assert_eq!(told, expected, "{moment}");
+    }
+    // Without a zone it is the time of this machine.
+    for (zone, text) in [("Asia/Kolkata", &india), ("UTC", &utc)] {
+        shop.bygone = Bygone::new(shop.server.url(), shop.scratch.join("history")).env("TZ", zone);
+        let told = shop.ask(&["as-of", "orders", "--at", text, "--format", "csv"]);
+        assert_eq!(told, expected, "{zone}");
+    }
+    // What is empty is told from what is not known.
+    assert_eq!(shop.ask(&["as-of", "orders", "--at", "now", "--format", "csv"]), "id,customer,total\n");
+    for moment in ["yesterday", "yesterday 10:00", "2 hours ago", "3 weeks ago", "1 month ago"] {
+        shop.refused(
+            &["as-of", "orders", "--at", moment],
+            &["nothing is known of public.orders", "begins at"],
+        );
+    }
+    shop.refused(
+        &["as-of", "orders", "--at", "0 seconds ago"],
+        &["nothing is known", "the history is known until"],
+    );
+}

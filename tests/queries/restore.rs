@@ -1,0 +1,211 @@
+//! Rows are brought back as they were, and nothing else is touched.
+
+use serde_json::Value;
+
+use super::{Shop, WIDE};
+use crate::support::bygone::Outcome;
+
+#[test]
+fn a_row_comes_back_as_it_was() {
+    let mut shop = Shop::with(&format!(
+        "{WIDE};
+         create table odd (\"Key\" int generated always as identity primary key, \"it's\" text, sum int generated always as (1) stored);
+         insert into odd (\"it's\") values (E'a\\\\b''c'), ('other');
+         create table notes (a int, b text, note text, primary key (b, a)); insert into notes values (1, 'x,y', 'first')"
+    ));
+    shop.server.run("create table saved.wide as table wide; create table saved.odd as table odd; create table saved.notes as table notes");
+    // Given rows that were deleted, changed and added
+    shop.server.run(
+        "delete from wide where id in (1, 2); update wide set word = 'x', ints = '{9}', atz = null where id = -4;
+         insert into wide (id) values (7); delete from odd where \"Key\" = 1; update odd set \"it's\" = null where \"Key\" = 2;
+         update notes set note = 'second'",
+    );
+    shop.capture();
+    let source = shop.server.url();
+    let restore = |row: &[&str]| {
+        let mut arguments = vec!["restore"];
+        arguments.extend(row);
+        arguments.extend(["--apply", "--source", &source]);
+        shop.bygone.ask(&arguments)
+    };
+    // When each is brought back
+    for row in [
+        &["wide", "1"][..],
+        &["wide", "2"],
+        &["wide", "-4"],
+        &["wide", "7"],
+        &["odd", "1"],
+        &["odd", "2"],
+        &["notes", "x,y", "1"],
+    ] {
+        restore(row).well();
+    }
+    // Then the tables are what they were
+    for table in ["wide", "odd", "notes"] {
+        let differences = shop.server.value(&format!(
+            "select count(*) from ((select t::text from {table} t except all select t::text from saved.{table} t)
+             union all (select t::text from saved.{table} t except all select t::text from {table} t)) d"
+        ));
+        assert_eq!(differences.as_deref(), Some("0"), "{table}");
+    }
+    // And what the history does not know of yet is not overwritten.
+    restore(&["wide", "7"]).refused(&["it is gone there", "--force"]);
+    shop.server.run("update notes set note = 'third'");
+    restore(&["notes", "x,y", "1"]).refused(&["note is third, not second"]);
+    assert_eq!(shop.server.value("select note from notes").as_deref(), Some("third"));
+    shop.capture();
+    let who = shop.json(&["history", "wide", "1"]);
+    assert_eq!(who.last().unwrap()["op"], "insert");
+}
+
+/// A shop whose tables refer to each other.
+const FAMILY: &str = r#"
+    create table customers (id bigint generated always as identity primary key, email text unique not null);
+    create table orders (id bigint primary key, customer bigint not null references customers, code text unique, total numeric(10,2));
+    create table lines (order_id bigint references orders on update cascade, n int, what text, primary key (order_id, n));
+    insert into customers (email) values ('ann@example.com'), ('bob@example.com');
+    insert into orders values (1, 1, 'A', 10), (2, 2, 'B', 20), (3, 2, 'C', 30);
+    insert into lines values (1, 1, 'apple'), (2, 1, 'pear'), (2, 2, 'plum')"#;
+
+impl Shop {
+    fn family() -> Self {
+        let shop = Self::with(FAMILY);
+        for table in ["customers", "orders", "lines"] {
+            shop.server.run(&format!("create table saved.{table} as table {table}"));
+        }
+        shop
+    }
+
+    /// One transaction of the shop, captured; gives its id.
+    fn transact(&mut self, sql: &str) -> String {
+        let mut client = self.server.connect();
+        let mut transaction = client.transaction().unwrap();
+        transaction.batch_execute(sql).unwrap();
+        let xid: String = transaction.query_one("select pg_current_xact_id()::text", &[]).unwrap().get(0);
+        transaction.commit().unwrap();
+        self.capture();
+        xid
+    }
+
+    fn restore(&self, arguments: &[&str]) -> Outcome {
+        let source = self.server.url();
+        let mut all = vec!["restore"];
+        all.extend(arguments);
+        all.extend(["--source", &source]);
+        self.bygone.ask(&all)
+    }
+
+    /// The tables are as they were at first.
+    #[track_caller]
+    fn assert_family(&self) {
+        for table in ["customers", "orders", "lines"] {
+            let differences = self.server.column(&format!(
+                "(select 'extra in {table}: ' || t::text from {table} t except all select 'extra in {table}: ' || t::text from saved.{table} t)
+                 union all (select 'missing in {table}: ' || t::text from saved.{table} t except all select 'missing in {table}: ' || t::text from {table} t)"
+            ));
+            assert!(differences.is_empty(), "{differences:?}");
+        }
+    }
+}
+
+#[test]
+fn a_transaction_is_undone_whatever_refers_to_what() {
+    let mut shop = Shop::family();
+    for sql in [
+        // Rows that refer to each other come, go, and change hands.
+        "insert into customers (email) values ('cid@example.com'); insert into orders values (4, currval('customers_id_seq'), 'D', 1);
+         insert into lines values (4, 1, 'fig')",
+        "delete from lines where order_id = 2; delete from orders where customer = 2; delete from customers where id = 2",
+        "insert into customers overriding system value values (9, 'new@example.com'); update orders set customer = 9 where customer = 2;
+         delete from customers where id = 2",
+        // A unique value changes hands.
+        "delete from orders where id = 3; insert into orders values (5, 1, 'C', 5)",
+        "update orders set code = null where id = 1; update orders set code = 'A' where id = 2",
+        // Keys change, one after another.
+        "update orders set id = 10 where id = 1",
+        "update orders set id = 30 where id = 3; update orders set id = 3 where id = 2",
+        // What came and went within leaves nothing to do; several versions are one.
+        "insert into orders values (8, 1, 'X', 1); update orders set total = 2 where id = 8; delete from orders where id = 8;
+         update orders set total = 0 where id = 1; update orders set total = 1 where id = 1",
+        "truncate lines",
+    ] {
+        let xid = shop.transact(sql);
+        let told = shop.restore(&["--transaction", &xid]).well();
+        assert!(told.stdout.contains("commit;"), "{}", told.stdout);
+        shop.restore(&["--transaction", &xid, "--apply", "--actor", "rita"]).well();
+        shop.assert_family();
+        shop.capture();
+        // It is a transaction like any other, and says what it is.
+        let who = shop.json(&["transactions", "--limit", "1"]);
+        assert_eq!(who[0]["who"], "rita", "{who:?}");
+        assert_eq!(who[0]["context"]["restore"]["transaction"].to_string(), xid, "{who:?}");
+    }
+}
+
+#[test]
+fn the_printed_sql_runs_in_psql_as_it_is() {
+    let mut shop = Shop::family();
+    let xid = shop.transact(
+        "delete from lines where order_id = 2; delete from orders where customer = 2; delete from customers where id = 2;
+         update lines set what = E'it''s \\\\ \\n new' where order_id = 1",
+    );
+    let sql = shop.restore(&["--transaction", &xid]).well().stdout;
+    shop.server.run(&sql);
+    shop.assert_family();
+}
+
+#[test]
+fn what_changed_again_later_is_not_undone_without_being_asked_for() {
+    let mut shop = Shop::family();
+    let first =
+        shop.transact("update orders set total = 11 where id = 1; update orders set total = 21 where id = 2");
+    let second = shop.transact("update orders set total = 12 where id = 1");
+    let refused = shop.restore(&["--transaction", &first]).refused(&[
+        "later changes would be undone",
+        &format!("public.orders 1 was changed again by transaction {second} (update)"),
+        "--force",
+    ]);
+    assert_eq!(refused.stdout, "");
+    assert!(!refused.stderr.contains("public.orders 2"), "{}", refused.stderr);
+    shop.restore(&["--transaction", &first, "--apply"]).refused(&["--force"]);
+    assert_eq!(shop.server.value("select sum(total)::int from orders where id < 3").as_deref(), Some("33"));
+    shop.restore(&["--transaction", &first, "--apply", "--force"]).well();
+    shop.assert_family();
+    // A change that the history has not seen yet stands in the way as well.
+    shop.capture();
+    let third = shop.transact("update orders set total = 13 where id = 1");
+    shop.server.run("update orders set total = 14 where id = 1");
+    shop.restore(&["--transaction", &third, "--apply"]).refused(&["total is 14.00, not 13.00", "--force"]);
+    shop.restore(&["--transaction", "1"]).refused(&["no transaction 1"]);
+}
+
+#[test]
+fn rows_come_back_by_a_condition() {
+    let mut shop = Shop::family();
+    let before = shop.server.value("select pg_current_wal_insert_lsn()").unwrap();
+    shop.server.run(
+        "update orders set total = 0 where id in (1, 2); delete from lines where order_id = 2; insert into orders values (7, 2, 'new', 99)",
+    );
+    shop.capture();
+    shop.restore(&["orders", "--where", "total >= 20", "--at", &before, "--apply"]).well();
+    // Only what matched then: order 1 stays as it is, order 7 came later.
+    let totals = shop.server.column("select id || ' ' || total from orders order by id");
+    assert_eq!(totals, ["1 0.00", "2 20.00", "3 30.00", "7 99.00"]);
+    shop.restore(&["lines", "--where", "what like 'p%'", "--at", &before, "--apply"]).well();
+    assert_eq!(shop.server.value("select count(*) from lines").as_deref(), Some("3"));
+    shop.capture();
+    let nothing = shop.restore(&["lines", "--where", "true", "--at", &before]).well();
+    assert!(nothing.stderr.contains("nothing to do") && nothing.stdout.is_empty(), "{}", nothing.stderr);
+    for wrong in [
+        &["orders"][..],
+        &["orders", "--where", "id = 1"],
+        &["orders", "1", "--where", "id = 1", "--at", "now"],
+        &["--transaction", "1", "--at", "now"],
+        &["orders", "--transaction", "1"],
+    ] {
+        assert_eq!(shop.restore(wrong).code(), Some(2), "{wrong:?}");
+    }
+    shop.restore(&["orders", "--where", "nope = 1", "--at", &before]).refused(&["no column \"nope\""]);
+    let context = shop.json(&["transactions", "--limit", "1"])[0]["context"]["restore"].clone();
+    assert_eq!(context["where"], Value::from("what like 'p%'"));
+}

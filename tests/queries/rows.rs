@@ -1,0 +1,126 @@
+//! The versions of rows: what each changed, and what happened together.
+
+use serde_json::Value;
+
+use super::Shop;
+
+#[test]
+fn every_version_of_a_row_says_what_it_changed_and_who_did() {
+    let shop = Shop::orders();
+    let versions = shop.json(&["history", "orders", "1"]);
+    assert_eq!(versions.len(), 2);
+    assert_eq!(versions[0]["op"], "snapshot");
+    assert_eq!(versions[0]["xid"], Value::Null);
+    assert_eq!(versions[1]["who"], "ann");
+    assert_eq!(versions[1]["changes"], serde_json::json!({"total": {"old": "12.50", "new": "13.50"}}));
+    let deleted = shop.json(&["history", "orders", "3"]);
+    assert_eq!(deleted[1]["op"], "delete");
+    // All ways to name a row of a composite key lead to it.
+    let by_parts = shop.json(&["history", "notes", "x,y", "1"]);
+    assert_eq!(by_parts[1]["changes"]["note"]["new"], "second");
+    for key in [&["--key", "a=1,b=x,y"][..], &["--key", "b=x,y", "--key", "a=1"], &[r#"["x,y","1"]"#]] {
+        let mut arguments = vec!["history", "notes"];
+        arguments.extend(key);
+        assert_eq!(shop.json(&arguments), by_parts, "{key:?}");
+    }
+}
+
+#[test]
+fn each_column_has_the_version_that_last_changed_it() {
+    let shop = Shop::orders();
+    let columns = shop.json(&["blame", "orders", "1"]);
+    let told: Vec<_> = columns
+        .iter()
+        .map(|row| (row["column"].as_str().unwrap(), row["version"].as_i64().unwrap()))
+        .collect();
+    assert_eq!(told, [("id", 1), ("customer", 1), ("total", 2)]);
+    assert_eq!(columns[2]["who"], "ann");
+}
+
+#[test]
+fn a_diff_lists_what_came_went_and_changed() {
+    let mut shop = Shop::orders();
+    let before = shop.server.value("select pg_current_wal_insert_lsn()").unwrap();
+    shop.server.run(
+        "insert into orders values (4, 'dot', 1); delete from orders where id = 2; update orders set total = 14 where id = 1;
+         insert into orders values (9, 'brief', 1); delete from orders where id = 9",
+    );
+    shop.capture();
+    let changes = shop.json(&["diff", "orders", "--from", &before]);
+    let told: Vec<_> =
+        changes.iter().map(|row| (row["change"].as_str().unwrap(), row["key"].as_str().unwrap())).collect();
+    assert_eq!(told, [("changed", "1"), ("removed", "2"), ("added", "4")]);
+    assert_eq!(changes[0]["changes"], serde_json::json!({"total": {"old": "13.50", "new": "14.00"}}));
+    shop.refused(&["diff", "orders", "--from", "now", "--to", &before], &["is later than --to"]);
+}
+
+#[test]
+fn a_transaction_is_shown_whole_with_its_context() {
+    let shop = Shop::orders();
+    let all = shop.json(&["transactions"]);
+    // Statements that are sent together are one transaction.
+    assert_eq!(all.len(), 2, "{all:?}");
+    let refund = all.last().unwrap();
+    assert_eq!(refund["who"], "ann");
+    assert_eq!(refund["context"]["reason"], "refund");
+    let xid = refund["xid"].as_i64().unwrap();
+    // The 32 bits that xmin shows name it as well.
+    for id in [xid, xid & 0xFFFF_FFFF] {
+        let changes = shop.json(&["transaction", &id.to_string()]);
+        let tables: Vec<_> = changes.iter().map(|row| row["table"].as_str().unwrap()).collect();
+        assert_eq!(tables, ["public.orders", "public.notes"]);
+        assert_eq!(changes[1]["changes"]["note"], serde_json::json!({"old": "first", "new": "second"}));
+        assert_eq!(changes[0]["context"]["reason"], "refund");
+    }
+    let at_end = shop.ask(&["as-of", "orders", "--at", &format!("tx:{xid}"), "--format", "csv"]);
+    assert_eq!(at_end, "id,customer,total\n1,ann,13.50\n2,bob,99.90\n3,cid,0.01\n");
+    let who = shop.json(&["who", "ann"]);
+    assert_eq!(who.len(), 2);
+    assert!(who.iter().all(|row| row["xid"] == refund["xid"]), "{who:?}");
+    assert_eq!(shop.json(&["who", "nobody"]).len(), 0);
+    shop.refused(&["transaction", "1"], &["no transaction 1"]);
+}
+
+#[test]
+fn a_value_is_found_in_every_version_that_held_it() {
+    let shop = Shop::orders();
+    let found = shop.json(&["find", "orders", "total", "12.5"]);
+    assert_eq!(found.len(), 1);
+    assert_eq!((&found[0]["key"], &found[0]["version"]), (&Value::from("1"), &Value::from(1)));
+    let versions = shop.json(&["history", "orders", "1"]);
+    assert_eq!(found[0]["until"], versions[1]["when"]);
+    assert_eq!(shop.json(&["find", "orders", "customer", "ann"]).len(), 2);
+    assert_eq!(shop.json(&["find", "orders", "customer", ""]).len(), 1);
+}
+
+#[test]
+fn a_row_whose_key_changed_says_where_it_went_on() {
+    let mut shop = Shop::orders();
+    shop.server.run("update orders set id = 70 where id = 1");
+    shop.capture();
+    let old = shop.bygone.ask(&["history", "orders", "1"]).well();
+    assert!(old.stderr.contains("was given the key 70: bygone history public.orders 70"), "{}", old.stderr);
+    let new = shop.bygone.ask(&["history", "orders", "70"]).well();
+    assert!(new.stderr.contains("had the key 1: bygone history public.orders 1"), "{}", new.stderr);
+}
+
+#[test]
+fn an_actor_that_is_not_known_is_answered_with_the_nearest() {
+    let shop = Shop::orders();
+    let who = shop.bygone.ask(&["who", "anne"]).well();
+    assert!(who.stderr.contains("nothing by anne; did you mean ann?"), "{}", who.stderr);
+}
+
+#[test]
+fn a_column_that_is_gone_is_found_by_its_last_name() {
+    let mut shop = Shop::orders();
+    shop.server.run(
+        "alter table orders rename column customer to buyer; update orders set buyer = 'eve' where id = 1",
+    );
+    shop.capture();
+    shop.server.run("alter table orders drop column buyer; update orders set total = 1 where id = 1");
+    shop.capture();
+    let found = shop.json(&["find", "orders", "buyer", "ann"]);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert_eq!(shop.json(&["find", "orders", "buyer", "eve"]).len(), 1);
+}

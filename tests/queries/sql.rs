@@ -1,0 +1,246 @@
+//! `bygone sql` gives the rows that the other commands give, and says what it cannot do.
+
+use std::fs;
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+
+use super::Shop;
+
+/// Many types, with values that Arrow's types hold.
+const PLAIN: &str = r#"
+    create type mood as enum ('sad', 'ok');
+    create table plain (
+        id int primary key, flag boolean, small smallint, big bigint, money numeric(12,2), free numeric, single real, dbl float8,
+        word varchar(20), padded char(5), label mood, bytes bytea, day date, at timestamp, atz timestamptz, clock time, unique_id uuid,
+        document jsonb, ints int[], texts text[], "Odd ""name""" text, gone text);
+    insert into plain values
+        (1, true, -32768, 9223372036854775807, 12.50, 1e-30, 0.1, 1e300, 'a,"b"', 'ab', 'ok', '\x00ff', '2026-11-24', '2026-11-24 10:00',
+         '2026-11-24 10:00:00.123456+05:30', '24:00', 'A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11', '{"b": 1}', '{1,null,3}', '{"",null,"NULL","a b","c\"d"}', 'x', 'y'),
+        (2, false, 0, 0, -0.01, 12345678901234567890, 16777216, 5e-324, '', '', 'sad', '', '0001-01-01', '0044-03-15 12:00 BC', '1970-01-01 00:00+00',
+         '00:00:00.000001', null, 'null', '{}', '{}', '', ''),
+        (3, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null),
+        (-4, true, 1, 1, 0, 10, 1e15, 1e15, '\.', ' a', 'ok', '\x5c', '294276-12-31', '250000-12-31 23:59:59.999999', '0044-03-15 12:00 BC', '12:00',
+         '00000000-0000-0000-0000-000000000000', '[1.5]', '{-1}', '{é,漢字}', ' ', 'z')"#;
+
+#[test]
+fn sql_gives_the_rows_of_as_of_at_every_moment() {
+    let mut shop = Shop::with(PLAIN);
+    let mut moments = Vec::new();
+    for (at, change) in [
+        "select 1",
+        "update plain set money = 1, dbl = 0.25, word = null where id = 1",
+        "delete from plain where id = 2; insert into plain (id, word) values (2, 'again'), (5, 'new')",
+        "alter table plain add column added int default 7",
+        "update plain set added = null where id = 3",
+        "alter table plain drop column gone; update plain set small = 2 where id = 1",
+        "alter table plain rename column word to phrase; update plain set phrase = 'renamed' where id = -4",
+        "update plain set id = 60 where id = 5",
+        "truncate plain",
+    ]
+    .iter()
+    .enumerate()
+    {
+        shop.server.run(change);
+        shop.server.run("update plain set flag = not coalesce(flag, false) where id = 1");
+        moments.push(shop.save("plain", &format!("m{at}")));
+        if at % 3 == 1 {
+            shop.capture();
+        }
+    }
+    shop.server.run("insert into plain (id) values (1000)");
+    shop.capture();
+    for (at, (lsn, time)) in moments.iter().enumerate() {
+        let expected = shop.ask(&["as-of", "plain", "--at", lsn, "--format", "csv"]);
+        shop.assert_saved(&expected, &format!("m{at}"));
+        for moment in [lsn, time] {
+            let told = shop.ask(&[
+                "sql",
+                &format!("select * from plain_as_of('{moment}') order by id"),
+                "--format",
+                "csv",
+            ]);
+            assert_eq!(told, expected, "moment {at}");
+            // One row by its key, which is found in another way.
+            let row = shop.ask(&[
+                "sql",
+                &format!("select * from plain_as_of('{moment}') where id = 1"),
+                "--format",
+                "csv",
+            ]);
+            let expected: Vec<&str> = expected
+                .lines()
+                .enumerate()
+                .filter(|(at, line)| *at == 0 || line.starts_with("1,"))
+                .map(|(_, line)| line)
+                .collect();
+            assert_eq!(row.lines().collect::<Vec<_>>(), expected, "moment {at}");
+        }
+    }
+    let now = shop.ask(&["as-of", "plain", "--at", "now", "--format", "csv"]);
+    assert_eq!(shop.ask(&["sql", "select * from plain order by id", "--format", "csv"]), now);
+    assert_eq!(shop.ask(&["sql", "select * from public.plain order by id;", "--format", "csv"]), now);
+    // Every fact is there, with the values and the names that its columns have had.
+    let facts = shop.json(&["sql", "select id, phrase, gone, added, _entity_id, _version, _valid_from, _valid_to, _changed, _op, _schema from plain_history order by _entity_id, _version"]);
+    for pair in facts.windows(2) {
+        let next = if pair[0]["_entity_id"] == pair[1]["_entity_id"] {
+            &pair[1]["_valid_from"]
+        } else {
+            &Value::Null
+        };
+        assert_eq!(&pair[0]["_valid_to"], next, "{} {}", pair[0], pair[1]);
+    }
+    let first = facts.iter().find(|fact| fact["_entity_id"] == "1").unwrap();
+    assert_eq!(
+        (&first["phrase"], &first["gone"], &first["added"]),
+        (&json!("a,\"b\""), &json!("y"), &Value::Null)
+    );
+    assert_eq!(facts.iter().filter(|fact| fact["_op"] == "truncate").count(), 5);
+    let count = shop.json(&["sql", "select count(*) as n from plain_history"]);
+    assert_eq!(count[0]["n"], facts.len());
+}
+
+#[test]
+fn conditions_that_skip_files_leave_no_row_out() {
+    let mut shop = Shop::orders();
+    let before = shop.server.value("select pg_current_wal_insert_lsn()").unwrap();
+    for total in 20..24 {
+        shop.server.run(&format!("update orders set total = {total}, customer = null where id <> 1; insert into orders values ({total}, 'n', 0)"));
+        shop.capture();
+    }
+    let all = shop.json(&["sql", "select * from orders_history order by _lsn, _seq"]);
+    let lsn = all[all.len() / 2]["_lsn"].as_i64().unwrap();
+    let time = all[all.len() / 2]["_valid_from"].as_str().unwrap();
+    for (condition, holds) in [
+        (
+            "_entity_id = '2'".to_owned(),
+            &(|fact: &Value| fact["_entity_id"] == "2") as &dyn Fn(&Value) -> bool,
+        ),
+        ("id = 2".to_owned(), &|fact| fact["id"] == 2),
+        ("2 = id and _version > 1".to_owned(), &|fact| {
+            fact["id"] == 2 && fact["_version"].as_i64() > Some(1)
+        }),
+        ("id in (1, 2, 77)".to_owned(), &|fact| fact["id"] == 1 || fact["id"] == 2),
+        ("id = 1 or id = 3".to_owned(), &|fact| fact["id"] == 1 || fact["id"] == 3),
+        ("_actor = 'ann'".to_owned(), &|fact| fact["_actor"] == "ann"),
+        (format!("_lsn = {lsn}"), &|fact| fact["_lsn"] == lsn),
+        (format!("_lsn < {lsn}"), &|fact| fact["_lsn"].as_i64().unwrap() < lsn),
+        (format!("_lsn <= {lsn} and id <> 1"), &|fact| {
+            fact["_lsn"].as_i64().unwrap() <= lsn && fact["id"] != 1
+        }),
+        (format!("_valid_from <= timestamp '{time}'"), &|fact| fact["_valid_from"].as_str().unwrap() <= time),
+        (format!("_valid_from > timestamp '{time}'"), &|fact| fact["_valid_from"].as_str().unwrap() > time),
+    ] {
+        let told = shop
+            .json(&["sql", &format!("select * from orders_history where {condition} order by _lsn, _seq")]);
+        let expected: Vec<&Value> = all.iter().filter(|fact| holds(fact)).collect();
+        assert!(!expected.is_empty(), "{condition} proves nothing");
+        assert_eq!(told.iter().collect::<Vec<_>>(), expected, "{condition}");
+    }
+    assert_eq!(shop.json(&["sql", "select id from orders where id = 77"]).len(), 0);
+    assert_eq!(shop.json(&["sql", "select id from orders limit 1"]).len(), 1);
+    // Files that came later are not opened at all.
+    let newest = shop.json(&["log", "--limit", "1"])[0]["commit"].as_u64().unwrap();
+    let directory = shop.scratch.join("history/tables/public.orders");
+    let files = fs::read_dir(&directory).unwrap().flat_map(|day| fs::read_dir(day.unwrap().path()).unwrap());
+    let late = files
+        .map(|file| file.unwrap().path())
+        .filter(|path| path.display().to_string().contains(&format!("{newest:020}-")));
+    late.for_each(|path| fs::remove_file(path).unwrap());
+    assert_eq!(shop.json(&["sql", &format!("select * from orders_as_of('{before}')")]).len(), 2);
+    assert!(
+        !shop
+            .json(&["sql", &format!("select id, _valid_from from orders_history where _lsn < {lsn}")])
+            .is_empty()
+    );
+    shop.refused(&["sql", "select * from orders"], &["cannot read"]);
+}
+
+#[test]
+fn what_a_type_cannot_hold_is_null_with_a_word() {
+    let shop = Shop::with(
+        "create table t (id int primary key, day date, n numeric(4,1)); insert into t values (1, 'infinity', 'NaN'), (2, null, 1)",
+    );
+    let told = shop.bygone.ask(&["sql", "select day, n from t order by id", "--format", "csv"]).well();
+    assert_eq!(told.stdout, "day,n\n,\n,1.0\n");
+    assert!(
+        told.stderr.contains("1 row of t has a value that") && told.stderr.contains("_raw"),
+        "{}",
+        told.stderr
+    );
+    let raw = shop.json(&["sql", "select _raw from t_history where id = 1"]);
+    assert_eq!(raw, [json!({"_raw": {"day": "infinity", "n": "NaN"}})]);
+    let told = shop.bygone.ask(&["sql", "select id from t"]).well();
+    assert!(!told.stderr.contains("_raw"), "{}", told.stderr);
+}
+
+#[test]
+fn tables_of_one_moment_join() {
+    let shop = Shop::orders();
+    let refund = shop.json(&["who", "ann"])[0]["xid"].clone();
+    let told = shop.json(&[
+        "sql",
+        &format!(
+            "select o.customer, n.note from orders_as_of('tx:{refund}') o join notes_as_of('tx:{refund}') n on n.a = o.id order by o.id"
+        ),
+    ]);
+    assert_eq!(
+        told,
+        [json!({"customer": "ann", "note": "second"}), json!({"customer": "bob", "note": null})]
+    );
+    // A moment may be worked out.
+    shop.refused(
+        &["sql", "select * from orders_as_of(now() - interval '1 year')"],
+        &["nothing is known of public.orders", "begins at"],
+    );
+    let lsn = shop.json(&["sql", "select max(_lsn) as l from orders_history"])[0]["l"].clone();
+    assert_eq!(shop.json(&["sql", &format!("select * from orders_as_of({lsn})")]).len(), 2);
+}
+
+#[test]
+fn what_cannot_be_answered_is_refused_with_a_remedy() {
+    let shop = Shop::orders();
+    for (query, words) in [
+        ("select * from oders", &["no relation oders", "did you mean orders"][..]),
+        ("select * from orders_as_off('now')", &["did you mean orders_as_of"]),
+        ("select totl from orders", &["totl", "total"]),
+        ("select * from orders_as_of('2100-01-01T00:00:00Z')", &["nothing is known", "known until"]),
+        ("select * from orders_as_of('2020-01-01')", &["nothing is known of public.orders", "begins at"]),
+        ("select * from orders_as_of('soon')", &["not a moment", "2 hours ago"]),
+        ("select * from orders_as_of()", &["takes one moment"]),
+        ("select * from orders_as_of(true)", &["a moment is"]),
+        ("create table t (a int)", &["read, not written"]),
+        ("insert into orders select * from orders", &["read, not written"]),
+        ("copy orders to 'x.csv'", &["read, not written"]),
+        ("select", &["expected"]),
+        ("selec 1", &["selec"]),
+        ("", &["no statement"]),
+        ("select 1 / 0", &["divide by zero"]),
+    ] {
+        shop.refused(&["sql", query], words);
+    }
+}
+
+#[test]
+fn standard_input_is_a_script() {
+    let shop = Shop::orders();
+    let run = |text: &str| {
+        let mut running = Command::new(env!("CARGO_BIN_EXE_bygone"))
+            .args(["sql", "--format", "csv", "--history", shop.scratch.join("history").to_str().unwrap()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        running.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        let done = running.wait_with_output().unwrap();
+        (done.status.code(), String::from_utf8(done.stdout).unwrap(), String::from_utf8(done.stderr).unwrap())
+    };
+    let (code, told, _) =
+        run("-- how many; really\nselect count(*) as n from orders;\nselect ';' as c,\n 1 as one");
+    assert_eq!((code, told.as_str()), (Some(0), "n\n2\nc,one\n;,1\n"));
+    let (code, told, said) = run("select 1 as a; select nope; select 2 as b");
+    assert_eq!((code, told.as_str()), (Some(1), "a\n1\n"));
+    assert!(said.contains("nope"), "{said}");
+}
