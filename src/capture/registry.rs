@@ -9,8 +9,7 @@ use bygone_replication::table::{ReplicaIdentity, Table, TableKind, TableName};
 use bygone_sink::log::{
     ColumnDoc, Event, EventKind, EventLsn, LogState, SchemaVersion, parse_table_text, table_text,
 };
-use bygone_sink::schema::{PhysicalNames, SchemaColumn, TableSchema};
-use bygone_sink::value::Kind;
+use bygone_sink::schema::{PhysicalNames, TableSchema};
 
 use crate::error::{Error, Result};
 
@@ -637,23 +636,8 @@ fn of_document(name: &str, version: &SchemaVersion) -> Result<(u32, TableSchema,
         Error::other(format!("the log's schema {} of {name} is damaged: run bygone verify", version.schema))
     };
     let table = parse_table_text(name).ok_or_else(damaged)?;
-    let number =
-        version.extra.get("number").and_then(serde_json::Value::as_u64).and_then(|n| u32::try_from(n).ok());
-    let number = number.ok_or_else(damaged)?;
-    let columns = version
-        .columns
-        .iter()
-        .filter(|column| !column.dropped)
-        .map(|document| {
-            let column = document.column();
-            SchemaColumn {
-                physical: document.physical().to_owned(),
-                kind: Kind::of(&column.data_type),
-                sent: column.generated.is_none(),
-                column,
-            }
-        })
-        .collect();
+    let number = version.number().ok_or_else(damaged)?;
+    let columns = version.live_columns();
     let schema = TableSchema::of_columns(
         number,
         table,

@@ -4,6 +4,9 @@ use bygone_replication::table::{Column, DataType, TypeKind};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::schema::SchemaColumn;
+use crate::value::Kind;
+
 /// One version of a table's columns. A fact's `_schema` names the version that it was written under.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SchemaVersion {
@@ -178,6 +181,30 @@ impl TypeDoc {
             kind,
             binary: self.binary,
         }
+    }
+}
+
+impl SchemaVersion {
+    /// The columns that the source had at this version.
+    #[must_use]
+    pub fn live_columns(&self) -> Vec<SchemaColumn> {
+        let live = self.columns.iter().filter(|document| !document.dropped);
+        live.map(|document| {
+            let column = document.column();
+            SchemaColumn {
+                physical: document.physical().to_owned(),
+                kind: Kind::of(&column.data_type),
+                sent: column.generated.is_none(),
+                column,
+            }
+        })
+        .collect()
+    }
+
+    /// The table's number in state; none in a document that this program did not write.
+    #[must_use]
+    pub fn number(&self) -> Option<u32> {
+        self.extra.get("number").and_then(Value::as_u64).and_then(|number| u32::try_from(number).ok())
     }
 }
 

@@ -10,7 +10,6 @@ use super::{Archive, Cut};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::{Event, EventKind, EventLsn, LiveFile, SchemaVersion, parse_table_text};
 use crate::schema::{SchemaColumn, TableSchema};
-use crate::value::Kind;
 
 /// One version of a table's columns.
 #[derive(Clone, Debug)]
@@ -238,22 +237,8 @@ impl TableHistory {
 
 /// A table's columns as the log has them.
 fn schema_of(name: TableName, version: &SchemaVersion) -> Result<TableSchema> {
-    let number = version.extra.get("number").and_then(serde_json::Value::as_u64);
-    let number = number.and_then(|number| u32::try_from(number).ok()).unwrap_or(0);
-    let columns: Vec<SchemaColumn> = version
-        .columns
-        .iter()
-        .filter(|document| !document.dropped)
-        .map(|document| {
-            let column = document.column();
-            SchemaColumn {
-                physical: document.physical().to_owned(),
-                kind: Kind::of(&column.data_type),
-                sent: column.generated.is_none(),
-                column,
-            }
-        })
-        .collect();
+    let number = version.number().unwrap_or(0);
+    let columns = version.live_columns();
     let key: Vec<i16> = if version.key.is_empty() {
         version.columns.iter().filter(|document| document.key).map(|document| document.attnum).collect()
     } else {
