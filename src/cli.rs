@@ -84,6 +84,13 @@ pub(crate) struct Run {
     /// Take publications of --publication that leave out rows, columns or operations; the history will say so.
     #[arg(long, requires = "publications")]
     pub(crate) accept_partial: bool,
+    /// What to do where changes are lost for good: the slot is gone or invalid, or publications were altered.
+    #[arg(long, env = "BYGONE_ON_GAP", value_enum, default_value_t = OnGap::Stop)]
+    pub(crate) on_gap: OnGap,
+    /// Go on with a source that was restored, or failed over, to before where the history ends. What the history holds
+    /// beyond stays, a fork is recorded, and every table is compared with the source.
+    #[arg(long)]
+    pub(crate) accept_fork: bool,
     /// Directory for the local cache of last versions. It can be deleted at any time.
     #[arg(long, env = "BYGONE_STATE", value_name = "DIR")]
     pub(crate) state: Option<PathBuf>,
@@ -114,6 +121,15 @@ pub(crate) struct Run {
     /// Read and decode, but write nothing and acknowledge nothing: for measuring.
     #[arg(long, hide = true, requires = "until_current")]
     pub(crate) discard: bool,
+}
+
+/// What to do where changes are lost for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum OnGap {
+    /// Explain, and write nothing.
+    Stop,
+    /// Record the gap, then compare every table with the source and write the differences as facts.
+    Reconcile,
 }
 
 /// `bygone detach`.

@@ -83,6 +83,8 @@ fn options(run: Run) -> RunOptions {
         memory: run.memory,
         snapshot_workers: usize::from(run.snapshot_workers),
         discard: run.discard,
+        on_gap: run.on_gap,
+        accept_fork: run.accept_fork,
         source_timeout: run.source_timeout,
         store_timeout: run.store_timeout,
     }

@@ -20,8 +20,9 @@ use crate::error::{Error, ErrorKind, Result};
 pub const VARIABLE: &str = "BYGONE_FAILPOINTS";
 
 /// Every failpoint there is, in the order in which a commit passes them.
-pub const NAMES: [&str; 15] = [
+pub const NAMES: [&str; 16] = [
     "snapshot.after_slot",
+    "gap.after_slot",
     "copy.begun",
     "copy.ready",
     "join.before_cut",

@@ -25,6 +25,7 @@ use bygone_sink::store::Store;
 use bygone_sink::versioning;
 use tokio_postgres::Client;
 
+use super::axis::Axis;
 use super::commit::Said;
 use super::registry::Registry;
 use super::source::{self, Wanted};
@@ -275,6 +276,7 @@ impl Begin<'_> {
             to: point,
             source: self.source.clone(),
             epoch: 0,
+            axis: Axis::default(),
             server_time: exported.as_ref().map(|exported| exported.at),
             high_water: None,
             publication: Some(recorded.fingerprint().into()),

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use bygone_replication::Lsn;
 use bygone_sink::encoder::WrittenFile;
 use bygone_sink::failpoint;
-use bygone_sink::log::{Add, CommitBody, Event, LogWriter, SchemaVersion, Source, Wal};
+use bygone_sink::log::{Add, CommitBody, Event, LSN_OFFSET, LogWriter, SchemaVersion, Source, Wal};
 use bygone_sink::state::State;
 use bygone_sink::timestamp::Timestamp;
 use bygone_sink::versioning::{LEAF, Sealed};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, oneshot};
 
+use super::axis::Axis;
 use crate::error::{Error, Result};
 
 /// What a commit says beside its files.
@@ -21,6 +22,7 @@ pub(crate) struct Said {
     pub(crate) to: Lsn,
     pub(crate) source: Source,
     pub(crate) epoch: u32,
+    pub(crate) axis: Axis,
     /// Microseconds since the Unix epoch.
     pub(crate) server_time: Option<i64>,
     /// Microseconds since the Unix epoch.
@@ -33,6 +35,10 @@ pub(crate) struct Said {
 impl Said {
     /// The document, with the files.
     pub(crate) fn body(self, files: &[WrittenFile]) -> CommitBody {
+        let mut extra = serde_json::Map::new();
+        if self.axis.offset != 0 {
+            extra.insert(LSN_OFFSET.to_owned(), Lsn(self.axis.offset).to_string().into());
+        }
         CommitBody {
             wal: Wal { from: self.from, to: self.to },
             resume: self.to,
@@ -45,7 +51,7 @@ impl Said {
             events: self.events,
             add: files.iter().map(added).collect(),
             remove: Vec::new(),
-            extra: serde_json::Map::new(),
+            extra,
         }
     }
 }

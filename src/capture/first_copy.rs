@@ -73,6 +73,7 @@ impl Capture {
         let version = connection.server_version();
         let name = temporary_slot(&self.wanted.slot);
         let mut exported = export(&sql, connection, &name, version, true).await?;
+        exported.point = self.pipeline()?.axis.of_history(exported.point);
         // The time axis never goes back: the copy is of no earlier moment than what is there already.
         exported.at = exported.at.max(self.pipeline()?.high_water.unwrap_or(i64::MIN));
         let mut held = Vec::new();

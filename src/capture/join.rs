@@ -74,7 +74,10 @@ impl Pipeline {
             while !enough(self)
                 && let Some(look) = looks.try_recv().ok()
             {
-                self.ahead.push_back(look?);
+                let mut look = look?;
+                look.at = self.axis.of_history(look.at);
+                look.since = look.since.map(|since| self.axis.of_history(since));
+                self.ahead.push_back(look);
             }
         }
         while self

@@ -2,9 +2,11 @@
 
 mod assembler;
 mod attach;
+mod axis;
 mod commit;
 mod evolve;
 mod first_copy;
+mod gap;
 mod join;
 mod notice;
 mod pipeline;
@@ -37,9 +39,11 @@ use bygone_sink::versioning::Versioner;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
+use crate::cli::OnGap;
 use crate::error::{Error, Result};
 use assembler::Assembler;
 use attach::Attached;
+use axis::Axis;
 use commit::Committer;
 use pipeline::{CutAt, Pipeline, Rest, Until};
 use relations::Follower;
@@ -71,6 +75,10 @@ pub(crate) struct RunOptions {
     pub(crate) memory: u64,
     pub(crate) snapshot_workers: usize,
     pub(crate) discard: bool,
+    /// What to do where changes are lost for good.
+    pub(crate) on_gap: OnGap,
+    /// Go on with a source whose past is not the history's.
+    pub(crate) accept_fork: bool,
     /// How long the source may say nothing.
     pub(crate) source_timeout: Duration,
     /// How long a bucket may not answer.
@@ -118,6 +126,7 @@ pub(crate) async fn run(options: RunOptions) -> Result<()> {
     let memory = Memory::of(options.memory);
     let attached = attach::attach(&options, &connect, &store, memory).await?;
     let mut capture = Capture::new(options, connect, store, memory, stop, attached)?;
+    capture.bridge_first().await?;
     match capture.copy_missing().await {
         Ok(()) => {
             capture.stream(capture.target).await?;
@@ -188,6 +197,7 @@ impl Capture {
         let runtime = Handle::current();
         let next_seq = log.next_seq();
         let resume = log.state().resume.unwrap_or(Lsn::ZERO);
+        let axis = Axis { offset: log.state().lsn_offset };
         let numbers = Arc::new(FileNumbers::new(next_seq));
         let encoder = if options.discard {
             Encoder::discarding()
@@ -202,24 +212,8 @@ impl Capture {
             versioner.add_table(&table.versions, table.snapshot.unwrap_or(Lsn(u64::MAX)));
         }
         let shared = Shared::new(registry.oids(), recorded);
-        let looks = if options.discard {
-            None
-        } else {
-            let names = publication::Names::new(&options.name)?;
-            let watcher = Watcher {
-                options: connect.clone(),
-                patterns: Patterns::parse(&options.tables).map_err(CatalogError::from)?,
-                publications: wanted.publications.clone(),
-                own: options.publications.is_empty().then_some(names),
-                shared: Arc::clone(&shared),
-                every: options.catalog_interval,
-                held: WalHeld::new(wanted.slot.clone()),
-                patience: options.source_timeout,
-                quiet_until: None,
-                refused: HashSet::new(),
-            };
-            Some(watcher.start())
-        };
+        let looks =
+            if options.discard { None } else { Some(watcher(&options, &connect, &wanted, &shared)?.start()) };
         let copies = shadow::Settings {
             options: connect.clone(),
             slot: wanted.slot.clone(),
@@ -229,6 +223,7 @@ impl Capture {
             directory: spool.clone(),
             made: options.publications.clone(),
             store: store.clone(),
+            axis,
         };
         let pipeline = Pipeline {
             follower: Follower::new(versioner, registry),
@@ -245,6 +240,7 @@ impl Capture {
             copy_again: None,
             encoder,
             epoch: log.state().epoch,
+            axis,
             high_water: log.state().high_water.map(|at| at.0),
             server_time: log.state().server_time.map(|at| at.0),
             committer: Committer { log: Arc::new(Mutex::new(log)), state, runtime: runtime.clone() },
@@ -277,7 +273,8 @@ impl Capture {
             transactions: 0,
             discard: options.discard,
         };
-        let target = if options.until_current { Until::Reached(current) } else { Until::Stopped };
+        let target =
+            if options.until_current { Until::Reached(axis.of_history(current)) } else { Until::Stopped };
         let assembler = Assembler::new(&spool, memory.transaction);
         Ok(Self {
             options,
@@ -318,6 +315,9 @@ impl Capture {
                 return Err(error);
             }
             self.check_fence(&error).await?;
+            if self.bridge(&error, until).await? {
+                continue;
+            }
             if matches!(error, Error::TextNeeded) {
                 self.text_only = true;
                 tracing::info!(
@@ -364,7 +364,7 @@ impl Capture {
             let pipeline = self.pipeline()?;
             pipeline.until = until;
             pipeline.passed = false;
-            (pipeline.position, pipeline.source.timeline)
+            (pipeline.axis.of_source(pipeline.position), pipeline.source.timeline)
         };
         let recorded = self.shared.recorded();
         let ready =
@@ -390,7 +390,7 @@ impl Capture {
         pipeline.source.timeline = ready.timeline;
         pipeline.next_xid = pipeline.next_xid.max(ready.next_xid);
         pipeline.catalog.adopt(ready.sql);
-        feedback.set_flushed(pipeline.durable);
+        feedback.set_flushed(pipeline.axis.of_source(pipeline.durable));
         let stop = Arc::clone(&self.stop);
         let followed = tokio::task::spawn_blocking(move || {
             let mut result = pipeline.follow(&mut stream, &feedback, &mut assembler, &stop);
@@ -445,6 +445,28 @@ impl Capture {
         }
         Ok(())
     }
+}
+
+/// Whoever watches the catalog for a capture.
+fn watcher(
+    options: &RunOptions,
+    connect: &ConnectOptions,
+    wanted: &source::Wanted,
+    shared: &Arc<Shared>,
+) -> Result<Watcher> {
+    let names = publication::Names::new(&options.name)?;
+    Ok(Watcher {
+        options: connect.clone(),
+        patterns: Patterns::parse(&options.tables).map_err(CatalogError::from)?,
+        publications: wanted.publications.clone(),
+        own: options.publications.is_empty().then_some(names),
+        shared: Arc::clone(shared),
+        every: options.catalog_interval,
+        held: WalHeld::new(wanted.slot.clone()),
+        patience: options.source_timeout,
+        quiet_until: None,
+        refused: HashSet::new(),
+    })
 }
 
 /// The directory for state, by the history's id.

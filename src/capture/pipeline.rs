@@ -17,6 +17,7 @@ use bygone_sink::log::{Event, EventKind, Source};
 use tokio::runtime::Handle;
 
 use super::assembler::{Assembled, Assembler, Transaction};
+use super::axis::Axis;
 use super::commit::{Committer, Durable, Pending, Progress, Said};
 use super::registry::Known;
 use super::relations::Follower;
@@ -76,6 +77,7 @@ pub(crate) struct Pipeline {
     pub(crate) cut_at: CutAt,
     pub(crate) source: Source,
     pub(crate) epoch: u32,
+    pub(crate) axis: Axis,
     /// Everything that ends here or before has been taken.
     pub(crate) position: Lsn,
     /// The `resume` of the last durable commit.
@@ -269,6 +271,7 @@ impl Pipeline {
             to: self.covered,
             source: self.source.clone(),
             epoch: self.epoch,
+            axis: self.axis,
             server_time: self.server_time,
             high_water: self.high_water,
             publication: None,
@@ -319,7 +322,7 @@ impl Pipeline {
     fn acknowledge(&mut self, durable: Durable, feedback: &Feedback) -> Result<()> {
         failpoint::hit("ack.before")?;
         self.durable = durable.resume;
-        feedback.set_flushed(durable.resume);
+        feedback.set_flushed(self.axis.of_source(durable.resume));
         failpoint::hit("ack.after")?;
         tracing::debug!(seq = durable.seq, resume = %durable.resume, "commit");
         Ok(())
@@ -328,7 +331,7 @@ impl Pipeline {
 
 impl Assembled for Pipeline {
     fn transaction(&mut self, transaction: &mut Transaction<'_>) -> Result<()> {
-        let end = transaction.commit.end_lsn;
+        let end = self.axis.of_history(transaction.commit.end_lsn);
         if end <= self.position {
             return Ok(());
         }
@@ -393,6 +396,7 @@ impl Assembled for Pipeline {
         if self.passed {
             return Ok(());
         }
+        let wal_end = self.axis.of_history(wal_end);
         let wal_end = match self.until {
             Until::Exactly(target) => wal_end.min(target.max(self.position)),
             Until::Stopped | Until::Reached(_) => wal_end,

@@ -218,6 +218,9 @@ impl Registry {
             registry.push(name, captured);
         }
         for (_, event) in log.events() {
+            if is_of_all(event) {
+                registry.doubt_all();
+            }
             let Some(at) = event.table.as_ref().and_then(|name| registry.by_name.get(name)) else { continue };
             if let Some(table) = registry.tables.get_mut(*at) {
                 table.recall(event);
@@ -229,6 +232,14 @@ impl Registry {
             }
         }
         Ok(registry)
+    }
+
+    /// Something is lost of all tables: each has to be compared with the source.
+    pub(crate) fn doubt_all(&mut self) {
+        // The others get a first copy anyway.
+        for table in self.tables.iter_mut().filter(|table| !table.dropped && table.snapshot.is_some()) {
+            table.raise(Doubt::default());
+        }
     }
 
     fn push(&mut self, name: String, captured: Captured) {
@@ -562,6 +573,13 @@ impl Registry {
     pub(crate) fn reads_binary(&self) -> bool {
         self.tables.iter().all(|table| table.dropped || table.schema().reads_binary())
     }
+}
+
+/// An event of all tables, by which each is in doubt.
+fn is_of_all(event: &Event) -> bool {
+    event.table.is_none()
+        && matches!(event.kind, EventKind::Gap | EventKind::Fork)
+        && event.detail.get("doubt").and_then(serde_json::Value::as_bool) == Some(true)
 }
 
 /// The attnums of the key that names a table's rows. A partitioned table without one has that of its leaves, where all have

@@ -27,6 +27,7 @@ use bygone_sink::store::Store;
 use bygone_sink::versioning::Versioner;
 
 use super::attach::{check_readable, export, temporary_slot};
+use super::axis::Axis;
 use super::registry::Registry;
 use super::relations::Follower;
 use super::snapshot::{self, CopySettings, Outcome, Wanted};
@@ -53,6 +54,7 @@ pub(super) struct Settings {
     pub(super) made: Vec<String>,
     /// Files go nowhere; the copying asks for it all the same.
     pub(super) store: Store,
+    pub(super) axis: Axis,
 }
 
 /// The tables of a copy that is there.
@@ -230,7 +232,8 @@ async fn copy_once(
     let connection = Connection::connect(&settings.options, Mode::Replication).await?;
     let version = connection.server_version();
     let name = temporary_slot(&settings.slot);
-    let exported = export(&sql, connection, &name, version, true).await?;
+    let mut exported = export(&sql, connection, &name, version, true).await?;
+    exported.point = settings.axis.of_history(exported.point);
     failpoint::hit("copy.begun")?;
     let oids: Vec<u32> = tables.values().copied().collect();
     let mut found = with_leaves(&sql, &oids).await?;

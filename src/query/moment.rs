@@ -140,8 +140,13 @@ pub(crate) async fn check_known(
         };
         let (kind, since) = (&doubt.event.kind, doubt.after);
         if doubt.whole {
+            let what = format!("a {kind} lies there; it is known until {since}, and {again}");
+            if inexact {
+                eprintln!("bygone: what was known of {name} before {} is shown: {what}", at.shown);
+                continue;
+            }
             return Err(Error::other(format!(
-                "{name} is not known at {}: a {kind} lies there; it is known until {since}, and {again}",
+                "{name} is not known at {}: {what}; --inexact shows what was known before",
                 at.shown
             )));
         }

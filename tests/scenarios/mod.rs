@@ -4,6 +4,7 @@ mod bad_input;
 mod context;
 mod exactly_once;
 mod faults;
+mod gaps;
 mod judges;
 mod schema;
 mod snapshot;

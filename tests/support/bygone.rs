@@ -153,10 +153,16 @@ impl Bygone {
     /// Starts `bygone run`, with failpoints where `failpoints` is not empty.
     #[track_caller]
     pub(crate) fn start(&mut self, failpoints: &str) {
+        self.start_with(&[], failpoints);
+    }
+
+    /// The same with more arguments.
+    #[track_caller]
+    pub(crate) fn start_with(&mut self, more: &[&str], failpoints: &str) {
         assert!(self.running.is_none(), "it runs already");
         self.runs += 1;
         let log = self.scratch.join(format!("run-{}.log", self.runs));
-        self.running = Some(self.run_program(&[]).env("BYGONE_FAILPOINTS", failpoints).start(&log));
+        self.running = Some(self.run_program(more).env("BYGONE_FAILPOINTS", failpoints).start(&log));
     }
 
     /// True while the started run goes on.

@@ -119,6 +119,19 @@ impl Postgres {
         assert_eq!(self.value("select pg_promote(true, 60)").as_deref(), Some("t"));
     }
 
+    /// Copies the stopped server's files.
+    pub(crate) fn back_up(&self, to: &Path) {
+        assert!(self.server.is_none(), "the server runs");
+        copy_directory(&self.data(), to);
+    }
+
+    /// Puts back files that were copied, for the stopped server.
+    pub(crate) fn restore(&self, from: &Path) {
+        assert!(self.server.is_none(), "the server runs");
+        fs::remove_dir_all(self.data()).unwrap();
+        copy_directory(from, &self.data());
+    }
+
     fn from_data(programs: &Path, settings: &[(&str, &str)], make: impl FnOnce(&Path)) -> Self {
         let scratch = Scratch::new("postgres");
         give_to_server(scratch.path());

@@ -200,7 +200,8 @@ impl fmt::Display for StartRefused {
                 f.write_str(
                     "A failover or a restore lost transactions that the history holds, and those that took their place \
                      would be skipped if the stream went on. Connect to the server that has them if it still exists; \
-                     otherwise begin a new history, with another --history and --name",
+                     otherwise start with --accept-fork, which keeps what the history holds, records the fork, and \
+                     compares every table with the source",
                 )
             }
             Self::TimelineUnknown { recorded, current } => write!(
@@ -213,7 +214,8 @@ impl fmt::Display for StartRefused {
                 f,
                 "the source's WAL ends at {wal_end}, before the history does ({resume}): it was restored from a backup, \
                  or is a server that lags behind. The server would accept the start and swallow every change up to \
-                 {resume}. Connect to the server that is ahead; if it no longer exists, start a new history"
+                 {resume}. Connect to the server that is ahead; if it no longer exists, start with --accept-fork, which keeps \
+                 what the history holds, records the fork, and compares every table with the source"
             ),
             Self::StandbyBehind { wal_end, resume } => write!(
                 f,
@@ -227,21 +229,23 @@ impl fmt::Display for StartRefused {
                 f.write_str(
                     ". Changes made in the meantime may not be in the stream, and the history would miss them without a \
                      sign. Restore the publications if they were altered by mistake and nothing was written since; \
-                     otherwise begin a new history, with another --history and --name",
+                     otherwise start with --on-gap reconcile, which records the gap and compares every table with the \
+                     source",
                 )
             }
             Self::SlotMissing { slot, resume } => write!(
                 f,
                 "replication slot {slot:?} does not exist any more: it was dropped, or the source failed over to a server \
                  that had no copy of it. A new one would begin now, and every change since {resume} would be missing. \
-                 Connect to the server that has the slot; otherwise begin a new history, with another --history and --name"
+                 Connect to the server that has the slot; otherwise start with --on-gap reconcile, which makes a new one, \
+                 records the gap, and compares every table with the source"
             ),
             Self::SlotAhead { slot, confirmed, resume } => write!(
                 f,
                 "replication slot {slot:?} has confirmed {confirmed}, the history ends at {resume}: something else read \
                  from the slot or moved it, or the history is an older copy. The server would silently begin at \
                  {confirmed} and every change between the two would be missing. Use the history that belongs to the slot; \
-                 otherwise begin a new history, with another --history and --name"
+                 otherwise start with --on-gap reconcile, which records the gap and compares every table with the source"
             ),
             Self::Slot(refused) => refused.fmt(f),
         }
@@ -261,16 +265,18 @@ impl fmt::Display for SlotRefused {
                 }
                 write!(
                     f,
-                    ". Raise max_slot_wal_keep_size (and idle_replication_slot_timeout) so that it does not happen again, \
-                     drop the slot (select pg_drop_replication_slot({});), and begin a new history, with another --history \
-                     and --name",
+                    ". Raise max_slot_wal_keep_size (and idle_replication_slot_timeout) so that it does not happen again, and \
+                     start with --on-gap reconcile, which makes a new slot, records the gap, and compares every table with \
+                     the source (a slot of your own, given with --slot, has to be dropped and made anew before: select \
+                     pg_drop_replication_slot({});)",
                     quote_literal(slot).trim_start()
                 )
             }
             Self::Unfinished { slot } => write!(
                 f,
                 "replication slot {slot:?} has no confirmed position: its creation was interrupted. Nothing can be read \
-                 from it; drop it (select pg_drop_replication_slot({});) and start again",
+                 from it; drop it (select pg_drop_replication_slot({});) and start again, with --on-gap reconcile where the \
+                 history has begun",
                 quote_literal(slot).trim_start()
             ),
             Self::Plugin { slot, plugin } => {

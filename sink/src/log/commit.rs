@@ -43,7 +43,7 @@ pub struct CommitBody {
     /// Where reading goes on: everything that ended at or before this position is durable. The slot may be told so.
     #[serde(with = "lsn_text")]
     pub resume: Lsn,
-    /// Counts the timelines of facts: after a fork, positions are ordered within an epoch only.
+    /// Counts the source's ways: one more at each fork.
     pub epoch: u32,
     /// The database that it came from.
     pub source: Source,
@@ -69,6 +69,21 @@ pub struct CommitBody {
     /// What else a later version says.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
+}
+
+/// The field of a commit that says by how much its positions, and those of its facts and events, lie beyond the source's.
+///
+/// A source that was restored goes on from an earlier position, and would give positions a second time. The order of a
+/// history is one, so these are moved on by a multiple of 4 GiB: `0/15D6B88` is `1/15D6B88` then. Absent where it is 0.
+pub const LSN_OFFSET: &str = "lsn_offset";
+
+impl CommitBody {
+    /// By how much positions lie beyond the source's: [`LSN_OFFSET`].
+    #[must_use]
+    pub fn lsn_offset(&self) -> u64 {
+        let text = self.extra.get(LSN_OFFSET).and_then(Value::as_str);
+        text.and_then(|text| text.parse().ok()).map_or(0, |lsn: Lsn| lsn.0)
+    }
 }
 
 /// A range of the WAL.

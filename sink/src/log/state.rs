@@ -30,6 +30,9 @@ pub struct LogState {
     pub wal_to: Option<Lsn>,
     /// The last commit's `epoch`.
     pub epoch: u32,
+    /// By how much positions of the history lie beyond those of the source: 0 before a fork, see
+    /// [`LSN_OFFSET`](super::commit::LSN_OFFSET).
+    pub lsn_offset: u64,
     /// The last commit's `source`.
     pub source: Option<Source>,
     /// The source's clock at the last message covered: what is later is not known yet.
@@ -138,6 +141,7 @@ impl LogState {
         self.resume = Some(body.resume);
         self.wal_to = Some(body.wal.to);
         self.epoch = body.epoch;
+        self.lsn_offset = body.lsn_offset();
         self.source = Some(body.source.clone());
         self.server_time = body.server_time.or(self.server_time);
         self.high_water = body.high_water.or(self.high_water);

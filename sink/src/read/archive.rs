@@ -233,6 +233,8 @@ impl Archive {
                     EventKind::Reconcile => of_leaf || !later.detail.contains_key("leaf"),
                     // Nothing is left to be known.
                     EventKind::Drop => later.table.is_some(),
+                    // It came after the loss, or had no first copy when that came.
+                    EventKind::Snapshot => event.table.is_none(),
                     _ => false,
                 };
                 (settles && place >= lsn.latest()).then_some(place)

@@ -25,10 +25,10 @@ use rustix::process::Signal;
 const SOON: Duration = Duration::from_secs(60);
 
 /// A source whose tables change, its history, and what was saved of them.
-struct Diary {
-    server: Postgres,
-    bygone: Bygone,
-    scratch: Scratch,
+pub(super) struct Diary {
+    pub(super) server: Postgres,
+    pub(super) bygone: Bygone,
+    pub(super) scratch: Scratch,
     live: bool,
     saved: Vec<Saved>,
 }
@@ -40,7 +40,7 @@ struct Saved {
 }
 
 impl Diary {
-    fn begin(live: bool, sql: &str) -> Self {
+    pub(super) fn begin(live: bool, sql: &str) -> Self {
         let server = Postgres::start();
         server.run(&format!("create schema saved; {sql}"));
         let scratch = Scratch::new("history");
@@ -56,19 +56,19 @@ impl Diary {
         diary
     }
 
-    fn history(&self) -> History {
+    pub(super) fn history(&self) -> History {
         History::read(Store::directory(self.scratch.join("history")))
     }
 
     /// Events of a kind that concern a table.
-    fn events(&self, kind: &str, table: &str) -> Vec<Value> {
+    pub(super) fn events(&self, kind: &str, table: &str) -> Vec<Value> {
         let history = self.history();
         history.events(kind).into_iter().filter(|event| event["table"] == table).cloned().collect()
     }
 
     /// Until all that is in the source by now is in the history.
     #[track_caller]
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         if !self.live {
             self.bygone.until_current();
             return;
@@ -86,7 +86,7 @@ impl Diary {
 
     /// Runs SQL, and waits for events that it has to bring about.
     #[track_caller]
-    fn change(&mut self, sql: &str, expected: &[(&str, &str)]) {
+    pub(super) fn change(&mut self, sql: &str, expected: &[(&str, &str)]) {
         let before: Vec<usize> =
             expected.iter().map(|(kind, table)| self.events(kind, table).len()).collect();
         self.server.run(sql);
@@ -106,10 +106,11 @@ impl Diary {
     }
 
     /// Saves the table as it is.
-    fn save(&mut self, table: &str) {
+    pub(super) fn save(&mut self, table: &str) {
         let copy = format!("m{}", self.saved.len());
         self.server.run(&format!("create table saved.{copy} as table {table}"));
         let lsn = self.server.value("select pg_current_wal_insert_lsn()").unwrap();
+        let lsn = self.of_history(&lsn);
         self.saved.push(Saved { table: table.to_owned(), copy, lsn });
         // What happens next is known to have happened after this.
         self.beat();
@@ -117,6 +118,17 @@ impl Diary {
         if self.live {
             std::thread::sleep(Duration::from_millis(500));
         }
+    }
+
+    /// The history's position for one of the source, which has begun anew after a fork.
+    fn of_history(&self, lsn: &str) -> String {
+        let offset = self.history().commits.last().map_or(Value::Null, |commit| commit["lsn_offset"].clone());
+        let offset = offset.as_str().unwrap_or("0/0");
+        self.server
+            .value(&format!(
+                "select '0/0'::pg_lsn + ('{lsn}'::pg_lsn - '0/0') + ('{offset}'::pg_lsn - '0/0')"
+            ))
+            .unwrap()
     }
 
     /// Something that a commit has to be made for, in a table of its own.
@@ -127,9 +139,14 @@ impl Diary {
         );
     }
 
+    /// The moment that was saved last is none any more: the source was put back to before it.
+    pub(super) fn forget_last(&mut self) {
+        self.saved.pop();
+    }
+
     /// Every saved moment reads as it was.
     #[track_caller]
-    fn check(&mut self) {
+    pub(super) fn check(&mut self) {
         self.settle();
         if self.live {
             self.bygone.terminate(Signal::TERM, Duration::from_secs(20));
@@ -175,7 +192,7 @@ impl Diary {
     }
 }
 
-const ITEMS: &str = "
+pub(super) const ITEMS: &str = "
     create table items (id int primary key, a text, n int, v varchar(20));
     insert into items select i, 'a' || i, i, 'v' || i from generate_series(1, 50) i";
 

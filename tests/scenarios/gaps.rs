@@ -1,0 +1,251 @@
+//! Changes that are lost for good: noticed before anything is written, recorded where that is asked for, and led over by
+//! facts that a comparison with the source makes.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use super::contents;
+use super::schema::{Diary, ITEMS};
+use crate::support::postgres::{Postgres, Stop};
+use crate::support::process::eventually;
+
+/// Rows that change while nobody hears of it: one of each kind.
+const UNHEARD: &str = "
+    update items set a = 'unheard' where id <= 5; delete from items where id = 10; insert into items (id, a) values (900, 'unheard')";
+/// How the slot and the publication are called.
+const DROP_SLOT: &str = "select pg_drop_replication_slot('bygone')";
+const MOVE_SLOT: &str = "select pg_replication_slot_advance('bygone', pg_current_wal_lsn())";
+
+fn begin() -> Diary {
+    let mut diary = Diary::begin(
+        false,
+        &format!(
+            "{ITEMS};
+             create table log_lines (line text); alter table log_lines replica identity full;
+             insert into log_lines select 'line ' || i % 7 from generate_series(1, 30) i;
+             create table quiet (id int primary key, t text); insert into quiet values (1, 'never changes')"
+        ),
+    );
+    diary.change("update items set n = n + 1 where id % 10 = 0", &[]);
+    for table in ["items", "log_lines", "quiet"] {
+        diary.save(table);
+    }
+    diary
+}
+
+/// Loses changes as `lose` does, and goes on.
+fn lost_and_led_over(
+    diary: &mut Diary,
+    lose: impl FnOnce(&mut Postgres) -> String,
+    flags: &[&str],
+    kind: &str,
+) {
+    let root = diary.scratch.join("history");
+    let inside = lose(&mut diary.server);
+
+    // Without being asked to it explains, names the way out, and writes nothing.
+    let before = contents(&root);
+    let refused = diary.bygone.attempt(&[]).refused(&[flags[0]]);
+    eprintln!("{}", refused.stderr);
+    assert_eq!(contents(&root), before, "something was written");
+
+    // Killed between the making of a slot and the commit that says so, it does the same again.
+    if kind == "gap" {
+        diary.bygone.start_with(flags, "gap.after_slot=abort");
+        diary.bygone.abort(Duration::from_secs(60));
+    }
+    diary.bygone.attempt(flags).well();
+    for table in ["items", "log_lines", "quiet"] {
+        diary.save(table);
+    }
+
+    // What was there before is there unaltered.
+    for (path, bytes) in before.iter().filter(|(path, _)| !path.contains("_delta_log")) {
+        assert!(
+            contents(&root).iter().any(|(now, same)| now == path && same == bytes),
+            "{path} is not as it was"
+        );
+    }
+    // The loss is told for ever, with its range and its reason.
+    let history = diary.history();
+    let told = history.events(kind);
+    let of_all: Vec<_> = told.iter().filter(|event| event["table"].is_null()).collect();
+    assert!(!of_all.is_empty(), "no {kind}: {told:?}");
+    assert!(of_all[0]["lsn"].is_array() && of_all[0]["reason"].is_string(), "{of_all:?}");
+    assert!(diary.bygone.ask(&["log"]).well().stdout.contains(kind));
+    // Only what differs has become facts.
+    let ops = history.texts("public.items", &["_op", "id"]);
+    let reconciled = ops.iter().filter(|fact| fact[0].as_deref() == Some("reconcile")).count();
+    assert!(reconciled <= 13, "{reconciled} facts for at most 13 rows that changed");
+    assert!(
+        history.texts("public.quiet", &["_op"]).iter().all(|fact| fact[0].as_deref() == Some("snapshot"))
+    );
+
+    // A moment inside is not known, and what was known before is shown only where it is asked for.
+    let question = ["as-of", "items", "--at", inside.as_str(), "--format", "csv"];
+    diary.bygone.ask(&question).refused(&["not known", kind, "--inexact"]);
+    let shown = diary.bygone.ask(&[&question[..], &["--inexact"]].concat()).well();
+    assert!(
+        shown.stderr.contains(kind) && !shown.stdout.contains("unheard"),
+        "{}{}",
+        shown.stderr,
+        shown.stdout
+    );
+}
+
+/// The stretch is lost, and its middle is given back.
+fn unheard(server: &Postgres) -> String {
+    server.run("insert into items (id, a) values (800, 'unheard'); update items set a = 'unheard twice' where id = 800");
+    let inside = server.value("select pg_current_wal_insert_lsn()").unwrap();
+    server.run(UNHEARD);
+    server.run(
+        "insert into log_lines values ('unheard'), ('line 1'); delete from log_lines where line = 'line 2'",
+    );
+    inside
+}
+
+#[test]
+fn a_slot_that_was_dropped_leaves_a_recorded_gap() {
+    let mut diary = begin();
+    lost_and_led_over(
+        &mut diary,
+        |server| {
+            let inside = unheard(server);
+            server.run(DROP_SLOT);
+            server.run("update items set a = 'unheard too' where id = 6; create table fresh (id int primary key); insert into fresh values (1)");
+            inside
+        },
+        &["--on-gap", "reconcile"],
+        "gap",
+    );
+    diary.save("fresh");
+    diary.check();
+}
+
+#[test]
+fn a_slot_that_was_moved_leaves_a_recorded_gap() {
+    let mut diary = begin();
+    lost_and_led_over(
+        &mut diary,
+        |server| {
+            let inside = unheard(server);
+            server.run(MOVE_SLOT);
+            inside
+        },
+        &["--on-gap", "reconcile"],
+        "gap",
+    );
+    diary.check();
+}
+
+#[test]
+fn a_publication_that_lacked_a_table_leaves_a_recorded_gap() {
+    let mut diary = begin();
+    lost_and_led_over(
+        &mut diary,
+        |server| {
+            server.run(
+                "alter publication bygone drop table items; alter publication bygone drop table log_lines",
+            );
+            unheard(server)
+        },
+        &["--on-gap", "reconcile"],
+        "gap",
+    );
+    diary.check();
+}
+
+#[test]
+fn a_publication_that_was_dropped_leaves_a_recorded_gap() {
+    let mut diary = begin();
+    lost_and_led_over(
+        &mut diary,
+        |server| {
+            server.run("drop publication bygone");
+            unheard(server)
+        },
+        &["--on-gap", "reconcile"],
+        "gap",
+    );
+    diary.check();
+}
+
+/// A source that was put back to an earlier backup has written other things since, in part at the very same positions.
+#[test]
+fn a_restored_source_is_a_recorded_fork() {
+    let mut diary = begin();
+    diary.server.stop(Stop::Fast);
+    diary.server.back_up(&diary.scratch.join("backup"));
+    diary.server.start_again();
+    // What only the history will know.
+    diary.change("update items set a = 'undone' where id between 20 and 23; insert into items (id, a) values (700, 'undone')", &[]);
+    diary.save("items");
+    diary.check();
+    diary.forget_last();
+
+    let backup = diary.scratch.join("backup");
+    lost_and_led_over(
+        &mut diary,
+        |server| {
+            let inside = server.value("select pg_current_wal_insert_lsn()").unwrap();
+            server.stop(Stop::Immediate);
+            server.restore(&backup);
+            server.start_again();
+            unheard(server);
+            inside
+        },
+        &["--accept-fork"],
+        "fork",
+    );
+    // What was undone was true once, and both ways stand in the history, one after the other.
+    let versions = diary.history().texts("public.items", &["_entity_id", "_version", "_op", "a"]);
+    let of = |id: &str| -> Vec<(String, String)> {
+        let mut own: Vec<_> = versions.iter().filter(|fact| fact[0].as_deref() == Some(id)).collect();
+        own.sort_by_key(|fact| fact[1].as_deref().map(|version| version.parse::<i64>().unwrap()));
+        own.iter().map(|fact| (fact[2].clone().unwrap(), fact[3].clone().unwrap_or_default())).collect()
+    };
+    let ops: Vec<String> = of("700").into_iter().map(|(op, _)| op).collect();
+    assert_eq!(ops, ["insert", "reconcile"], "{:?}", of("700"));
+    assert_eq!(of("21").last().unwrap().1, "a21");
+    assert_eq!(diary.history().commits.last().unwrap()["epoch"], 1);
+    diary.change("update items set a = 'after' where id = 21", &[]);
+    diary.save("items");
+    diary.check();
+}
+
+/// The server takes a slot's WAL away while bygone does not answer.
+#[test]
+fn a_slot_that_is_invalidated_while_it_runs_is_led_over_in_the_same_run() {
+    let mut diary = begin();
+    diary.server.run("alter system set max_slot_wal_keep_size = '1MB'");
+    diary.server.run("select pg_reload_conf()");
+    diary.bygone.start_with(&["--on-gap", "reconcile"], "");
+    let streams = "select 1 from pg_replication_slots where slot_name = 'bygone' and active";
+    assert!(
+        eventually(Duration::from_secs(30), || diary.server.value(streams).is_some()),
+        "{}",
+        diary.bygone.said()
+    );
+    diary.bygone.signal(Signal::STOP);
+    let lost = "select 1 from pg_replication_slots where slot_name = 'bygone' and wal_status = 'lost'";
+    diary.server.run(UNHEARD);
+    let gone = eventually(Duration::from_secs(60), || {
+        diary.server.run(
+            "select pg_logical_emit_message(false, 'fill', repeat('x', 4000000)) from generate_series(1, 8)",
+        );
+        diary.server.run("checkpoint");
+        diary.server.value(lost).is_some()
+    });
+    assert!(gone, "the slot is not lost");
+    diary.bygone.signal(Signal::CONT);
+    let led_over = eventually(Duration::from_secs(60), || {
+        !diary.bygone.alive() || !diary.events("reconcile", "public.items").is_empty()
+    });
+    assert!(led_over && diary.bygone.alive(), "{}", diary.bygone.said());
+    diary.bygone.terminate(Signal::TERM, Duration::from_secs(20));
+    diary.server.run("alter system reset max_slot_wal_keep_size");
+    diary.server.run("select pg_reload_conf()");
+    diary.save("items");
+    diary.check();
+}
