@@ -87,6 +87,10 @@ pub(crate) struct Run {
     /// What to do where changes are lost for good: the slot is gone or invalid, or publications were altered.
     #[arg(long, env = "BYGONE_ON_GAP", value_enum, default_value_t = OnGap::Stop)]
     pub(crate) on_gap: OnGap,
+    /// Drop the slot when the source keeps more WAL for it than this, rather than let it fill the source's disk; what is lost by
+    /// that is a gap, see --on-gap. Default: no limit.
+    #[arg(long, env = "BYGONE_MAX_SLOT_LAG", value_name = "BYTES", value_parser = parse_bytes, conflicts_with = "slot")]
+    pub(crate) max_slot_lag: Option<u64>,
     /// Go on with a source that was restored, or failed over, to before where the history ends. What the history holds
     /// beyond stays, a fork is recorded, and every table is compared with the source.
     #[arg(long)]

@@ -32,6 +32,20 @@ pub(crate) enum Error {
     /// Going on would lose changes.
     #[error("{0}")]
     Refused(#[from] StartRefused),
+    /// The source keeps more WAL for the slot than `--max-slot-lag` allows.
+    #[error(
+        "the source keeps {held} bytes of WAL for replication slot {slot:?}, more than --max-slot-lag allows ({limit}): the slot was \
+         dropped rather than let it fill the source's disk, and the gap is recorded in the history. Start with --on-gap \
+         reconcile, which makes a new slot and compares every table with the source"
+    )]
+    SlotLag {
+        /// The slot's name.
+        slot: String,
+        /// Bytes.
+        held: u64,
+        /// Bytes.
+        limit: u64,
+    },
     /// It was told to stop while tables were copied for the first time.
     #[error("stopped during the snapshot; it begins anew for the tables that are not done")]
     Stopped,

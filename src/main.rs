@@ -84,6 +84,7 @@ fn options(run: Run) -> RunOptions {
         snapshot_workers: usize::from(run.snapshot_workers),
         discard: run.discard,
         on_gap: run.on_gap,
+        max_slot_lag: run.max_slot_lag,
         accept_fork: run.accept_fork,
         source_timeout: run.source_timeout,
         store_timeout: run.store_timeout,

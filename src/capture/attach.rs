@@ -277,6 +277,7 @@ impl Begin<'_> {
             source: self.source.clone(),
             epoch: 0,
             axis: Axis::default(),
+            seen: None,
             server_time: exported.as_ref().map(|exported| exported.at),
             high_water: None,
             publication: Some(recorded.fingerprint().into()),

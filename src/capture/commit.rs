@@ -5,7 +5,9 @@ use std::sync::Arc;
 use bygone_replication::Lsn;
 use bygone_sink::encoder::WrittenFile;
 use bygone_sink::failpoint;
-use bygone_sink::log::{Add, CommitBody, Event, LSN_OFFSET, LogWriter, SchemaVersion, Source, Wal};
+use bygone_sink::log::{
+    Add, CATALOG_SEEN, CommitBody, Event, LSN_OFFSET, LogWriter, SchemaVersion, Source, Wal,
+};
 use bygone_sink::state::State;
 use bygone_sink::timestamp::Timestamp;
 use bygone_sink::versioning::{LEAF, Sealed};
@@ -23,6 +25,8 @@ pub(crate) struct Said {
     pub(crate) source: Source,
     pub(crate) epoch: u32,
     pub(crate) axis: Axis,
+    /// Up to where the publications are known to have been as recorded.
+    pub(crate) seen: Option<Lsn>,
     /// Microseconds since the Unix epoch.
     pub(crate) server_time: Option<i64>,
     /// Microseconds since the Unix epoch.
@@ -38,6 +42,9 @@ impl Said {
         let mut extra = serde_json::Map::new();
         if self.axis.offset != 0 {
             extra.insert(LSN_OFFSET.to_owned(), Lsn(self.axis.offset).to_string().into());
+        }
+        if let Some(seen) = self.seen {
+            extra.insert(CATALOG_SEEN.to_owned(), seen.to_string().into());
         }
         CommitBody {
             wal: Wal { from: self.from, to: self.to },

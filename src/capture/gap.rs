@@ -7,7 +7,9 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
+use bygone_replication::catalog::ErrorKind as CatalogErrorKind;
 use bygone_replication::preflight::{SlotRefused, StartRefused};
 use bygone_replication::publication::{self, Difference};
 use bygone_replication::slot;
@@ -20,7 +22,7 @@ use tokio_postgres::Client;
 use super::attach::export;
 use super::commit::Said;
 use super::pipeline::Until;
-use super::{Capture, source, watcher};
+use super::{ACTIVE_SLOT_PATIENCE, ACTIVE_SLOT_PAUSE, Capture, source, watcher};
 use crate::cli::OnGap;
 use crate::error::{Error, Result};
 
@@ -29,6 +31,8 @@ use crate::error::{Error, Result};
 enum Loss {
     /// The slot is gone, or nothing can be read from it any more: a new one begins now.
     Slot(String),
+    /// The slot holds more WAL than it may.
+    TooMuch(String),
     /// The slot is further than the history: it is read on from there.
     SlotAhead(Lsn),
     /// Changes were not published for a while; those that were are still in the stream.
@@ -36,12 +40,21 @@ enum Loss {
     /// A publication itself is not what it was: the stream of the slot's past cannot be decoded with it.
     Publication(Vec<String>),
     /// The source went another way, from before where the history ends.
-    Fork { timeline: Option<u32>, switch: Option<Lsn> },
+    Fork { switch: Option<Lsn> },
 }
 
 impl Loss {
     /// What a refusal stands for; none for those that something else is the matter with.
-    fn of(refused: &StartRefused) -> Option<Self> {
+    fn of(error: &Error) -> Option<Self> {
+        let refused = match error {
+            Error::Refused(refused) => refused,
+            Error::SlotLag { held, limit, .. } => {
+                return Some(Self::TooMuch(format!(
+                    "the slot was dropped: it held {held} bytes of WAL, and {limit} are allowed"
+                )));
+            }
+            _ => return None,
+        };
         Some(match refused {
             StartRefused::SlotMissing { slot, .. } => Self::Slot(format!("slot {slot:?} was gone")),
             StartRefused::Slot(SlotRefused::Lost { slot, reason, .. }) => {
@@ -58,12 +71,8 @@ impl Loss {
                 let said = differences.iter().map(ToString::to_string).collect();
                 if of_itself { Self::Publication(said) } else { Self::Unpublished(said) }
             }
-            StartRefused::Fork { current, switch, .. } => {
-                Self::Fork { timeline: Some(*current), switch: *switch }
-            }
-            StartRefused::SourceBehind { wal_end, .. } => {
-                Self::Fork { timeline: None, switch: Some(*wal_end) }
-            }
+            StartRefused::Fork { switch, .. } => Self::Fork { switch: *switch },
+            StartRefused::SourceBehind { wal_end, .. } => Self::Fork { switch: Some(*wal_end) },
             _ => return None,
         })
     }
@@ -71,10 +80,10 @@ impl Loss {
     /// Why, as the log keeps it.
     fn reason(&self) -> String {
         match self {
-            Self::Slot(reason) => reason.clone(),
+            Self::Slot(reason) | Self::TooMuch(reason) => reason.clone(),
             Self::SlotAhead(confirmed) => format!("the slot had confirmed {confirmed}"),
             Self::Unpublished(differences) | Self::Publication(differences) => differences.join("; "),
-            Self::Fork { switch, .. } => match switch {
+            Self::Fork { switch } => match switch {
                 Some(switch) => format!("the source went another way from {switch} on"),
                 None => "the source never was on the history's timeline".to_owned(),
             },
@@ -104,8 +113,13 @@ impl Capture {
 
     /// Goes on behind a loss, where it is one and the operator allows that: true then, and the stream can be asked for again.
     pub(super) async fn bridge(&mut self, error: &Error, until: Until) -> Result<bool> {
-        let Error::Refused(refused) = error else { return Ok(false) };
-        let Some(loss) = Loss::of(refused) else { return Ok(false) };
+        let Some(loss) = Loss::of(error) else { return Ok(false) };
+        if let Loss::TooMuch(_) = loss
+            && self.options.on_gap == OnGap::Stop
+        {
+            self.give_up(&loss).await?;
+            return Ok(false);
+        }
         let allowed = match loss {
             Loss::Fork { .. } => self.options.accept_fork,
             _ => self.options.on_gap == OnGap::Reconcile,
@@ -119,7 +133,7 @@ impl Capture {
         if !allowed || theirs || self.options.discard || matches!(until, Until::Exactly(_)) {
             return Ok(false);
         }
-        tracing::warn!("{refused}");
+        tracing::warn!("{error}");
         let sql = session::connect_sql(&self.connect).await?;
         if let Loss::Unpublished(_) = loss {
             // Once the publications are as they were, nothing else tells of the loss: the log has to, before that.
@@ -138,7 +152,10 @@ impl Capture {
             };
             // The slot is ahead of the history from here until the next commit: a loss that is found again.
             failpoint::hit("gap.after_slot")?;
-            self.go_on_behind(&loss, to)?;
+            let mut connection = Connection::connect(&self.connect, Mode::Replication).await?;
+            let timeline = source::identify(&mut connection).await?.timeline;
+            connection.close().await;
+            self.go_on_behind(&loss, to, timeline)?;
         }
         self.look_anew()?;
         Ok(true)
@@ -157,12 +174,39 @@ impl Capture {
 
     /// Makes the capture's own slot anew, and says where it begins.
     async fn new_slot(&mut self, sql: &Client) -> Result<Lsn> {
-        slot::drop(sql, &self.wanted.slot).await?;
+        self.drop_slot(sql).await?;
         let connection = Connection::connect(&self.connect, Mode::Replication).await?;
         let version = connection.server_version();
         let exported = export(sql, connection, &self.wanted.slot, version, false).await?;
         exported.connection.close().await;
         Ok(exported.point)
+    }
+
+    /// Drops the capture's own slot, which the server may need a moment to see free.
+    async fn drop_slot(&self, sql: &Client) -> Result<()> {
+        let since = Instant::now();
+        loop {
+            match slot::drop(sql, &self.wanted.slot).await {
+                Err(error)
+                    if error.kind() == CatalogErrorKind::Busy && since.elapsed() < ACTIVE_SLOT_PATIENCE =>
+                {
+                    tokio::time::sleep(ACTIVE_SLOT_PAUSE).await;
+                }
+                dropped => return dropped.map(drop).map_err(Error::from),
+            }
+        }
+    }
+
+    /// The slot is dropped, and the log says what that costs, for the operator to go on from.
+    async fn give_up(&mut self, loss: &Loss) -> Result<()> {
+        let sql = session::connect_sql(&self.connect).await?;
+        let now = catalog::watch::position(&sql).await?;
+        // What was taken since the last commit goes with this process.
+        let pipeline = self.pipeline()?;
+        pipeline.position = pipeline.durable;
+        let event = self.event(EventKind::Gap, loss, now)?;
+        self.write_down(event).await?;
+        self.drop_slot(&sql).await
     }
 
     /// Where the source can be read from on its new way.
@@ -182,8 +226,13 @@ impl Capture {
 
     /// What the log says of a loss that ends at a position of the source.
     fn event(&mut self, kind: EventKind, loss: &Loss, to: Lsn) -> Result<Event> {
+        let seen = self.shared.seen();
         let pipeline = self.pipeline()?;
-        let (from, to) = (pipeline.position, pipeline.axis.of_history(to));
+        let (mut from, to) = (pipeline.position, pipeline.axis.of_history(to));
+        if let Loss::Unpublished(_) | Loss::Publication(_) = loss {
+            // It may have been altered some time before that was seen, while the stream of other tables went on.
+            from = seen.map_or(from, |seen| from.min(pipeline.axis.of_history(seen)));
+        }
         let reason = loss.reason();
         tracing::warn!(
             kind = kind.as_str(),
@@ -210,15 +259,14 @@ impl Capture {
     }
 
     /// Has the next commit, which comes before anything else is taken, say what was lost up to where the source goes on.
-    fn go_on_behind(&mut self, loss: &Loss, to: Lsn) -> Result<()> {
+    fn go_on_behind(&mut self, loss: &Loss, to: Lsn, timeline: u32) -> Result<()> {
         let pipeline = self.pipeline()?;
         let mut kind = EventKind::Gap;
-        if let Loss::Fork { timeline, .. } = loss {
+        if let Loss::Fork { .. } = loss {
             kind = EventKind::Fork;
             pipeline.epoch += 1;
             pipeline.axis = pipeline.axis.beyond(pipeline.position, to);
             pipeline.copies.axis = pipeline.axis;
-            pipeline.source.timeline = timeline.unwrap_or(pipeline.source.timeline);
             // Transaction ids go on from where the source turned off.
             pipeline.next_xid = 0;
         }
@@ -227,6 +275,8 @@ impl Capture {
         pipeline.follower.registry.doubt_all();
         pipeline.follower.registry.new_events.push(event);
         pipeline.position = pipeline.axis.of_history(to);
+        pipeline.source.timeline = timeline;
+        self.shared.set_seen(Lsn::ZERO);
         Ok(())
     }
 

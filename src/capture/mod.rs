@@ -77,6 +77,8 @@ pub(crate) struct RunOptions {
     pub(crate) discard: bool,
     /// What to do where changes are lost for good.
     pub(crate) on_gap: OnGap,
+    /// Bytes of WAL that the source may keep for the slot.
+    pub(crate) max_slot_lag: Option<u64>,
     /// Go on with a source whose past is not the history's.
     pub(crate) accept_fork: bool,
     /// How long the source may say nothing.
@@ -212,6 +214,7 @@ impl Capture {
             versioner.add_table(&table.versions, table.snapshot.unwrap_or(Lsn(u64::MAX)));
         }
         let shared = Shared::new(registry.oids(), recorded);
+        shared.set_seen(log.state().catalog_seen.map_or(Lsn::ZERO, |seen| axis.of_source(seen)));
         let looks =
             if options.discard { None } else { Some(watcher(&options, &connect, &wanted, &shared)?.start()) };
         let copies = shadow::Settings {
@@ -462,7 +465,7 @@ fn watcher(
         own: options.publications.is_empty().then_some(names),
         shared: Arc::clone(shared),
         every: options.catalog_interval,
-        held: WalHeld::new(wanted.slot.clone()),
+        held: WalHeld::new(wanted.slot.clone(), options.max_slot_lag),
         patience: options.source_timeout,
         quiet_until: None,
         refused: HashSet::new(),

@@ -272,6 +272,7 @@ impl Pipeline {
             source: self.source.clone(),
             epoch: self.epoch,
             axis: self.axis,
+            seen: self.shared.seen().map(|seen| self.axis.of_history(seen)),
             server_time: self.server_time,
             high_water: self.high_water,
             publication: None,

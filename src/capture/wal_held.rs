@@ -4,7 +4,7 @@
 use bygone_replication::slot::{self, RunningTransaction, Slot};
 use tokio_postgres::Client;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// From so much on, where the server sets no limit, the operator hears of it: at each doubling.
 const WORTH_A_WORD: i64 = 1 << 30;
@@ -15,6 +15,8 @@ const OLD_TRANSACTION: f64 = 60.0;
 #[derive(Debug)]
 pub(super) struct WalHeld {
     slot: String,
+    /// More than this is not to be held.
+    limit: Option<u64>,
     /// The next word is due when so much is held, where nothing limits it.
     above: i64,
     /// The next word is due when so little is left, where something does.
@@ -22,13 +24,17 @@ pub(super) struct WalHeld {
 }
 
 impl WalHeld {
-    pub(super) const fn new(slot: String) -> Self {
-        Self { slot, above: WORTH_A_WORD, below: i64::MAX }
+    pub(super) const fn new(slot: String, limit: Option<u64>) -> Self {
+        Self { slot, limit, above: WORTH_A_WORD, below: i64::MAX }
     }
 
-    /// Looks at the slot, and says so where it holds much.
+    /// Looks at the slot, and says so where it holds much; fails where that is more than it may.
     pub(super) async fn look(&mut self, sql: &Client) -> Result<()> {
         let Some(slot) = slot::read(sql, &self.slot).await? else { return Ok(()) };
+        let held = u64::try_from(slot.wal_held.unwrap_or_default()).unwrap_or_default();
+        if let Some(limit) = self.limit.filter(|limit| held > *limit) {
+            return Err(Error::SlotLag { slot: slot.name, held, limit });
+        }
         if !self.is_due(&slot) {
             return Ok(());
         }
@@ -106,7 +112,7 @@ mod tests {
 
     #[test]
     fn a_word_at_half_of_what_is_allowed_and_at_each_halving_after_that() {
-        let mut watch = WalHeld::new("s".to_owned());
+        let mut watch = WalHeld::new("s".to_owned(), None);
         let seen =
             [(10, 90), (51, 49), (52, 48), (77, 23), (80, 20), (101, -1), (110, -10), (5, 95), (60, 40)];
         let told: Vec<bool> =
@@ -116,7 +122,7 @@ mod tests {
 
     #[test]
     fn without_a_limit_a_word_at_a_gigabyte_and_at_each_doubling() {
-        let mut watch = WalHeld::new("s".to_owned());
+        let mut watch = WalHeld::new("s".to_owned(), None);
         let told: Vec<bool> = [0, 1, 1, 2, 3, 5, 0, 1]
             .into_iter()
             .map(|gigabytes| due(&mut watch, gigabytes << 30, None))

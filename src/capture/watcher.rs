@@ -5,6 +5,7 @@
 //! with a position at which all of that had happened.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -79,11 +80,27 @@ pub(super) struct Shared {
     pub(super) recorded: Mutex<PublicationState>,
     /// Somebody wants to know now.
     pub(super) now: Notify,
+    /// The publications were as recorded when the source's WAL ended here; 0 where that is not known.
+    seen: AtomicU64,
 }
 
 impl Shared {
     pub(super) fn new(captured: HashSet<u32>, recorded: PublicationState) -> Arc<Self> {
-        Arc::new(Self { captured: Mutex::new(captured), recorded: Mutex::new(recorded), now: Notify::new() })
+        Arc::new(Self {
+            captured: Mutex::new(captured),
+            recorded: Mutex::new(recorded),
+            now: Notify::new(),
+            seen: AtomicU64::new(0),
+        })
+    }
+
+    /// Up to where the publications are known to have been as recorded, in positions of the source.
+    pub(super) fn seen(&self) -> Option<Lsn> {
+        Some(Lsn(self.seen.load(Ordering::Relaxed))).filter(|lsn| *lsn > Lsn::ZERO)
+    }
+
+    pub(super) fn set_seen(&self, lsn: Lsn) {
+        self.seen.store(lsn.0, Ordering::Relaxed);
     }
 
     pub(super) fn recorded(&self) -> PublicationState {
@@ -142,7 +159,7 @@ impl Watcher {
                     }
                 }
                 Ok(None) => {}
-                Err(error @ Error::Refused(_)) => {
+                Err(error @ (Error::Refused(_) | Error::SlotLag { .. })) => {
                     // Whoever follows the stream has ended already if nobody takes it.
                     let _ = looks.send(Err(error));
                     return;
@@ -173,6 +190,7 @@ impl Watcher {
         let mark = watch::mark(&sql).await?;
         let look = if last.as_ref() == Some(&mark) { None } else { Some(self.look(&sql).await?) };
         self.quiet_until = Some(here);
+        self.shared.set_seen(here);
         self.held.look(&sql).await?;
         // What our own statements changed is in the next mark: one more look, which finds nothing.
         *last = Some(mark);

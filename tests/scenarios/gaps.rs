@@ -249,3 +249,28 @@ fn a_slot_that_is_invalidated_while_it_runs_is_led_over_in_the_same_run() {
     diary.save("items");
     diary.check();
 }
+
+#[test]
+fn a_slot_that_holds_more_than_it_may_is_dropped_and_the_gap_recorded() {
+    let mut diary = begin();
+    // A transaction that is left open holds the slot's WAL, however far bygone is.
+    let mut idle = diary.server.connect();
+    idle.batch_execute("begin; create table never (n int)").unwrap();
+    diary.bygone.start_with(&["--max-slot-lag", "16MB"], "");
+    diary.server.run(
+        "select pg_logical_emit_message(false, 'fill', repeat('x', 4000000)) from generate_series(1, 8)",
+    );
+    let ended = diary.bygone.ending(Duration::from_secs(60));
+    assert_eq!(ended.code(), Some(1), "{}", diary.bygone.said());
+    assert!(diary.bygone.said().contains("--max-slot-lag"), "{}", diary.bygone.said());
+    assert_eq!(diary.server.value("select 1 from pg_replication_slots where slot_name = 'bygone'"), None);
+    let history = diary.history();
+    assert_eq!(history.events("gap").len(), 1);
+    idle.batch_execute("rollback").unwrap();
+
+    diary.server.run(UNHEARD);
+    diary.bygone.attempt(&[]).refused(&["--on-gap reconcile"]);
+    diary.bygone.attempt(&["--on-gap", "reconcile"]).well();
+    diary.save("items");
+    diary.check();
+}

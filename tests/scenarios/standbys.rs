@@ -171,6 +171,20 @@ fn a_failover_without_a_copy_of_the_slot_is_noticed(mut primary: Postgres) {
         eprintln!("{}", outcome.stderr);
         assert_eq!(contents(&scratch.join(name)), before, "{name}: something was written");
     }
+
+    // And each goes on once it is told to, with the loss on record
+    for (bygone, flags, kind) in
+        [(&mut level, &["--on-gap", "reconcile"][..], "gap"), (&mut ahead, &["--accept-fork"][..], "fork")]
+    {
+        bygone.attempt(flags).well();
+        let now = bygone.ask(&["as-of", "orders", "--at", "now", "--format", "csv"]).well().stdout;
+        let mut rows: Vec<&str> = now.lines().skip(1).collect();
+        rows.sort_unstable();
+        let there = "select id || ',' || customer || ',' || total from orders order by 1 collate \"C\"";
+        assert_eq!(rows, standby.column(there));
+        assert!(bygone.ask(&["log"]).well().stdout.contains(kind));
+        bygone.ask(&["verify"]).well();
+    }
 }
 
 fn a_failover_to_a_standby_with_a_copy_of_the_slot_loses_nothing(primary: Postgres) {

@@ -77,12 +77,25 @@ pub struct CommitBody {
 /// history is one, so these are moved on by a multiple of 4 GiB: `0/15D6B88` is `1/15D6B88` then. Absent where it is 0.
 pub const LSN_OFFSET: &str = "lsn_offset";
 
+/// The field of a commit that says up to where the publications are known to have been as recorded: they are looked at every
+/// few seconds, and one that was altered was so after this.
+pub const CATALOG_SEEN: &str = "catalog_seen";
+
 impl CommitBody {
     /// By how much positions lie beyond the source's: [`LSN_OFFSET`].
     #[must_use]
     pub fn lsn_offset(&self) -> u64 {
-        let text = self.extra.get(LSN_OFFSET).and_then(Value::as_str);
-        text.and_then(|text| text.parse().ok()).map_or(0, |lsn: Lsn| lsn.0)
+        self.position(LSN_OFFSET).map_or(0, |lsn| lsn.0)
+    }
+
+    /// [`CATALOG_SEEN`].
+    #[must_use]
+    pub fn catalog_seen(&self) -> Option<Lsn> {
+        self.position(CATALOG_SEEN)
+    }
+
+    fn position(&self, field: &str) -> Option<Lsn> {
+        self.extra.get(field).and_then(Value::as_str)?.parse().ok()
     }
 }
 

@@ -13,7 +13,7 @@ mod writer;
 
 pub(crate) use chain::LONGEST;
 pub use chain::{StoredCommit, catch_up, commit_count, commits, load, read};
-pub use commit::{Add, Commit, CommitBody, FORMAT, LSN_OFFSET, Source, Wal};
+pub use commit::{Add, CATALOG_SEEN, Commit, CommitBody, FORMAT, LSN_OFFSET, Source, Wal};
 pub use event::{Event, EventKind, EventLsn};
 pub use hash::ContentHash;
 pub use manifest::{MANIFEST, Manifest, ManifestSource};

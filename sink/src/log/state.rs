@@ -33,6 +33,8 @@ pub struct LogState {
     /// By how much positions of the history lie beyond those of the source: 0 before a fork, see
     /// [`LSN_OFFSET`](super::commit::LSN_OFFSET).
     pub lsn_offset: u64,
+    /// Up to where the publications are known to have been as recorded.
+    pub catalog_seen: Option<Lsn>,
     /// The last commit's `source`.
     pub source: Option<Source>,
     /// The source's clock at the last message covered: what is later is not known yet.
@@ -142,6 +144,7 @@ impl LogState {
         self.wal_to = Some(body.wal.to);
         self.epoch = body.epoch;
         self.lsn_offset = body.lsn_offset();
+        self.catalog_seen = body.catalog_seen().or(self.catalog_seen);
         self.source = Some(body.source.clone());
         self.server_time = body.server_time.or(self.server_time);
         self.high_water = body.high_water.or(self.high_water);
