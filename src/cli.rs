@@ -31,6 +31,8 @@ pub(crate) enum Command {
     Uninstall(Uninstall),
     /// Check that a history is whole and unaltered: recompute the chain of commits and the hash of every file.
     Verify(Verify),
+    /// Prove that the history holds what the source holds: compare every row at one position of the WAL.
+    Reconcile(Box<Reconcile>),
     /// See it all at work on a throw-away database.
     Demo(Demo),
     #[command(flatten)]
@@ -193,6 +195,44 @@ pub(crate) struct Uninstall {
     /// Print the SQL instead of running it.
     #[arg(long)]
     pub(crate) print: bool,
+}
+
+/// `bygone reconcile`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Compares the rows of the source at one position with those that the history has there, made from its facts alone. `bygone run` goes
+on meanwhile, and has to be running: the history must come to that position. The result is kept in the log (bygone log shows it).
+Exit code 0: no row differs. 1: some do, or it could not be told.")]
+pub(crate) struct Reconcile {
+    /// Tables to compare. Default: all that are captured.
+    #[arg(value_name = "TABLE")]
+    pub(crate) tables: Vec<String>,
+    /// The captured database.
+    #[arg(long, env = "BYGONE_SOURCE", value_name = "URL", hide_env_values = true)]
+    pub(crate) source: String,
+    #[command(flatten)]
+    pub(crate) history: HistoryArgument,
+    /// Have bygone run make facts of the differences that are found.
+    #[arg(long)]
+    pub(crate) repair: bool,
+    /// Keep the result out of the log.
+    #[arg(long)]
+    pub(crate) no_record: bool,
+    /// Rows that differ to be named, of each table.
+    #[arg(long, default_value_t = 100)]
+    pub(crate) limit: usize,
+    /// Connections that read from the source at the same time.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) workers: u16,
+    /// How long the history may take to come to the position.
+    #[arg(long, default_value = "60s", value_parser = parse_duration)]
+    pub(crate) wait: Duration,
+    /// Directory for the rows to be compared. Default: the system's for temporary files.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) directory: Option<PathBuf>,
+    /// How to print the result.
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub(crate) format: Format,
 }
 
 /// `bygone verify`.

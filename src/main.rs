@@ -10,6 +10,7 @@ mod detach;
 mod error;
 mod install;
 mod query;
+mod reconcile;
 mod verify;
 
 use std::process::ExitCode;
@@ -61,6 +62,7 @@ async fn execute(command: Command) -> Result<ExitCode> {
         Command::Install(install) => install::install(&install).await.map(|()| ExitCode::SUCCESS),
         Command::Uninstall(uninstall) => install::uninstall(&uninstall).await.map(|()| ExitCode::SUCCESS),
         Command::Verify(verify) => verify::verify(&verify).await,
+        Command::Reconcile(arguments) => Box::pin(reconcile::reconcile(&arguments)).await,
         Command::Query(query) => Box::pin(query::run(query)).await.map(|()| ExitCode::SUCCESS),
         Command::Demo(demo) => demo::demo(&demo).await.map(|()| ExitCode::SUCCESS),
     }

@@ -8,6 +8,7 @@ use arrow::array::{
     TimestampMicrosecondArray,
 };
 use arrow::datatypes::DataType;
+use bygone_replication::Lsn;
 use bygone_replication::pgoutput::Cell;
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
@@ -44,6 +45,7 @@ pub(crate) struct FactRows<'a> {
     schema: Arc<TableSchema>,
     entity_id: &'a StringArray,
     version: &'a Int64Array,
+    lsn: &'a Int64Array,
     deleted_at: &'a TimestampMicrosecondArray,
     unknown: &'a ListArray,
     raw: &'a MapArray,
@@ -62,6 +64,7 @@ impl<'a> FactRows<'a> {
         Ok(Self {
             entity_id: system(path, batch, "_entity_id", |array| array.as_string_opt::<i32>())?,
             version: system(path, batch, "_version", |array| array.as_any().downcast_ref())?,
+            lsn: system(path, batch, "_lsn", |array| array.as_any().downcast_ref())?,
             deleted_at: system(path, batch, "_deleted_at", |array| array.as_any().downcast_ref())?,
             unknown: system(path, batch, "_unknown", |array| array.as_list_opt::<i32>())?,
             raw: system(path, batch, "_raw", |array| array.as_map_opt())?,
@@ -77,6 +80,10 @@ impl<'a> FactRows<'a> {
 
     pub(crate) fn version(&self, at: usize) -> i64 {
         self.version.value(at)
+    }
+
+    pub(crate) fn lsn(&self, at: usize) -> Lsn {
+        Lsn::from_i64(self.lsn.value(at))
     }
 
     pub(crate) fn is_tombstone(&self, at: usize) -> bool {

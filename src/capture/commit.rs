@@ -83,10 +83,12 @@ fn added(file: &WrittenFile) -> Add {
 }
 
 /// A commit that is durable in the log: what it covers may be acknowledged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Durable {
     pub(crate) seq: u64,
     pub(crate) resume: Lsn,
+    /// What others said about the history since the commit before.
+    pub(crate) passed: Vec<Event>,
 }
 
 /// A commit on its way.
@@ -97,7 +99,7 @@ pub(crate) struct Pending {
 }
 
 /// What became of the commit on its way since one last looked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Progress {
     Waiting,
     Durable(Durable),
@@ -143,7 +145,7 @@ impl Committer {
         let files = files.await.map_err(|_| Error::other("the encoder has stopped"))??;
         let resume = said.to;
         let appended = self.log.lock().await.append(said.body(&files)).await?;
-        Ok(Durable { seq: appended.seq(), resume })
+        Ok(Durable { seq: appended.seq(), resume, passed: appended.passed().to_vec() })
     }
 }
 

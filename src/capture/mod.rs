@@ -16,6 +16,7 @@ mod relations;
 mod shadow;
 mod snapshot;
 mod source;
+pub(crate) mod trial;
 mod wal_held;
 mod watcher;
 
@@ -267,6 +268,7 @@ impl Capture {
             next_xid,
             until: Until::Stopped,
             ceiling: None,
+            commit_wanted: false,
             uncommitted: 0,
             oldest: None,
             last_cut: Instant::now(),

@@ -32,6 +32,8 @@ const IDLE_COMMIT_EVERY: Duration = Duration::from_secs(300);
 const IDLE_COMMIT_WAL: u64 = 64 << 20;
 /// A server that shuts down asks again and again for what it has sent to be acknowledged.
 const ASKED_COMMIT_EVERY: Duration = Duration::from_secs(1);
+/// The prefix of messages that ask for a commit, with `pg_logical_emit_message(true, 'bygone.commit', '')`.
+pub(crate) const COMMIT_PREFIX: &str = "bygone.commit";
 /// How long the thread may sleep without looking at its commit and at signals.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// A commit time this far ahead of the server's clock comes from elsewhere [11].
@@ -91,6 +93,8 @@ pub(crate) struct Pipeline {
     pub(crate) until: Until,
     /// No `_valid_from` is later than this, while facts are taken that come before those of a copy already made.
     pub(crate) ceiling: Option<i64>,
+    /// Somebody asked for a commit.
+    pub(crate) commit_wanted: bool,
     /// Facts taken since the last commit was cut.
     pub(crate) uncommitted: u64,
     pub(crate) oldest: Option<Instant>,
@@ -195,16 +199,17 @@ impl Pipeline {
     }
 
     fn is_cut_due(&self) -> bool {
+        let wanted = self.commit_wanted && self.last_cut.elapsed() >= ASKED_COMMIT_EVERY;
         if self.has_news() {
             let full = self.follower.versioner.pending_bytes() >= self.cut_at.pending
                 || self.encoder.bytes_since_finish() >= self.cut_at.bytes;
-            let old = self.oldest.is_none_or(|oldest| oldest.elapsed() >= self.cut_at.age);
+            let old = wanted || self.oldest.is_none_or(|oldest| oldest.elapsed() >= self.cut_at.age);
             // A commit that is only old waits for the one before it; one that is full holds the stream up.
             return full || (old && self.pending.is_none());
         }
         let behind = self.behind();
-        self.pending.is_none()
-            && (behind >= IDLE_COMMIT_WAL || (behind > 0 && self.last_cut.elapsed() >= IDLE_COMMIT_EVERY))
+        let due = wanted || behind >= IDLE_COMMIT_WAL || self.last_cut.elapsed() >= IDLE_COMMIT_EVERY;
+        behind > 0 && due && self.pending.is_none()
     }
 
     /// The server wants to hear how far we are, as it does when it shuts down: it waits for an acknowledgement of all that
@@ -224,6 +229,7 @@ impl Pipeline {
         self.settle(feedback)?;
         self.last_cut = Instant::now();
         self.oldest = None;
+        self.commit_wanted = false;
         if self.discard {
             self.uncommitted = 0;
             drop(self.follower.versioner.seal()?);
@@ -310,7 +316,7 @@ impl Pipeline {
     fn took(&mut self, progress: Progress, feedback: &Feedback) -> Result<()> {
         match progress {
             Progress::Waiting => {}
-            Progress::Durable(durable) => self.acknowledge(durable, feedback)?,
+            Progress::Durable(durable) => self.acknowledge(&durable, feedback)?,
             Progress::Applied => {
                 self.pending = None;
                 self.follower.versioner.release();
@@ -320,14 +326,24 @@ impl Pipeline {
     }
 
     /// Tells the source that a commit is durable: the only way in which its slot moves.
-    fn acknowledge(&mut self, durable: Durable, feedback: &Feedback) -> Result<()> {
+    fn acknowledge(&mut self, durable: &Durable, feedback: &Feedback) -> Result<()> {
         failpoint::hit("ack.before")?;
         self.durable = durable.resume;
         feedback.set_flushed(self.axis.of_source(durable.resume));
         failpoint::hit("ack.after")?;
         tracing::debug!(seq = durable.seq, resume = %durable.resume, "commit");
+        // Commits of others may have come between.
+        self.next_seq = self.next_seq.max(durable.seq + 1);
+        for event in &durable.passed {
+            self.follower.registry.hear(event);
+        }
         Ok(())
     }
+}
+
+/// A message with which somebody asks that what is committed by then be made durable in the history soon.
+fn asks_for_commit(body: &[u8]) -> bool {
+    matches!(Message::decode(body), Ok(Message::Logical { prefix: COMMIT_PREFIX, .. }))
 }
 
 impl Assembled for Pipeline {
@@ -366,6 +382,9 @@ impl Assembled for Pipeline {
         transaction.for_each(|body| {
             if let Some(shadow) = &mut self.shadow {
                 shadow.keep(end, body)?;
+            }
+            if body.first() == Some(&b'M') && asks_for_commit(body) {
+                self.commit_wanted = true;
             }
             self.follower.message(body, &mut self.catalog, self.position, end)
         })?;

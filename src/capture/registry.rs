@@ -7,7 +7,7 @@ use bygone_replication::Lsn;
 use bygone_replication::pgoutput::Relation;
 use bygone_replication::table::{ReplicaIdentity, Table, TableKind, TableName};
 use bygone_sink::log::{
-    ColumnDoc, Event, EventKind, EventLsn, LogState, SchemaVersion, parse_table_text, table_text,
+    ColumnDoc, Event, EventKind, EventLsn, LogState, SchemaVersion, VERIFIED, parse_table_text, table_text,
 };
 use bygone_sink::schema::{PhysicalNames, TableSchema};
 
@@ -123,6 +123,8 @@ impl Captured {
             EventKind::Snapshot => self.snapshot = event.lsn.map(EventLsn::latest),
             EventKind::Drop | EventKind::Detach => self.dropped = true,
             EventKind::UpdatesUnseen => self.unseen = true,
+            // A comparison that changed nothing: see `bygone reconcile`.
+            EventKind::Reconcile if event.detail.contains_key(VERIFIED) => {}
             EventKind::Reconcile => {
                 if event.detail.get("leaf").is_none() {
                     self.unseen &= event.detail.contains_key("updates_unseen");
@@ -232,6 +234,14 @@ impl Registry {
             }
         }
         Ok(registry)
+    }
+
+    /// Takes what somebody else has had the log say.
+    pub(crate) fn hear(&mut self, event: &Event) {
+        let at = event.table.as_ref().and_then(|name| self.by_name.get(name));
+        if let Some(table) = at.and_then(|at| self.tables.get_mut(*at)) {
+            table.recall(event);
+        }
     }
 
     /// Something is lost of all tables: each has to be compared with the source.

@@ -213,7 +213,12 @@ impl Copied {
     }
 }
 
-async fn copy(settings: &Settings, tables: &BTreeMap<usize, u32>, stop: &Arc<AtomicBool>) -> Result<Copied> {
+/// Copies tables, given by index and oid, as of a consistent point of now.
+pub(super) async fn copy(
+    settings: &Settings,
+    tables: &BTreeMap<usize, u32>,
+    stop: &Arc<AtomicBool>,
+) -> Result<Copied> {
     for _ in 0..ATTEMPTS {
         if let Some(copied) = copy_once(settings, tables, stop).await? {
             return Ok(copied);

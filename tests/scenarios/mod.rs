@@ -10,6 +10,7 @@ mod schema;
 mod snapshot;
 mod standbys;
 mod tables;
+mod trial;
 mod types;
 mod verify;
 mod versions;

@@ -77,6 +77,10 @@ pub struct CommitBody {
 /// history is one, so these are moved on by a multiple of 4 GiB: `0/15D6B88` is `1/15D6B88` then. Absent where it is 0.
 pub const LSN_OFFSET: &str = "lsn_offset";
 
+/// The field that marks a commit of somebody who does not capture: it says something about what is there already, and leaves
+/// positions as they are. A capture that finds one in its way goes on behind it.
+pub const ASIDE: &str = "aside";
+
 /// The field of a commit that says up to where the publications are known to have been as recorded: they are looked at every
 /// few seconds, and one that was altered was so after this.
 pub const CATALOG_SEEN: &str = "catalog_seen";
@@ -92,6 +96,12 @@ impl CommitBody {
     #[must_use]
     pub fn catalog_seen(&self) -> Option<Lsn> {
         self.position(CATALOG_SEEN)
+    }
+
+    /// The commit is marked as [`ASIDE`].
+    #[must_use]
+    pub fn is_aside(&self) -> bool {
+        self.extra.get(ASIDE).and_then(Value::as_bool) == Some(true)
     }
 
     fn position(&self, field: &str) -> Option<Lsn> {

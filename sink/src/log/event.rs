@@ -8,6 +8,9 @@ use serde_json::{Map, Value};
 
 use super::lsn_text;
 
+/// The detail of a `reconcile` event that only compared a table with the source, and set nothing right: true where they agreed.
+pub const VERIFIED: &str = "verified";
+
 /// Something in the life of a table or of the history.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {

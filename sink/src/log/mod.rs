@@ -13,8 +13,8 @@ mod writer;
 
 pub(crate) use chain::LONGEST;
 pub use chain::{StoredCommit, catch_up, commit_count, commits, load, read};
-pub use commit::{Add, CATALOG_SEEN, Commit, CommitBody, FORMAT, LSN_OFFSET, Source, Wal};
-pub use event::{Event, EventKind, EventLsn};
+pub use commit::{ASIDE, Add, CATALOG_SEEN, Commit, CommitBody, FORMAT, LSN_OFFSET, Source, Wal};
+pub use event::{Event, EventKind, EventLsn, VERIFIED};
 pub use hash::ContentHash;
 pub use manifest::{MANIFEST, Manifest, ManifestSource};
 pub use path::{parse_table_text, table_dir, table_text};

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bygone_replication::Lsn;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::commit::{Add, Commit, FORMAT, Source};
+use super::commit::{ASIDE, Add, Commit, CommitBody, FORMAT, LSN_OFFSET, Source, Wal};
 use super::event::Event;
 use super::hash::ContentHash;
 use super::path::{check_data_path, commit_path};
@@ -152,6 +152,38 @@ impl LogState {
             self.publication.clone_from(&body.publication);
         }
         Ok(())
+    }
+
+    /// The body of a commit that leaves all as it is, marked as [`ASIDE`]: for what is added about the history by
+    /// somebody who does not capture. None before the first commit.
+    #[must_use]
+    pub fn aside(&self) -> Option<CommitBody> {
+        let mut extra = Map::new();
+        extra.insert(ASIDE.to_owned(), true.into());
+        if self.lsn_offset != 0 {
+            extra.insert(LSN_OFFSET.to_owned(), Lsn(self.lsn_offset).to_string().into());
+        }
+        Some(CommitBody {
+            wal: Wal { from: self.wal_to?, to: self.wal_to? },
+            resume: self.resume?,
+            epoch: self.epoch,
+            source: self.source.clone()?,
+            server_time: self.server_time,
+            high_water: self.high_water,
+            publication: None,
+            schemas: Vec::new(),
+            events: Vec::new(),
+            add: Vec::new(),
+            remove: Vec::new(),
+            extra,
+        })
+    }
+
+    /// A commit is marked as [`ASIDE`], and does no more than such a one may: a capture can go on behind it.
+    pub(super) fn is_aside(&self, body: &CommitBody) -> bool {
+        let Some(allowed) = self.aside() else { return false };
+        let same = CommitBody { events: body.events.clone(), extra: body.extra.clone(), ..allowed };
+        body.is_aside() && body.lsn_offset() == self.lsn_offset && *body == same
     }
 
     /// Whether a commit follows from the ones before.

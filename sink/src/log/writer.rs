@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::chain::catch_up;
 use super::commit::{Commit, CommitBody, FORMAT};
+use super::event::Event;
 use super::hash::ContentHash;
 use super::path::{DATA, commit_path, fact_seq};
 use super::state::LogState;
@@ -34,9 +35,16 @@ pub struct LogWriter {
 pub struct Appended {
     commit: Commit,
     hash: ContentHash,
+    passed: Vec<Event>,
 }
 
 impl Appended {
+    /// What others said about the history in commits of their own that stand before this one: see [`ASIDE`](super::ASIDE).
+    #[must_use]
+    pub fn passed(&self) -> &[Event] {
+        &self.passed
+    }
+
     /// The commit's sequence number.
     #[must_use]
     pub fn seq(&self) -> u64 {
@@ -105,6 +113,31 @@ impl LogWriter {
     /// whether the last one is there: open the history again to find out. [`ErrorKind::Conflict`] for a commit that does not
     /// follow from the ones before, which is not written; that and a full disk leave the writer as it was.
     pub async fn append(&mut self, body: CommitBody) -> Result<Appended> {
+        let mut passed = Vec::new();
+        loop {
+            match self.try_append(&body).await {
+                Err(err) if err.kind() == ErrorKind::Fenced => match self.pass().await {
+                    Some(events) => passed.extend(events),
+                    None => return Err(err),
+                },
+                appended => return appended.map(|appended| Appended { passed, ..appended }),
+            }
+        }
+    }
+
+    /// Goes on behind the next commit where that is one of somebody who does not capture; gives what it says.
+    async fn pass(&mut self) -> Option<Vec<Event>> {
+        let next = read(&self.store, self.state.next_seq).await.ok()?;
+        if !self.state.is_aside(&next.commit.body) {
+            return None;
+        }
+        self.state.apply(&next.commit, next.hash).ok()?;
+        self.latched = None;
+        tracing::debug!(seq = next.commit.seq, "going on behind a commit that captures nothing");
+        Some(next.commit.body.events)
+    }
+
+    async fn try_append(&mut self, body: &CommitBody) -> Result<Appended> {
         if let Some(why) = self.latched {
             let detail = format!("{why}; start bygone again to find out where the log stands");
             return Err(Error::new(ErrorKind::Latched, "the log takes no more commits from here", detail));
@@ -115,7 +148,7 @@ impl LogWriter {
             prev: self.state.last_hash,
             at: Timestamp::now(),
             writer: self.writer.clone(),
-            body,
+            body: body.clone(),
         };
         self.state.check(&commit).map_err(|err| {
             Error::new(
@@ -150,7 +183,7 @@ impl LogWriter {
         self.state.apply(&commit, hash)?;
         self.appended += 1;
         self.latched = None;
-        Ok(Appended { commit, hash })
+        Ok(Appended { commit, hash, passed: Vec::new() })
     }
 
     async fn fenced(&self, seq: u64) -> Error {
@@ -220,7 +253,10 @@ impl LogWriter {
     /// # Errors
     /// [`ErrorKind::Fenced`].
     pub async fn check_fence(&mut self) -> Result<()> {
-        if self.store.exists(&commit_path(self.state.next_seq)).await? {
+        while self.store.exists(&commit_path(self.state.next_seq)).await? {
+            if self.pass().await.is_some() {
+                continue;
+            }
             self.latched = Some("somebody else writes to this history");
             return Err(self.fenced(self.state.next_seq).await);
         }

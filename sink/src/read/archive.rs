@@ -229,6 +229,9 @@ impl Archive {
             let of_leaf = event.kind == EventKind::Partition;
             let settled = self.events(table).skip(at).find_map(|(_, later)| {
                 let place = later.lsn?.latest();
+                if later.detail.contains_key(log::VERIFIED) {
+                    return None;
+                }
                 let settles = match later.kind {
                     EventKind::Reconcile => of_leaf || !later.detail.contains_key("leaf"),
                     // Nothing is left to be known.

@@ -26,6 +26,58 @@ pub(crate) struct Said<'a> {
     pub(crate) context: Option<&'a Context>,
 }
 
+/// What a comparison found of one row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The row's `_entity_id`.
+    pub entity_id: String,
+    /// In what way it differs.
+    pub kind: FindingKind,
+    /// Places of the columns that differ, in the table's newest schema.
+    pub columns: Vec<u16>,
+}
+
+/// How a row of the history differs from the source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FindingKind {
+    /// The source has it, the history has not.
+    Missing,
+    /// Both have it, with other values.
+    Changed,
+    /// The history has it, the source has not.
+    Extra,
+}
+
+/// Findings that are kept in mind.
+#[derive(Debug)]
+pub(crate) struct Findings {
+    pub(crate) limit: usize,
+    pub(crate) found: Vec<Finding>,
+}
+
+impl Findings {
+    /// The row that was noted last was known, as one that had ended.
+    pub(crate) fn was_missing(&mut self, entity_id: &str) {
+        if let Some(last) = self.found.last_mut().filter(|last| last.entity_id == entity_id) {
+            last.kind = FindingKind::Missing;
+            last.columns.clear();
+        }
+    }
+
+    fn note(&mut self, said: &Said<'_>) {
+        if self.found.len() >= self.limit {
+            return;
+        }
+        let kind = match said.changed {
+            _ if said.tombstone => FindingKind::Extra,
+            Some(_) => FindingKind::Changed,
+            None => FindingKind::Missing,
+        };
+        let columns = if said.tombstone { Vec::new() } else { said.changed.unwrap_or_default().to_vec() };
+        self.found.push(Finding { entity_id: said.entity_id.to_owned(), kind, columns });
+    }
+}
+
 /// Writes the facts of the transaction that is being read.
 #[derive(Debug)]
 pub(crate) struct Emitter {
@@ -34,6 +86,8 @@ pub(crate) struct Emitter {
     pub(crate) context: Option<Arc<Context>>,
     /// Facts of this transaction so far.
     pub(crate) facts: u64,
+    /// What they are of, where somebody wants to know.
+    pub(crate) findings: Option<Findings>,
 }
 
 impl Emitter {
@@ -72,6 +126,9 @@ impl Emitter {
         };
         batch.append(&self.origin, &head, row).map_err(damaged_row)?;
         self.facts += 1;
+        if let Some(findings) = &mut self.findings {
+            findings.note(said);
+        }
         Ok(())
     }
 

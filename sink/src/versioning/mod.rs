@@ -28,13 +28,14 @@ use crate::schema::TableSchema;
 use crate::state::State;
 use crate::transactions::TransactionBatch;
 
-use emit::Emitter;
+use emit::{Emitter, Findings};
 use keyed::{Change, Gone, Scratch};
 use known::Entities;
 use table::{CapturedTable, RelationMap};
 
+pub use emit::{Finding, FindingKind};
 pub use known::Sealed;
-pub use rebuild::{CatchUp, LEAF, catch_up};
+pub use rebuild::{CatchUp, LEAF, catch_up, catch_up_until};
 pub use reconcile::{Reconciled, Telling};
 pub use snapshot::{ContentLoader, SnapshotWriter};
 
@@ -73,7 +74,7 @@ impl Versioner {
             tables: Vec::new(),
             relations: HashMap::new(),
             entities: Entities::new(state),
-            out: Emitter { encoder, origin, context: None, facts: 0 },
+            out: Emitter { encoder, origin, context: None, facts: 0, findings: None },
             scratch: Scratch::default(),
             transactions: TransactionBatch::default(),
             replication_origin: None,
@@ -174,6 +175,16 @@ impl Versioner {
     /// Relations are announced anew by each connection.
     pub fn forget_relations(&mut self) {
         self.relations.clear();
+    }
+
+    /// Keeps in mind the first `limit` facts of each [`Versioner::reconcile`] from now on.
+    pub fn note_findings(&mut self, limit: usize) {
+        self.out.findings = Some(Findings { limit, found: Vec::new() });
+    }
+
+    /// The facts that were kept in mind since this was last asked.
+    pub fn take_findings(&mut self) -> Vec<Finding> {
+        self.out.findings.as_mut().map(|findings| std::mem::take(&mut findings.found)).unwrap_or_default()
     }
 
     /// Starts a transaction.

@@ -47,6 +47,20 @@ pub async fn catch_up(
     log: &LogState,
     schemas: &HashMap<String, Vec<Arc<TableSchema>>>,
 ) -> Result<CatchUp> {
+    catch_up_until(state, store, log, schemas, None).await
+}
+
+/// The same, without the facts that stand after `until`: for a state that is to show the tables as they were there.
+///
+/// # Errors
+/// As [`catch_up`].
+pub async fn catch_up_until(
+    state: &Arc<State>,
+    store: &Store,
+    log: &LogState,
+    schemas: &HashMap<String, Vec<Arc<TableSchema>>>,
+    until: Option<Lsn>,
+) -> Result<CatchUp> {
     let mut done = CatchUp::default();
     let Some(last) = log.last_seq() else { return Ok(done) };
     let applied = state.applied();
@@ -62,7 +76,7 @@ pub async fn catch_up(
     let mut entities = Entities::new(Arc::clone(state));
     for (table, versions) in schemas {
         let mut files = log.files_of(table);
-        files.retain(|file| file.added_by >= from);
+        files.retain(|file| file.added_by >= from && until.is_none_or(|until| file.add.lsn[0] <= until));
         let mut versions_of = versions.iter();
         let Some(first) = versions_of.next() else { continue };
         let mut captured = CapturedTable::new(Arc::clone(first), Lsn::ZERO);
@@ -84,7 +98,7 @@ pub async fn catch_up(
             let captured = captured.share();
             // Decoding is work for a thread that may block.
             let (back, facts) = tokio::task::spawn_blocking(move || {
-                let facts = read_file(&mut work, &captured, &schema, &path, leaf, bytes);
+                let facts = read_file(&mut work, &captured, &schema, &path, leaf, until, bytes);
                 (work, facts)
             })
             .await
@@ -107,6 +121,7 @@ fn read_file(
     schema: &Arc<TableSchema>,
     path: &str,
     leaf: u32,
+    until: Option<Lsn>,
     bytes: bytes::Bytes,
 ) -> Result<u64> {
     let mut row = RowBuilder::default();
@@ -115,6 +130,9 @@ fn read_file(
         let batch = batch.map_err(|error| fact_file::damaged(path, &error.to_string()))?;
         let facts = FactRows::new(path, Arc::clone(schema), &batch)?;
         for at in 0..batch.num_rows() {
+            if until.is_some_and(|until| facts.lsn(at) > until) {
+                continue;
+            }
             facts.row(at, &mut row)?;
             if schema.key.is_empty() {
                 content_fact(entities, table, &facts, at, leaf, row.bytes())?;

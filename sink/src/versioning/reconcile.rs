@@ -189,6 +189,11 @@ impl Versioner {
             context: note.as_ref(),
         };
         self.out.emit(table, &said, &row)?;
+        if let Some(findings) = &mut self.out.findings
+            && prior.is_some_and(|prior| !prior.live)
+        {
+            findings.was_missing(&id);
+        }
         let entity = Entity { version, live: true, leaf, schema: table.schema.version, row };
         self.entities.put(number, key, Some(Known::Entity(entity)));
         Ok(())
