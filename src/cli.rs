@@ -23,6 +23,10 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Capture a database: copy its tables once, then follow every change.
     Run(Box<Run>),
+    /// Say what would go wrong with a capture, and the exact fix for each. Changes nothing.
+    Doctor(Doctor),
+    /// Say where a capture stands: position, lag, WAL held on the source, gaps. Exit code 0: healthy, 1: not.
+    Status(Status),
     /// Stop capturing for good: remove the replication slot and the publications. The history stays.
     Detach(Detach),
     /// Put something into the source that makes the history more exact: an option, removed by uninstall.
@@ -195,6 +199,59 @@ pub(crate) struct Uninstall {
     /// Print the SQL instead of running it.
     #[arg(long)]
     pub(crate) print: bool,
+}
+
+/// `bygone doctor`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  bygone doctor --source postgres://app@db/shop
+  bygone doctor --source postgres://app@db/shop --history s3://archive/shop --format json
+
+Each line is one check. Exit code 0: no problem, though there may be warnings. 1: bygone run would fail, or lose something.")]
+pub(crate) struct Doctor {
+    /// The database to capture.
+    #[arg(long, env = "BYGONE_SOURCE", value_name = "URL", hide_env_values = true)]
+    pub(crate) source: String,
+    /// Where the history is, or is to be: the place is checked, too.
+    #[arg(long, env = "BYGONE_HISTORY", value_name = "URL")]
+    pub(crate) history: Option<String>,
+    /// Tables to capture, as bygone run takes them.
+    #[arg(long = "table", value_name = "PATTERN", allow_hyphen_values = true)]
+    pub(crate) tables: Vec<String>,
+    /// Name of the capture.
+    #[arg(long, env = "BYGONE_NAME", default_value = "bygone")]
+    pub(crate) name: String,
+    /// Directory for the state: whether there is room is checked.
+    #[arg(long, env = "BYGONE_STATE", value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
+    /// How to print the findings.
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub(crate) format: Format,
+}
+
+/// `bygone status`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+With --history it tells what the log says; with --source what the slot says; with both how far the history is behind.
+Exit code 0: healthy. 1: the slot is gone, lost or not being read, the history is too far behind, a table waits for its
+first copy, or for the comparison that settles a gap.")]
+pub(crate) struct Status {
+    /// The history.
+    #[arg(long, env = "BYGONE_HISTORY", value_name = "URL")]
+    pub(crate) history: Option<String>,
+    /// The captured database.
+    #[arg(long, env = "BYGONE_SOURCE", value_name = "URL", hide_env_values = true)]
+    pub(crate) source: Option<String>,
+    /// Name of the capture, where there is no --history to tell its slot.
+    #[arg(long, env = "BYGONE_NAME", default_value = "bygone")]
+    pub(crate) name: String,
+    /// More WAL than this between source and history is not healthy.
+    #[arg(long, default_value = "1GiB", value_parser = parse_bytes, value_name = "BYTES")]
+    pub(crate) max_lag: u64,
+    /// How to print the report.
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub(crate) format: Format,
 }
 
 /// `bygone reconcile`.

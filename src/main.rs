@@ -7,10 +7,12 @@ mod capture;
 mod cli;
 mod demo;
 mod detach;
+mod doctor;
 mod error;
 mod install;
 mod query;
 mod reconcile;
+mod status;
 mod verify;
 
 use std::process::ExitCode;
@@ -59,6 +61,8 @@ async fn execute(command: Command) -> Result<ExitCode> {
     match command {
         Command::Run(run) => Box::pin(capture::run(options(*run))).await.map(|()| ExitCode::SUCCESS),
         Command::Detach(detach) => detach::detach(&detach).await.map(|()| ExitCode::SUCCESS),
+        Command::Doctor(doctor) => Box::pin(doctor::doctor(&doctor)).await,
+        Command::Status(status) => Box::pin(status::status(&status)).await,
         Command::Install(install) => install::install(&install).await.map(|()| ExitCode::SUCCESS),
         Command::Uninstall(uninstall) => install::uninstall(&uninstall).await.map(|()| ExitCode::SUCCESS),
         Command::Verify(verify) => verify::verify(&verify).await,

@@ -9,6 +9,7 @@
     reason = "a test that meets the unexpected should end where it stands"
 )]
 
+mod operations;
 mod queries;
 mod scenarios;
 mod support;

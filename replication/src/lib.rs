@@ -6,6 +6,7 @@ pub mod catalog;
 pub mod conninfo;
 pub mod copy;
 pub mod ddl;
+pub mod doctor;
 pub mod error;
 mod frame;
 pub mod lsn;

@@ -180,7 +180,7 @@ fn event_line(event: &Event) -> String {
 }
 
 /// Opens the history that an argument names.
-pub(super) async fn open_archive(history: &str) -> Result<Archive> {
+pub(crate) async fn open_archive(history: &str) -> Result<Archive> {
     use bygone_sink::store::{Location, Store, StoreOptions};
     let store = Store::open(&Location::parse(history)?, &StoreOptions::default())?;
     Archive::open(&store).await.map_err(Error::from)

@@ -8,7 +8,7 @@ mod condition;
 mod dialect;
 mod diff;
 mod find;
-mod inventory;
+pub(crate) mod inventory;
 pub(crate) mod lookup;
 mod moment;
 mod parquet_file;

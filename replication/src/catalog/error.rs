@@ -46,7 +46,7 @@ impl CatalogError {
     }
 
     /// For `map_err`: what the server or the connection said while `doing` something.
-    pub(crate) fn from_postgres(doing: &'static str) -> impl FnOnce(tokio_postgres::Error) -> Self {
+    pub(crate) fn from_postgres(doing: &'static str) -> impl Fn(tokio_postgres::Error) -> Self {
         move |error| {
             let kind = kind(&error);
             let detail = match error.as_db_error() {

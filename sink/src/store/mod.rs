@@ -160,6 +160,30 @@ impl Store {
         }
     }
 
+    /// Tries, and leaves no trace, whether a history can be kept here: whether objects can be put, and none is put in another's
+    /// place. Gives by how much the store's clock is ahead of this machine's, in seconds, where it has one of its own.
+    ///
+    /// # Errors
+    /// What stands against it; [`ErrorKind::Unsupported`] where the store replaces objects.
+    pub async fn probe(&self) -> Result<Option<i64>> {
+        match &*self.0 {
+            Kind::Local(store) => {
+                // Nothing is made that was not there: the nearest directory that exists has to take files.
+                let root = store.root().to_owned();
+                blocking(move || {
+                    let there = root.ancestors().find(|at| at.is_dir()).unwrap_or_else(|| Path::new("."));
+                    let there = if there.as_os_str().is_empty() { Path::new(".") } else { there };
+                    tempfile::tempfile_in(there)
+                        .map(drop)
+                        .map_err(|err| Error::from_io("cannot create a file", there, err))
+                })
+                .await?;
+                Ok(None)
+            }
+            Kind::Remote(store) => store.probe(&format!("bygone-probe-{:016x}", rand::random::<u64>())).await,
+        }
+    }
+
     /// The bytes of an object.
     ///
     /// # Errors

@@ -36,6 +36,7 @@ use super::remote_error::translate;
 use super::{Object, PutOutcome, Sealed, StoreOptions, blocking};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::ContentHash;
+use crate::timestamp::Timestamp;
 
 /// Files up to this size go in one request; the bytes are in memory meanwhile.
 const SINGLE_PUT: u64 = 16 << 20;
@@ -261,6 +262,19 @@ impl RemoteStore {
                 ),
             )),
         }
+    }
+
+    /// Puts an object, puts another in its place, which must be refused, and takes it away again. Gives by how much the store's
+    /// clock is ahead of this machine's, in seconds.
+    pub(super) async fn probe(&self, path: &str) -> Result<Option<i64>> {
+        let key = self.key(path)?;
+        let failed = |err| self.translate("cannot put an object", path, err);
+        self.store.put_opts(&key, PutPayload::from_static(b"1"), create()).await.map_err(failed)?;
+        let here = Timestamp::now().0 / 1_000_000;
+        let there = self.store.head(&key).await.ok().map(|meta| meta.last_modified.timestamp());
+        let refused = self.check_put_if_absent(path, Bytes::from_static(b"2")).await;
+        self.delete(path).await?;
+        refused.map(|()| there.map(|there| there - here))
     }
 
     pub(super) fn spool_file(&self) -> Result<NamedTempFile> {

@@ -1,0 +1,188 @@
+//! `bygone doctor`: each check finds what it is there for, and its fix, pasted as it stands, mends it.
+
+use serde_json::Value;
+
+use crate::support::bygone::{Bygone, Outcome};
+use crate::support::majors::on_each_major;
+use crate::support::moto::{BUCKET, Moto};
+use crate::support::postgres::{DATABASE, Postgres};
+use crate::support::scratch::Scratch;
+
+struct Findings {
+    code: Option<i32>,
+    checks: Vec<Value>,
+}
+
+impl Findings {
+    fn of(outcome: &Outcome) -> Self {
+        let checks = serde_json::from_str(&outcome.stdout)
+            .unwrap_or_else(|error| panic!("{error}:\n{}\n{}", outcome.stdout, outcome.stderr));
+        Self { code: outcome.code(), checks }
+    }
+
+    fn all<'a>(&'a self, check: &'a str) -> impl Iterator<Item = &'a Value> {
+        self.checks.iter().filter(move |found| found["check"] == check)
+    }
+
+    /// The worst finding of a check.
+    #[track_caller]
+    fn worst<'a>(&'a self, check: &'a str) -> &'a Value {
+        let rank = |found: &&Value| match found["level"].as_str() {
+            Some("ok") => 0,
+            Some("warning") => 1,
+            _ => 2,
+        };
+        self.all(check).max_by_key(rank).unwrap_or_else(|| panic!("no check {check}: {:#?}", self.checks))
+    }
+
+    #[track_caller]
+    fn level<'a>(&'a self, check: &'a str) -> &'a str {
+        self.worst(check)["level"].as_str().unwrap()
+    }
+
+    /// The fix, without the remark behind it.
+    #[track_caller]
+    fn fix(&self, check: &str) -> String {
+        let fix = self.worst(check)["fix"].as_str().unwrap_or_else(|| panic!("{check} has no fix"));
+        fix.split(" --").next().unwrap().to_owned()
+    }
+}
+
+fn examine(source: &str, more: &[&str]) -> Findings {
+    let scratch = Scratch::new("doctor");
+    let bygone = Bygone::new(source, scratch.join("history"));
+    Findings::of(&bygone.command(&[&["doctor", "--source", source, "--format", "json"], more].concat()))
+}
+
+fn a_source_that_is_well_has_no_problem(server: Postgres) {
+    server.run("create table orders (id int primary key, t text); insert into orders select i, 'x' from generate_series(1, 1000) i; analyze orders");
+    let before = server.traces();
+    let found = examine(&server.url(), &[]);
+    assert_eq!(found.code, Some(0), "{:#?}", found.checks);
+    for check in [
+        "server",
+        "version",
+        "wal_level",
+        "replication_slots",
+        "wal_senders",
+        "role_replication",
+        "tables",
+        "replica_identity",
+        "select",
+        "types",
+        "first_copy",
+        "slot",
+    ] {
+        assert_eq!(found.level(check), "ok", "{check}: {:#?}", found.worst(check));
+    }
+    assert!(found.worst("first_copy")["message"].as_str().unwrap().contains("about 1000 rows"));
+    assert_eq!(server.traces(), before, "it left something behind");
+}
+
+on_each_major!(
+    &[("max_slot_wal_keep_size", "1GB")],
+    [14 as v14, 15 as v15, 16 as v16, 17 as v17, 18 as v18],
+    [a_source_that_is_well_has_no_problem]
+);
+
+#[test]
+fn tables_that_cannot_be_seen_whole_are_named_with_the_statement_that_mends_them() {
+    let server = Postgres::start();
+    server.run(
+        "create table \"No Key\" (n int); create unlogged table fast (id int primary key);
+         create table clash (id int primary key, _version int);
+         create table parent (id int primary key); create table \"child; drop\" (id int primary key, p int references parent on delete cascade);
+         create table shapes (id int primary key, made int generated always as (id * 2) stored, during interval)",
+    );
+    let found = examine(&server.url(), &["--table", "public.*", "--table", "-public.\"child; drop\""]);
+    assert_eq!(found.code, Some(1));
+    assert_eq!(found.level("replica_identity"), "warning");
+    assert!(found.worst("replica_identity")["message"].as_str().unwrap().contains("No Key"));
+    assert_eq!(found.level("column_names"), "problem");
+    assert_eq!(found.level("not_captured"), "warning");
+    assert_eq!(found.level("types"), "warning");
+    assert_eq!(found.level("generated_columns"), if server.major() < 18 { "warning" } else { "ok" });
+    assert!(found.worst("cascades")["message"].as_str().unwrap().contains("child; drop"));
+
+    server.run(&found.fix("replica_identity"));
+    server.run("alter table clash rename _version to version; drop table fast");
+    let found = examine(&server.url(), &["--table", "public.*"]);
+    assert_eq!(found.code, Some(0), "{:#?}", found.checks);
+    assert_eq!(found.level("replica_identity"), "ok");
+    assert_eq!(found.all("cascades").count() + found.all("not_captured").count(), 0);
+}
+
+#[test]
+fn a_role_is_told_which_rights_it_lacks_until_it_lacks_none() {
+    let server = Postgres::start();
+    server.run(
+        "create schema \"sh op\"; create table \"sh op\".orders (id int primary key); create table notes (id int primary key);
+         create role app login",
+    );
+    let url = server.url_as("app", DATABASE);
+    for check in ["role_replication", "select", "publications"] {
+        let found = examine(&url, &[]);
+        assert_eq!((found.code, found.level(check)), (Some(1), "problem"), "{check}");
+        let fix = found.fix(check).replace('…', DATABASE);
+        server.run(&fix);
+        assert_ne!(examine(&url, &[]).level(check), "problem", "{check}: {fix}");
+    }
+    let found = examine(&url, &[]);
+    assert_eq!(found.code, Some(0), "{:#?}", found.checks);
+}
+
+#[test]
+fn settings_and_slots_that_a_capture_cannot_work_with_are_told() {
+    let server = Postgres::with(&[
+        ("wal_level", "replica"),
+        ("max_wal_senders", "0"),
+        ("max_replication_slots", "0"),
+        ("wal_sender_timeout", "0"),
+    ]);
+    server.run("create table orders (id int primary key)");
+    let found = examine(&server.url(), &[]);
+    assert_eq!(found.code, Some(1));
+    for check in ["wal_level", "wal_senders", "replication_slots"] {
+        assert_eq!(found.level(check), "problem", "{check}");
+        assert!(found.fix(check).starts_with("alter system set"), "{}", found.fix(check));
+    }
+    assert_eq!(found.level("wal_sender_timeout"), "warning");
+    assert_eq!(found.level("max_slot_wal_keep_size"), "warning");
+
+    let server = Postgres::start();
+    server.run("create table orders (id int primary key)");
+    server.run("select pg_create_logical_replication_slot('bygone', 'test_decoding')");
+    assert_eq!(examine(&server.url(), &[]).level("slot"), "problem");
+    let mut old = server.connect();
+    old.batch_execute("begin; create table never (n int)").unwrap();
+    let found = examine(&server.url(), &["--name", "other"]);
+    assert_eq!(found.level("long_transactions"), "ok", "it is not a minute old");
+}
+
+#[test]
+fn a_server_that_does_not_answer_is_a_problem_and_the_place_of_the_history_is_looked_at_all_the_same() {
+    let scratch = Scratch::new("doctor");
+    let history = scratch.join("to/be/made");
+    let found = examine("postgres://app@127.0.0.1:1/shop", &["--history", history.to_str().unwrap()]);
+    assert_eq!((found.code, found.level("connection")), (Some(1), "problem"));
+    assert_eq!(found.level("history"), "ok");
+    assert!(!scratch.join("to").exists(), "it made a directory");
+}
+
+#[test]
+fn a_bucket_is_tried_and_left_as_it_was() {
+    let server = Postgres::start();
+    server.run("create table orders (id int primary key)");
+    let moto = Moto::start();
+    let bygone = moto.bygone(server.url(), "shop");
+    let url = server.url();
+    let ask = |history: &str| {
+        Findings::of(&bygone.command(&["doctor", "--source", &url, "--history", history, "--format", "json"]))
+    };
+    let found = ask(&format!("s3://{BUCKET}/shop"));
+    assert_eq!(found.code, Some(0), "{:#?}", found.checks);
+    assert_eq!((found.level("history"), found.level("store_clock")), ("ok", "ok"));
+    assert!(moto.store("shop").list().is_empty());
+    let found = ask("s3://no-such-bucket/x");
+    assert_eq!((found.code, found.level("history")), (Some(1), "problem"));
+}

@@ -1,0 +1,65 @@
+//! `bygone status`, from outside.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::support::bygone::Bygone;
+use crate::support::postgres::Postgres;
+use crate::support::process::eventually;
+use crate::support::scratch::Scratch;
+
+#[test]
+fn a_capture_tells_from_outside_where_it_stands() {
+    let server = Postgres::start();
+    server.run(
+        "create table orders (id int primary key, t text); insert into orders values (1, 'a'), (2, 'b')",
+    );
+    let scratch = Scratch::new("history");
+    let mut bygone =
+        Bygone::new(server.url(), scratch.join("history")).options(&["--commit-interval", "100ms"]);
+    let url = server.url();
+    let ask = |bygone: &Bygone, more: &[&str]| {
+        let outcome = bygone.ask(&[&["status", "--format", "json"], more].concat());
+        let report: Value =
+            serde_json::from_str(&outcome.stdout).unwrap_or_else(|_| panic!("{}", outcome.stderr));
+        (outcome.code(), report)
+    };
+    bygone.command(&["status"]).refused(&["--history", "--source"]);
+    bygone.ask(&["status"]).refused(&["no history"]);
+    let outcome = bygone.command(&["status", "--source", &url]).refused(&[]);
+    assert!(outcome.stdout.contains("no replication slot"), "{}", outcome.stdout);
+
+    bygone.until_current();
+    let (code, report) = ask(&bygone, &[]);
+    assert_eq!((code, &report["healthy"]), (Some(0), &true.into()), "{report:#}");
+    assert_eq!(report["history"]["tables"][0]["facts"], 2);
+    // Nobody reads the slot.
+    let (code, report) = ask(&bygone, &["--source", &url]);
+    assert_eq!((code, &report["source"]["active"]), (Some(1), &false.into()));
+
+    bygone.start("");
+    let healthy = eventually(Duration::from_secs(30), || ask(&bygone, &["--source", &url]).0 == Some(0));
+    assert!(healthy, "{:#}", ask(&bygone, &["--source", &url]).1);
+    server.run("insert into orders select i, 'x' from generate_series(3, 1000) i");
+    let caught_up = eventually(Duration::from_secs(30), || ask(&bygone, &[]).1["history"]["facts"] == 1000);
+    assert!(caught_up);
+    let (_, report) = ask(&bygone, &["--source", &url]);
+    assert!(report["source"]["held_bytes"].as_i64().unwrap() >= 0);
+    assert!(report["source"]["lag_bytes"].as_u64().unwrap() < 1 << 20, "{report:#}");
+    let shown = bygone.ask(&["status", "--source", &url]).well().stdout;
+    for line in shown.lines() {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
+    bygone.ask(&["reconcile", "--source", &url]).well();
+    assert!(ask(&bygone, &[]).1["history"]["verified"]["public.orders"].is_string());
+
+    // Something is lost: that is not healthy until it is led over, and told for ever.
+    bygone.terminate(Signal::TERM, Duration::from_secs(20));
+    server.run("select pg_drop_replication_slot('bygone')");
+    assert_eq!(ask(&bygone, &["--source", &url]).0, Some(1));
+    bygone.attempt(&["--on-gap", "reconcile"]).well();
+    let (code, report) = ask(&bygone, &[]);
+    assert_eq!((code, &report["history"]["gaps"][0]["kind"]), (Some(0), &"gap".into()), "{report:#}");
+}
