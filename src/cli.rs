@@ -37,6 +37,8 @@ pub(crate) enum Command {
     Verify(Verify),
     /// Prove that the history holds what the source holds: compare every row at one position of the WAL.
     Reconcile(Box<Reconcile>),
+    /// Merge small files of a history into large ones, and remove those whose time is up; bygone run does it by itself.
+    Compact(Compact),
     /// See it all at work on a throw-away database.
     Demo(Demo),
     #[command(flatten)]
@@ -122,6 +124,14 @@ pub(crate) struct Run {
     /// Connections that copy tables at the same time during the first snapshot.
     #[arg(long, env = "BYGONE_SNAPSHOT_WORKERS", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) snapshot_workers: u16,
+    /// How often small files are merged in the background.
+    #[arg(long, env = "BYGONE_COMPACT_INTERVAL", default_value = "5m", value_parser = parse_duration)]
+    pub(crate) compact_interval: Duration,
+    /// Leave the merging of small files to bygone compact.
+    #[arg(long)]
+    pub(crate) no_compact: bool,
+    #[command(flatten)]
+    pub(crate) merging: Merging,
     /// How long the source may say nothing before the connection counts as lost. Halfway it is asked for a sign of life.
     #[arg(long, env = "BYGONE_SOURCE_TIMEOUT", default_value = "5m", value_parser = parse_duration)]
     pub(crate) source_timeout: Duration,
@@ -252,6 +262,35 @@ pub(crate) struct Status {
     /// How to print the report.
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub(crate) format: Format,
+}
+
+/// `bygone compact`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The facts stay the same; readers see each once, before and after. bygone run may go on meanwhile. Objects that were merged stay for
+--grace, for readers that had begun; under object lock they stay for good, and nobody minds.")]
+pub(crate) struct Compact {
+    #[command(flatten)]
+    pub(crate) history: HistoryArgument,
+    /// Merge as much as there is, not only what pays.
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Say what would be merged, and do nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) merging: Merging,
+}
+
+/// How files are merged.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Merging {
+    /// Files are not merged beyond this size.
+    #[arg(long, env = "BYGONE_COMPACT_SIZE", default_value = "128MiB", value_parser = parse_bytes, value_name = "BYTES")]
+    pub(crate) compact_size: u64,
+    /// How long files that were merged stay for readers that had begun.
+    #[arg(long = "grace", env = "BYGONE_COMPACT_GRACE", default_value = "1h", value_parser = parse_duration, value_name = "DURATION")]
+    pub(crate) grace: Duration,
 }
 
 /// `bygone reconcile`.

@@ -5,6 +5,7 @@
 
 mod capture;
 mod cli;
+mod compact;
 mod demo;
 mod detach;
 mod doctor;
@@ -63,6 +64,7 @@ async fn execute(command: Command) -> Result<ExitCode> {
         Command::Detach(detach) => detach::detach(&detach).await.map(|()| ExitCode::SUCCESS),
         Command::Doctor(doctor) => Box::pin(doctor::doctor(&doctor)).await,
         Command::Status(status) => Box::pin(status::status(&status)).await,
+        Command::Compact(compact) => Box::pin(compact::compact(&compact)).await.map(|()| ExitCode::SUCCESS),
         Command::Install(install) => install::install(&install).await.map(|()| ExitCode::SUCCESS),
         Command::Uninstall(uninstall) => install::uninstall(&uninstall).await.map(|()| ExitCode::SUCCESS),
         Command::Verify(verify) => verify::verify(&verify).await,
@@ -89,6 +91,8 @@ fn options(run: Run) -> RunOptions {
         memory: run.memory,
         snapshot_workers: usize::from(run.snapshot_workers),
         discard: run.discard,
+        compact_every: (!run.no_compact).then_some(run.compact_interval),
+        compaction: compact::policy(run.merging),
         on_gap: run.on_gap,
         max_slot_lag: run.max_slot_lag,
         accept_fork: run.accept_fork,

@@ -20,7 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 pub const VARIABLE: &str = "BYGONE_FAILPOINTS";
 
 /// Every failpoint there is, in the order in which a commit passes them.
-pub const NAMES: [&str; 16] = [
+pub const NAMES: [&str; 20] = [
     "snapshot.after_slot",
     "gap.after_slot",
     "copy.begun",
@@ -37,6 +37,10 @@ pub const NAMES: [&str; 16] = [
     "state.after_apply",
     "ack.before",
     "ack.after",
+    "compact.after_file",
+    "compact.before_commit",
+    "compact.after_commit",
+    "compact.before_delete",
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -32,6 +32,7 @@ use bygone_replication::conninfo::ConnectOptions;
 use bygone_replication::pattern::Patterns;
 use bygone_replication::preflight::StartRefused;
 use bygone_replication::{Lsn, Policy, publication, slot};
+use bygone_sink::compaction;
 use bygone_sink::encoder::{Encoder, EncoderLimits, FileNumbers};
 use bygone_sink::error::ErrorKind as SinkErrorKind;
 use bygone_sink::failpoint;
@@ -41,6 +42,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
 use crate::cli::OnGap;
+use crate::compact::Background;
 use crate::error::{Error, Result};
 use assembler::Assembler;
 use attach::Attached;
@@ -78,6 +80,9 @@ pub(crate) struct RunOptions {
     pub(crate) discard: bool,
     /// What to do where changes are lost for good.
     pub(crate) on_gap: OnGap,
+    /// How often files are merged; never where none is given.
+    pub(crate) compact_every: Option<Duration>,
+    pub(crate) compaction: compaction::Policy,
     /// Bytes of WAL that the source may keep for the slot.
     pub(crate) max_slot_lag: Option<u64>,
     /// Go on with a source whose past is not the history's.
@@ -130,10 +135,17 @@ pub(crate) async fn run(options: RunOptions) -> Result<()> {
     let attached = attach::attach(&options, &connect, &store, memory).await?;
     let mut capture = Capture::new(options, connect, store, memory, stop, attached)?;
     capture.bridge_first().await?;
-    match capture.copy_missing().await {
-        Ok(()) => {
-            capture.stream(capture.target).await?;
-        }
+    let copied = capture.copy_missing().await;
+    let compacting = capture.compact_in_background().await?;
+    let streamed = match copied {
+        Ok(()) => capture.stream(capture.target).await.map(drop),
+        Err(error) => Err(error),
+    };
+    if let Some(compacting) = compacting {
+        compacting.finish().await;
+    }
+    match streamed {
+        Ok(()) => {}
         Err(error @ Error::Stopped) if capture.stop.load(Ordering::SeqCst) => tracing::info!("{error}"),
         Err(error) => return Err(error),
     }
@@ -298,6 +310,16 @@ impl Capture {
             established: false,
             text_only: false,
         })
+    }
+
+    /// Has small files merged while the stream is followed.
+    async fn compact_in_background(&mut self) -> Result<Option<Background>> {
+        let Some(every) = self.options.compact_every.filter(|_| self.target == Until::Stopped) else {
+            return Ok(None);
+        };
+        let log = Arc::clone(&self.pipeline()?.committer.log);
+        let state = log.lock().await.state().clone();
+        Ok(Some(Background::start(self.store.clone(), state, self.options.compaction, every)))
     }
 
     fn pipeline(&mut self) -> Result<&mut Pipeline> {

@@ -1,6 +1,7 @@
 //! What bygone promises, subject by subject.
 
 mod bad_input;
+mod compaction;
 mod context;
 mod exactly_once;
 mod faults;

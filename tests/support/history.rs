@@ -76,7 +76,7 @@ pub(crate) struct Entry {
 #[derive(Debug)]
 pub(crate) struct History {
     store: Store,
-    objects: BTreeMap<String, u64>,
+    pub(crate) objects: BTreeMap<String, u64>,
     /// The commits in order, as their documents stand.
     pub(crate) commits: Vec<Value>,
     /// Live files by path.

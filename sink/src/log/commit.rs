@@ -81,6 +81,9 @@ pub const LSN_OFFSET: &str = "lsn_offset";
 /// positions as they are. A capture that finds one in its way goes on behind it.
 pub const ASIDE: &str = "aside";
 
+/// The field of an [`Add`] that a compaction made: the first and the last of the commits whose facts the file holds.
+pub const COMMITS: &str = "commits";
+
 /// The field of a commit that says up to where the publications are known to have been as recorded: they are looked at every
 /// few seconds, and one that was altered was so after this.
 pub const CATALOG_SEEN: &str = "catalog_seen";

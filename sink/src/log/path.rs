@@ -48,6 +48,23 @@ pub fn fact_seq(path: &str) -> Option<u64> {
     (seq.len() == 20 && digits(seq) && digits(n)).then(|| seq.parse().ok()).flatten()
 }
 
+/// The path of a file that a compaction makes beside those that it merges, which `beside` is one of:
+/// `…/<seq>-c<id>.parquet`. [`fact_seq`] knows nothing of it, so no capture takes it for something that it left behind.
+#[must_use]
+pub(crate) fn compacted_path(beside: &str, seq: u64, id: u64) -> String {
+    let directory = beside.rsplit_once('/').map_or("", |(directory, _)| directory);
+    format!("{directory}/{seq:020}-c{id:016x}.parquet")
+}
+
+/// The number of the commit for which a compaction made a file, or a lower one; none for other files.
+#[must_use]
+pub(crate) fn compacted_seq(path: &str) -> Option<u64> {
+    let name = path.rsplit('/').next()?.strip_suffix(".parquet")?;
+    let (seq, id) = name.split_once("-c")?;
+    let exact = seq.len() == 20 && seq.bytes().all(|b| b.is_ascii_digit()) && id.len() == 16;
+    exact.then(|| seq.parse().ok()).flatten()
+}
+
 /// Refuses what no commit may name: paths that lead elsewhere, or to something that is no data file.
 pub(crate) fn check_data_path(path: &str) -> Result<()> {
     check_path(path)?;
@@ -200,6 +217,10 @@ mod tests {
             assert_eq!(commit_seq(bad), None, "{bad:?}");
         }
         assert_eq!(fact_seq(&transactions_path("2026-11-23", 7, 1000)), Some(7));
+        let merged = compacted_path(&transactions_path("2026-11-23", 7, 0), 9, 255);
+        assert_eq!(merged, "transactions/_date=2026-11-23/00000000000000000009-c00000000000000ff.parquet");
+        assert_eq!((fact_seq(&merged), compacted_seq(&merged)), (None, Some(9)));
+        assert_eq!(compacted_seq(&transactions_path("2026-11-23", 7, 0)), None);
         for bad in
             ["tables/x/7-0.parquet", "tables/x/part-0.parquet", "tables/x/00000000000000000007.parquet", ""]
         {

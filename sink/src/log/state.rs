@@ -1,11 +1,12 @@
 //! What commits 0…n say together.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bygone_replication::Lsn;
 use serde_json::{Map, Value};
 
-use super::commit::{ASIDE, Add, Commit, CommitBody, FORMAT, LSN_OFFSET, Source, Wal};
+use super::commit::{ASIDE, Add, COMMITS, Commit, CommitBody, FORMAT, LSN_OFFSET, Source, Wal};
 use super::event::Event;
 use super::hash::ContentHash;
 use super::path::{check_data_path, commit_path};
@@ -58,6 +59,23 @@ pub struct LiveFile {
     pub added_by: u64,
 }
 
+impl LiveFile {
+    /// The first and the last of the commits whose facts it holds: one for most files, more after a compaction.
+    #[must_use]
+    pub fn commits(&self) -> [u64; 2] {
+        let merged = self.add.extra.get(COMMITS).and_then(Value::as_array);
+        let merged = merged.and_then(|commits| Some([commits.first()?.as_u64()?, commits.last()?.as_u64()?]));
+        merged.unwrap_or([self.added_by; 2])
+    }
+
+    /// Files of one table in the order of their facts.
+    #[must_use]
+    pub fn in_order(&self, other: &Self) -> Ordering {
+        let key = |file: &Self| (file.add.lsn[0], file.commits()[0]);
+        key(self).cmp(&key(other)).then_with(|| self.add.path.cmp(&other.add.path))
+    }
+}
+
 impl LogState {
     /// The last commit's sequence number.
     #[must_use]
@@ -70,11 +88,11 @@ impl LogState {
         self.files.iter().map(|(path, file)| (path.as_str(), file))
     }
 
-    /// The live files of one table ([`table_text`](super::table_text)), in the order of their commits.
+    /// The live files of one table ([`table_text`](super::table_text)), in the order of their facts.
     #[must_use]
     pub fn files_of(&self, table: &str) -> Vec<&LiveFile> {
         let mut files: Vec<_> = self.files.values().filter(|file| file.add.table == table).collect();
-        files.sort_by(|a, b| (a.added_by, &a.add.path).cmp(&(b.added_by, &b.add.path)));
+        files.sort_by(|a, b| a.in_order(b));
         files
     }
 
@@ -182,8 +200,27 @@ impl LogState {
     /// A commit is marked as [`ASIDE`], and does no more than such a one may: a capture can go on behind it.
     pub(super) fn is_aside(&self, body: &CommitBody) -> bool {
         let Some(allowed) = self.aside() else { return false };
-        let same = CommitBody { events: body.events.clone(), extra: body.extra.clone(), ..allowed };
-        body.is_aside() && body.lsn_offset() == self.lsn_offset && *body == same
+        let same = CommitBody {
+            events: body.events.clone(),
+            extra: body.extra.clone(),
+            add: body.add.clone(),
+            remove: body.remove.clone(),
+            ..allowed
+        };
+        body.is_aside() && body.lsn_offset() == self.lsn_offset && *body == same && self.keeps_all_facts(body)
+    }
+
+    /// Files only take the place of others with as many facts, table by table.
+    fn keeps_all_facts(&self, body: &CommitBody) -> bool {
+        let mut rows: BTreeMap<&str, i128> = BTreeMap::new();
+        for add in &body.add {
+            *rows.entry(&add.table).or_default() += i128::from(add.rows);
+        }
+        for path in &body.remove {
+            let Some(file) = self.files.get(path) else { return false };
+            *rows.entry(&file.add.table).or_default() -= i128::from(file.add.rows);
+        }
+        rows.values().all(|rows| *rows == 0)
     }
 
     /// Whether a commit follows from the ones before.

@@ -76,7 +76,7 @@ pub async fn catch_up_until(
     let mut entities = Entities::new(Arc::clone(state));
     for (table, versions) in schemas {
         let mut files = log.files_of(table);
-        files.retain(|file| file.added_by >= from && until.is_none_or(|until| file.add.lsn[0] <= until));
+        files.retain(|file| file.commits()[1] >= from && until.is_none_or(|until| file.add.lsn[0] <= until));
         let mut versions_of = versions.iter();
         let Some(first) = versions_of.next() else { continue };
         let mut captured = CapturedTable::new(Arc::clone(first), Lsn::ZERO);

@@ -1,0 +1,215 @@
+//! Many small files become few large ones.
+//!
+//! Commits come every few seconds, and each leaves a file per table: a day of them would be thousands. Files of one table, day,
+//! schema version and leaf partition that follow one another are merged, by the rule of a log-structured tree: as soon as there
+//! are [`Policy::fan_in`] neighbours of about one size, they become one file of the next size. Each fact is so rewritten a few
+//! times at most, and a table keeps tens of files a day, however often commits are made.
+//!
+//! A compaction is a commit like any other, marked [`ASIDE`](crate::log::ASIDE): it adds the new files and removes the old ones at
+//! once, so a reader of the log sees each fact once, before and after. A capture goes on behind it. The old objects stay for
+//! [`Policy::grace`], for readers that had begun. The files hold the same facts, value by value and in the same order.
+
+mod plan;
+mod rewrite;
+mod sweep;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::failpoint;
+use crate::log::{self, Add, Event, EventKind, LogState, LogWriter};
+use crate::store::Store;
+
+use plan::Group;
+
+/// When files are merged, and when the old ones go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Neighbours of about one size that are merged; at least 2.
+    pub fan_in: usize,
+    /// Files are not made larger than about this, in bytes.
+    pub target_bytes: u64,
+    /// How long objects stay after the commit that removed them.
+    pub grace: Duration,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { fan_in: 8, target_bytes: 128 << 20, grace: Duration::from_secs(3600) }
+    }
+}
+
+/// What a pass came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Done {
+    /// Files that were merged.
+    pub merged: usize,
+    /// Files that they became.
+    pub into: usize,
+    /// Bytes of the files that were merged.
+    pub bytes: u64,
+    /// Objects that were removed, their time being up.
+    pub removed: usize,
+    /// Objects that the store refuses to remove (object lock): they stay.
+    pub kept: usize,
+}
+
+/// Input bytes after which what was merged is committed: a pass that is cut short loses no more than that.
+const COMMIT_BYTES: u64 = 256 << 20;
+/// Times that a commit is tried while a capture commits, too.
+const ATTEMPTS: usize = 50;
+
+/// Merges the files of a history, while others write and read it.
+#[derive(Debug)]
+pub struct Compactor {
+    store: Store,
+    state: LogState,
+    policy: Policy,
+    stop: Arc<AtomicBool>,
+}
+
+/// Files that were merged, and what they became.
+struct Merged {
+    add: Add,
+    remove: Vec<String>,
+    bytes: u64,
+}
+
+impl Compactor {
+    /// For a history that stands as `state` says, or is further by now. Setting `stop` ends a pass early, with nothing left behind.
+    #[must_use]
+    pub fn new(store: Store, state: LogState, policy: Policy, stop: Arc<AtomicBool>) -> Self {
+        Self { store, state, policy, stop }
+    }
+
+    /// Merges what is due, and removes old objects whose time is up.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`] where a file is not what the log says: it is left as it is. [`ErrorKind::Fenced`] where others commit
+    /// too often, and what the store has to say.
+    pub async fn pass(&mut self) -> Result<Done> {
+        let mut done = Done::default();
+        log::catch_up(&self.store, &mut self.state).await?;
+        // What was merged is of a new size, and may be due again.
+        loop {
+            let groups = plan::plan(&self.state, &self.policy);
+            if groups.is_empty() || self.stopped() {
+                break;
+            }
+            self.merge_all(groups, &mut done).await?;
+        }
+        if !self.stopped() {
+            sweep::sweep(&self.store, &self.state, self.policy.grace, &mut done).await?;
+        }
+        Ok(done)
+    }
+
+    /// What a pass would merge: files, and how many they would become.
+    #[must_use]
+    pub fn due(&self) -> (usize, usize) {
+        let groups = plan::plan(&self.state, &self.policy);
+        (groups.iter().map(|group| group.files.len()).sum(), groups.len())
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    async fn merge_all(&mut self, groups: Vec<Group>, done: &mut Done) -> Result<()> {
+        let began = Instant::now();
+        let mut merged: Vec<Merged> = Vec::new();
+        let mut outcome = Ok(());
+        for group in groups {
+            // Files that wait too long for their commit would pass for left behind.
+            let full = merged.iter().map(|merged| merged.bytes).sum::<u64>() >= COMMIT_BYTES;
+            if full || began.elapsed() > self.policy.grace / 4 {
+                break;
+            }
+            match rewrite::rewrite(&self.store, &group, self.state.next_seq, &self.stop).await {
+                Ok(Some(add)) => merged.push(Merged {
+                    add,
+                    bytes: group.files.iter().map(|file| file.add.bytes).sum(),
+                    remove: group.files.into_iter().map(|file| file.add.path).collect(),
+                }),
+                Ok(None) => break,
+                Err(error) => {
+                    outcome = Err(error);
+                    break;
+                }
+            }
+        }
+        let committed = self.commit(&merged).await;
+        if committed.is_err() {
+            // No commit names them, and none will.
+            for merged in &merged {
+                if let Err(error) = self.store.delete(&merged.add.path).await {
+                    tracing::debug!(%error, path = merged.add.path, "a merged file stays without a commit");
+                }
+            }
+        }
+        committed?;
+        for merged in merged {
+            done.merged += merged.remove.len();
+            done.into += 1;
+            done.bytes += merged.bytes;
+        }
+        outcome
+    }
+
+    /// Has the log name the new files in place of the old ones, whoever else writes to it.
+    async fn commit(&mut self, merged: &[Merged]) -> Result<()> {
+        if merged.is_empty() {
+            return Ok(());
+        }
+        failpoint::hit("compact.before_commit")?;
+        for _ in 0..ATTEMPTS {
+            let gone =
+                merged.iter().flat_map(|merged| &merged.remove).find(|path| self.state.file(path).is_none());
+            if let Some(path) = gone {
+                return Err(Error::new(
+                    ErrorKind::Conflict,
+                    "somebody else compacts this history",
+                    format!("{path} is no longer live; what was merged is given up"),
+                ));
+            }
+            let mut body = self.state.aside().ok_or_else(|| {
+                Error::new(ErrorKind::Conflict, "there is nothing to compact", "the log has no commit")
+            })?;
+            for merged in merged {
+                body.events.push(event(merged));
+                body.add.push(merged.add.clone());
+                body.remove.extend(merged.remove.iter().cloned());
+            }
+            let mut writer = LogWriter::new(self.store.clone(), std::mem::take(&mut self.state));
+            let appended = writer.append(body).await;
+            self.state = match &appended {
+                Err(error) if error.kind() != ErrorKind::Fenced => log::load(&self.store, None).await?,
+                // A capture was first, or we were: the log says what there is.
+                _ => writer.into_state().await?,
+            };
+            match appended {
+                Ok(appended) => {
+                    tracing::debug!(seq = appended.seq(), "compacted");
+                    return failpoint::hit("compact.after_commit");
+                }
+                Err(error) if error.kind() == ErrorKind::Fenced => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::new(
+            ErrorKind::Fenced,
+            "no compaction could be committed",
+            "the capture commits too often",
+        ))
+    }
+}
+
+fn event(merged: &Merged) -> Event {
+    let [_, to] = merged.add.lsn;
+    Event::at(EventKind::Compact, Some(merged.add.table.clone()), to)
+        .with("files", merged.remove.len())
+        .with("rows", merged.add.rows)
+        .with("bytes", [merged.bytes, merged.add.bytes].to_vec())
+}

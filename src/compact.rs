@@ -1,0 +1,101 @@
+//! `bygone compact`, and the merging of files beside a capture.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bygone_sink::compaction::{Compactor, Done, Policy};
+use bygone_sink::failpoint;
+use bygone_sink::history::History;
+use bygone_sink::log::LogState;
+use bygone_sink::store::{Location, Store, StoreOptions};
+
+use tokio::sync::Notify;
+
+use crate::cli::{Compact, Merging};
+use crate::error::Result;
+use crate::query::sheet::Cell;
+
+/// The policy that the command line asks for.
+pub(crate) fn policy(merging: Merging) -> Policy {
+    Policy { target_bytes: merging.compact_size, grace: merging.grace, ..Policy::default() }
+}
+
+/// Merges what is due, once.
+pub(crate) async fn compact(arguments: &Compact) -> Result<()> {
+    failpoint::init()?;
+    let location = Location::parse(&arguments.history.history)?;
+    let store = Store::open(&location, &StoreOptions::default())?;
+    let history = History::open(&store).await?;
+    let mut policy = policy(arguments.merging);
+    if arguments.all {
+        policy.fan_in = 2;
+    }
+    let state = history.state().clone();
+    let before = state.files().len();
+    let mut compactor = Compactor::new(store, state, policy, Arc::new(AtomicBool::new(false)));
+    if arguments.dry_run {
+        let (files, into) = compactor.due();
+        eprintln!("bygone: of {before} files, {files} would become {into}");
+        return Ok(());
+    }
+    let done = compactor.pass().await?;
+    eprintln!("bygone: {}", told(&done));
+    Ok(())
+}
+
+fn told(done: &Done) -> String {
+    let kept = if done.kept > 0 { format!(", {} may not be removed", done.kept) } else { String::new() };
+    format!(
+        "{} files ({}) became {}; {} old ones were removed{kept}",
+        done.merged,
+        Cell::bytes(done.bytes).text(),
+        done.into,
+        done.removed
+    )
+}
+
+/// Merges files in the background until it is stopped.
+#[derive(Debug)]
+pub(crate) struct Background {
+    stop: Arc<AtomicBool>,
+    wake: Arc<Notify>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Background {
+    /// Begins; a pass that fails is tried again the next time, for a history can be written without.
+    pub(crate) fn start(store: Store, state: LogState, policy: Policy, every: Duration) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let wake = Arc::new(Notify::new());
+        let mut compactor = Compactor::new(store, state, policy, Arc::clone(&stop));
+        let task = tokio::spawn({
+            let (stop, wake) = (Arc::clone(&stop), Arc::clone(&wake));
+            async move {
+                while !stop.load(Ordering::SeqCst) {
+                    tokio::select! {
+                        () = tokio::time::sleep(every) => {}
+                        () = wake.notified() => return,
+                    }
+                    match compactor.pass().await {
+                        Ok(done) if done == Done::default() => {}
+                        Ok(done) => tracing::debug!("compaction: {}", told(&done)),
+                        Err(error) => {
+                            tracing::warn!(%error, "small files could not be merged: tried again later");
+                        }
+                    }
+                }
+            }
+        });
+        Self { stop, wake, task }
+    }
+
+    /// Ends it. A pass that is under way comes to where it leaves nothing behind.
+    pub(crate) async fn finish(self) {
+        self.stop.store(true, Ordering::SeqCst);
+        self.wake.notify_one();
+        if let Err(error) = self.task.await {
+            tracing::warn!(%error, "the merging of small files has failed");
+        }
+    }
+}
