@@ -39,6 +39,8 @@ pub(crate) enum Command {
     Reconcile(Box<Reconcile>),
     /// Merge small files of a history into large ones, and remove those whose time is up; bygone run does it by itself.
     Compact(Compact),
+    /// Fill append-only history tables in a PostgreSQL database from a history; bygone run --facts does it as it goes.
+    BackfillFacts(BackfillFacts),
     /// See it all at work on a throw-away database.
     Demo(Demo),
     #[command(flatten)]
@@ -77,6 +79,8 @@ pub(crate) struct Run {
     pub(crate) source: String,
     #[command(flatten)]
     pub(crate) history: HistoryArgument,
+    #[command(flatten)]
+    pub(crate) facts: FactsArgument,
     /// Tables to capture: public.*, shop.order_*, "Odd".name; a leading - leaves tables out. Default: all.
     #[arg(long = "table", value_name = "PATTERN", allow_hyphen_values = true)]
     pub(crate) tables: Vec<String>,
@@ -291,6 +295,26 @@ pub(crate) struct Merging {
     /// How long files that were merged stay for readers that had begun.
     #[arg(long = "grace", env = "BYGONE_COMPACT_GRACE", default_value = "1h", value_parser = parse_duration, value_name = "DURATION")]
     pub(crate) grace: Duration,
+}
+
+/// Fact tables in PostgreSQL.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct FactsArgument {
+    /// A database for append-only history tables: the source's own, another one, or another server.
+    #[arg(long, env = "BYGONE_FACTS", value_name = "URL", hide_env_values = true)]
+    pub(crate) facts: Option<String>,
+    /// The schema for these tables.
+    #[arg(long, env = "BYGONE_FACTS_SCHEMA", default_value = bygone_sink::fact_tables::DEFAULT_SCHEMA, value_name = "NAME")]
+    pub(crate) facts_schema: String,
+}
+
+/// `bygone backfill-facts`.
+#[derive(Debug, Args)]
+pub(crate) struct BackfillFacts {
+    #[command(flatten)]
+    pub(crate) history: HistoryArgument,
+    #[command(flatten)]
+    pub(crate) facts: FactsArgument,
 }
 
 /// `bygone reconcile`.

@@ -10,6 +10,7 @@ mod demo;
 mod detach;
 mod doctor;
 mod error;
+mod facts;
 mod install;
 mod query;
 mod reconcile;
@@ -60,11 +61,14 @@ fn main() -> ExitCode {
 
 async fn execute(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Run(run) => Box::pin(capture::run(options(*run))).await.map(|()| ExitCode::SUCCESS),
+        Command::Run(run) => Box::pin(capture::run(options(*run)?)).await.map(|()| ExitCode::SUCCESS),
         Command::Detach(detach) => detach::detach(&detach).await.map(|()| ExitCode::SUCCESS),
         Command::Doctor(doctor) => Box::pin(doctor::doctor(&doctor)).await,
         Command::Status(status) => Box::pin(status::status(&status)).await,
         Command::Compact(compact) => Box::pin(compact::compact(&compact)).await.map(|()| ExitCode::SUCCESS),
+        Command::BackfillFacts(backfill) => {
+            Box::pin(facts::backfill(&backfill)).await.map(|()| ExitCode::SUCCESS)
+        }
         Command::Install(install) => install::install(&install).await.map(|()| ExitCode::SUCCESS),
         Command::Uninstall(uninstall) => install::uninstall(&uninstall).await.map(|()| ExitCode::SUCCESS),
         Command::Verify(verify) => verify::verify(&verify).await,
@@ -74,8 +78,9 @@ async fn execute(command: Command) -> Result<ExitCode> {
     }
 }
 
-fn options(run: Run) -> RunOptions {
-    RunOptions {
+fn options(run: Run) -> Result<RunOptions> {
+    Ok(RunOptions {
+        facts: facts::Target::of(&run.facts)?,
         source: run.source,
         history: run.history.history,
         tables: run.tables,
@@ -98,7 +103,7 @@ fn options(run: Run) -> RunOptions {
         accept_fork: run.accept_fork,
         source_timeout: run.source_timeout,
         store_timeout: run.store_timeout,
-    }
+    })
 }
 
 /// Logs go to stderr; `BYGONE_LOG` takes tracing's filter directives.

@@ -7,6 +7,7 @@ mod entity;
 pub mod error;
 pub mod fact;
 mod fact_file;
+pub mod fact_tables;
 pub mod failpoint;
 pub mod history;
 pub mod log;

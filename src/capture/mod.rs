@@ -44,6 +44,7 @@ use tokio::sync::Mutex;
 use crate::cli::OnGap;
 use crate::compact::Background;
 use crate::error::{Error, Result};
+use crate::facts;
 use assembler::Assembler;
 use attach::Attached;
 use axis::Axis;
@@ -58,6 +59,9 @@ use watcher::{Shared, Watcher};
 /// that an earlier bygone was killed.
 const ACTIVE_SLOT_PATIENCE: Duration = Duration::from_secs(20);
 
+/// Commits that say nothing, at most, to remove what a writer left that died.
+const EMPTY_COMMITS: usize = 3;
+
 const ACTIVE_SLOT_PAUSE: Duration = Duration::from_secs(1);
 
 /// What `bygone run` was asked to do.
@@ -66,6 +70,8 @@ pub(crate) struct RunOptions {
     pub(crate) source: String,
     pub(crate) history: String,
     pub(crate) tables: Vec<String>,
+    /// Where fact tables are kept, too.
+    pub(crate) facts: Option<facts::Target>,
     pub(crate) name: String,
     pub(crate) slot: Option<String>,
     pub(crate) publications: Vec<String>,
@@ -135,14 +141,21 @@ pub(crate) async fn run(options: RunOptions) -> Result<()> {
     let attached = attach::attach(&options, &connect, &store, memory).await?;
     let mut capture = Capture::new(options, connect, store, memory, stop, attached)?;
     capture.bridge_first().await?;
+    let followed = capture.options.facts.clone();
+    let followed = followed.map(|target| facts::Follower::start(target, capture.store.clone()));
     let copied = capture.copy_missing().await;
     let compacting = capture.compact_in_background().await?;
-    let streamed = match copied {
+    let mut streamed = match copied {
         Ok(()) => capture.stream(capture.target).await.map(drop),
         Err(error) => Err(error),
     };
     if let Some(compacting) = compacting {
         compacting.finish().await;
+    }
+    if let Some(followed) = followed
+        && let Err(error) = followed.finish().await
+    {
+        streamed = streamed.and(Err(error));
     }
     match streamed {
         Ok(()) => {}
@@ -457,17 +470,19 @@ impl Capture {
         };
         let log = Arc::clone(&self.pipeline()?.committer.log);
         let mut log = log.lock().await;
-        if attach::has_orphans(&log).await? {
-            let mut orphans = log.remove_orphans().await?;
-            if orphans.removed == 0 && orphans.kept == 0 && orphans.staging == 0 {
-                // Only a commit of our own proves that no other writer is about to name them.
-                let appended = log.append(said.body(&[])).await?;
-                tracing::debug!(
-                    seq = appended.seq(),
-                    "an empty commit, to remove what an earlier writer left"
-                );
-                orphans = log.remove_orphans().await?;
-            }
+        let mut orphans = log.remove_orphans().await?;
+        let mut tries = 0;
+        // A writer that died had perhaps begun files for a commit or two after the last that is there; and before a commit of
+        // our own nothing proves that no other writer is about to name what lies around.
+        while attach::has_orphans(&log).await? && orphans.kept == 0 && tries < EMPTY_COMMITS {
+            let appended = log.append(said.clone().body(&[])).await?;
+            tracing::debug!(seq = appended.seq(), "an empty commit, to remove what an earlier writer left");
+            let more = log.remove_orphans().await?;
+            orphans.removed += more.removed;
+            orphans.kept += more.kept;
+            tries += 1;
+        }
+        if orphans.removed + orphans.kept > 0 {
             tracing::info!(removed = orphans.removed, kept = orphans.kept, "removed what no commit names");
         }
         Ok(())

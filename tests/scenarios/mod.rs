@@ -4,6 +4,7 @@ mod bad_input;
 mod compaction;
 mod context;
 mod exactly_once;
+mod fact_tables;
 mod faults;
 mod gaps;
 mod judges;

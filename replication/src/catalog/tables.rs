@@ -212,7 +212,9 @@ async fn list(client: &Client) -> Result<Vec<Listed>, CatalogError> {
         join pg_catalog.pg_namespace n on n.oid = c.relnamespace
         where c.relkind in ('r', 'p', 'f', 'v', 'm')
             and n.nspname not in ('pg_catalog', 'information_schema')
-            and n.nspname !~ '^pg_toast'";
+            and n.nspname !~ '^pg_toast'
+            -- Fact tables of bygone's own, on the source's own cluster: capturing them would have no end.
+            and coalesce(pg_catalog.obj_description(n.oid, 'pg_namespace'), '') not like 'bygone: facts of %'";
     let rows =
         client.query_typed(sql, &[]).await.map_err(CatalogError::from_postgres("listing the tables"))?;
     rows.iter()

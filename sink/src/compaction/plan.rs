@@ -117,7 +117,10 @@ mod tests {
             files.push(20 * KIB);
             written += 20 * KIB;
             // Every five minutes.
-            while commit % 30 == 0 {
+            if commit % 30 != 0 {
+                continue;
+            }
+            loop {
                 let live: Vec<LiveFile> =
                     (0..).zip(&files).map(|(at, bytes)| live_file(at, *bytes)).collect();
                 let Some(group) = due(&live.iter().collect::<Vec<_>>(), &policy(8)) else { break };

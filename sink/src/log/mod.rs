@@ -20,6 +20,8 @@ pub use manifest::{MANIFEST, Manifest, ManifestSource};
 pub use path::{parse_table_text, table_dir, table_text};
 pub use schema::{ColumnDoc, SchemaVersion, TypeDoc};
 pub use state::{LiveFile, LogState};
+pub use writer::{Appended, LogWriter, Orphans};
+
 #[cfg(test)]
 pub(crate) mod tests_support {
     //! Files of a log, made up.
@@ -39,5 +41,3 @@ pub(crate) mod tests_support {
         LiveFile { add, added_by: seq }
     }
 }
-
-pub use writer::{Appended, LogWriter, Orphans};

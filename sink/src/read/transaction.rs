@@ -116,6 +116,30 @@ impl Archive {
     }
 }
 
+impl Archive {
+    /// Walks over the transactions of one live file, in its order.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub(crate) async fn transactions_of(
+        &self,
+        path: &str,
+        visit: &mut dyn FnMut(Transaction) -> Flow,
+    ) -> Result<()> {
+        let Some(file) = self.log().file(path) else { return Ok(()) };
+        let builder = file::open(self.store(), &file.add).await?;
+        let mut batches = file::read(path, builder)?;
+        while let Some(batch) = file::next(path, &mut batches).await? {
+            for at in 0..batch.num_rows() {
+                if visit(transaction(path, &batch, at)?).is_break() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 fn transaction(path: &str, batch: &RecordBatch, at: usize) -> Result<Transaction> {
     let number = |name| Ok::<_, Error>(column::<Int64Array>(path, batch, name)?.value(at));
     let time =

@@ -1,0 +1,384 @@
+//! Facts as rows: append-only history tables in PostgreSQL, which roll forward from the log.
+//!
+//! The log is the truth. A follower reads the commits that its target lacks, in order, and writes the facts, transactions and
+//! schema versions of each in one transaction of the target, together with the commit's number in `commits`: its primary key
+//! fences out a second follower, and a crash at any point leaves a whole number of commits. A target that is down holds
+//! nothing back; it catches up later.
+//!
+//! Values travel as text, by `COPY`: that is what facts keep of every type exactly, whatever server the target is, and the target's
+//! own input functions make the column's type of it.
+
+mod copy;
+mod names;
+mod objects;
+
+use std::collections::{BTreeMap, HashMap};
+
+use bygone_replication::Lsn;
+use bygone_replication::table::quote_identifier;
+use tokio_postgres::Client;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::failpoint;
+use crate::log::path::TRANSACTIONS;
+use crate::log::{self, Add, Commit, LiveFile};
+use crate::read::Archive;
+
+use names::Names;
+pub use objects::Objects;
+
+/// The schema that the tables are put into, unless another is named.
+pub const DEFAULT_SCHEMA: &str = "bygone";
+
+/// What the comment of such a schema begins with: its tables are never captured.
+pub const MARK: &str = "bygone: facts of ";
+
+/// Fact tables, and the history that they follow.
+#[derive(Debug)]
+pub struct FactTables {
+    client: Client,
+    archive: Archive,
+    schema: String,
+    names: Names,
+    /// The next commit to be written.
+    next: u64,
+    /// Columns of each history table, with their types.
+    columns: HashMap<String, BTreeMap<String, String>>,
+}
+
+impl FactTables {
+    /// Opens the tables in a schema of the target, making what is missing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::OtherSource`] where they are of another history; what the target says.
+    pub async fn open(client: Client, archive: Archive, schema: &str) -> Result<Self> {
+        client
+            .batch_execute("set client_encoding = 'UTF8'; set datestyle = 'ISO, YMD'; set intervalstyle = 'postgres'; set timezone = 'UTC'; set bytea_output = 'hex'; set xmloption = content; set synchronous_commit = on")
+            .await
+            .map_err(|error| told("preparing the session", &error))?;
+        let mut tables = Self {
+            client,
+            archive,
+            schema: schema.to_owned(),
+            names: Names::default(),
+            next: 0,
+            columns: HashMap::new(),
+        };
+        tables.prepare().await?;
+        Ok(tables)
+    }
+
+    /// The next commit of the log that the target lacks.
+    #[must_use]
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Writes all commits that the target lacks; gives how many.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Fenced`] where somebody else writes these tables; [`ErrorKind::Unreachable`] where the target does not
+    /// answer, and what it says.
+    pub async fn catch_up(&mut self) -> Result<u64> {
+        self.archive.refresh().await?;
+        let mut written = 0;
+        while self.next < self.archive.log().next_seq {
+            let commit = log::read(self.archive.store(), self.next).await?.commit;
+            self.write(&commit).await?;
+            self.next += 1;
+            written += 1;
+        }
+        Ok(written)
+    }
+
+    /// Makes the schema with the tables that all histories have, and finds out how far the target is.
+    async fn prepare(&mut self) -> Result<()> {
+        let doing = "preparing the fact tables";
+        let id = self.archive.manifest().id.clone();
+        self.execute(doing, &objects::frame(&self.schema, &self.archive.manifest().source.database)).await?;
+        for statement in objects::reader(&self.schema) {
+            // Without the right to make roles, somebody else grants what readers need.
+            if let Err(error) = self.client.batch_execute(&statement).await {
+                tracing::debug!(error = %told(doing, &error), "readers are not granted anything");
+                break;
+            }
+        }
+        let s = quote_identifier(&self.schema);
+        let row = self
+            .client
+            .query_opt(&format!("select id from {s}.history"), &[])
+            .await
+            .map_err(|error| told(doing, &error))?;
+        match row.map(|row| row.get::<_, String>(0)) {
+            Some(theirs) if theirs != id => {
+                let detail = format!(
+                    "schema {:?} is of history {theirs}, not {id}; give --facts-schema another name",
+                    self.schema
+                );
+                return Err(Error::new(
+                    ErrorKind::OtherSource,
+                    "the fact tables are of something else",
+                    detail,
+                ));
+            }
+            Some(_) => {}
+            None => {
+                let sql = format!("insert into {s}.history (id) values ($1)");
+                self.client.execute(&sql, &[&id]).await.map_err(|error| told(doing, &error))?;
+            }
+        }
+        let row = self
+            .client
+            .query_one(&format!("select coalesce(max(seq) + 1, 0) from {s}.commits"), &[])
+            .await
+            .map_err(|error| told(doing, &error))?;
+        self.next = u64::try_from(row.get::<_, i64>(0)).unwrap_or(0);
+        if self.next > self.archive.log().next_seq {
+            let detail = format!(
+                "the tables hold commit {}, the history ends before it: it is an older copy",
+                self.next - 1
+            );
+            return Err(Error::new(
+                ErrorKind::OtherSource,
+                "the fact tables are ahead of the history",
+                detail,
+            ));
+        }
+        let rows = self
+            .client
+            .query(&format!("select log_name, base from {s}.tables"), &[])
+            .await
+            .map_err(|error| told(doing, &error))?;
+        for row in rows {
+            self.names.know(row.get(0), row.get(1));
+        }
+        Ok(())
+    }
+
+    /// Writes one commit in one transaction.
+    async fn write(&mut self, commit: &Commit) -> Result<()> {
+        self.execute("beginning a transaction", "begin").await?;
+        let written = self.write_within(commit).await;
+        match written {
+            Ok(()) => {
+                failpoint::hit("facts.before_commit")?;
+                self.execute("committing", "commit").await?;
+                failpoint::hit("facts.after_commit")
+            }
+            Err(error) => {
+                // What is known of columns may be of what is undone now.
+                self.columns.clear();
+                if self.client.batch_execute("rollback").await.is_err() {
+                    tracing::debug!("the transaction of a fact-table commit went with its connection");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn write_within(&mut self, commit: &Commit) -> Result<()> {
+        let s = quote_identifier(&self.schema);
+        let seq = i64::try_from(commit.seq).unwrap_or(i64::MAX);
+        let doing = "writing a commit";
+        // First of all, so that of two followers one waits here and then finds the number taken.
+        let insert = format!(
+            "insert into {s}.commits (seq, at, wal_to, resume, epoch, known_until) values ($1, $2::text::timestamptz, \
+             $3::text::pg_lsn, $4::text::pg_lsn, $5, $6::text::timestamptz)"
+        );
+        let (at, wal_to, resume) =
+            (commit.at.to_string(), commit.body.wal.to.to_string(), commit.body.resume.to_string());
+        let known = commit.body.server_time.max(commit.body.high_water).map(|at| at.to_string());
+        let epoch = i32::try_from(commit.body.epoch).unwrap_or(i32::MAX);
+        let inserted = self.client.execute(&insert, &[&seq, &at, &wal_to, &resume, &epoch, &known]).await;
+        inserted.map_err(|error| match error.code() {
+            Some(code) if *code == tokio_postgres::error::SqlState::UNIQUE_VIOLATION => Error::new(
+                ErrorKind::Fenced,
+                "somebody else writes these fact tables",
+                format!("commit {} is there already, in schema {:?}", commit.seq, self.schema),
+            ),
+            _ => told(doing, &error),
+        })?;
+        for schema in &commit.body.schemas {
+            self.evolve(schema).await?;
+        }
+        for event in &commit.body.events {
+            let sql = format!(
+                "insert into {s}.events (seq, kind, table_name, lsn, detail) values ($1, $2, $3, $4::text::pg_lsn, $5::text::jsonb)"
+            );
+            let lsn = event.lsn.map(|lsn| lsn.latest().to_string());
+            let detail = serde_json::to_string(event).unwrap_or_else(|_| "{}".to_owned());
+            self.client
+                .execute(&sql, &[&seq, &event.kind.as_str(), &event.table, &lsn, &detail])
+                .await
+                .map_err(|error| told(doing, &error))?;
+        }
+        // Files that take the place of others hold nothing new.
+        if commit.body.is_aside() {
+            return Ok(());
+        }
+        for add in &commit.body.add {
+            let Some(file) = self.where_it_is(add, commit.seq) else {
+                let detail = format!("no live file holds what {} held", add.path);
+                return Err(Error::new(ErrorKind::Damaged, "a commit's facts are not to be found", detail));
+            };
+            if add.table == TRANSACTIONS {
+                copy::transactions(&self.client, &self.archive, &self.schema, &file, add.lsn).await?;
+            } else {
+                let table = self.archive.table(&add.table)?;
+                let base = self.names.base(&add.table);
+                copy::facts(&self.client, &self.archive, &self.schema, &base, table, &file, add).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The file that holds a commit's facts by now: its own, or the one that it was merged into.
+    fn where_it_is(&self, add: &Add, seq: u64) -> Option<LiveFile> {
+        let log = self.archive.log();
+        if let Some(file) = log.file(&add.path) {
+            return Some(file.clone());
+        }
+        let files = log.files_of(&add.table);
+        let found = files.into_iter().find(|file| {
+            let [from, to] = file.commits();
+            from <= seq
+                && seq <= to
+                && file.add.schema == add.schema
+                && file.add.extra.get(crate::versioning::LEAF) == add.extra.get(crate::versioning::LEAF)
+                && file.add.lsn[0] <= add.lsn[0]
+                && add.lsn[1] <= file.add.lsn[1]
+        });
+        found.cloned()
+    }
+
+    /// A table has new columns: they are added, and what readers ask is made anew.
+    async fn evolve(&mut self, version: &crate::log::SchemaVersion) -> Result<()> {
+        let doing = "following a change of columns";
+        let s = quote_identifier(&self.schema);
+        let log_name = &version.table;
+        let base = match self.names.known(log_name) {
+            Some(base) => base.to_owned(),
+            None => {
+                let base = self.names.choose(log_name);
+                let sql = format!("insert into {s}.tables (log_name, base) values ($1, $2)");
+                self.client.execute(&sql, &[log_name, &base]).await.map_err(|error| told(doing, &error))?;
+                self.execute(doing, &objects::history_table(&self.schema, &base, log_name)).await?;
+                base
+            }
+        };
+        let document = serde_json::to_string(version).unwrap_or_else(|_| "{}".to_owned());
+        let sql = format!(
+            "insert into {s}.schemas (table_name, schema, document) values ($1, $2, $3::text::jsonb)"
+        );
+        self.client
+            .execute(&sql, &[log_name, &version.schema, &document])
+            .await
+            .map_err(|error| told(doing, &error))?;
+        let mut columns = self.columns_of(&base).await?;
+        for column in version.columns.iter().filter(|column| !column.dropped) {
+            let name = column.physical();
+            let wanted = self.type_of(&column.data_type()).await?;
+            match columns.get(name) {
+                None => {
+                    let sql = format!(
+                        "alter table {s}.{} add column {} {wanted}",
+                        quote_identifier(&format!("{base}_history")),
+                        quote_identifier(name)
+                    );
+                    self.execute(doing, &sql).await?;
+                    columns.insert(name.to_owned(), wanted);
+                }
+                Some(there) if *there == wanted => {}
+                // Another modifier of the same type: values of both fit into the type without one.
+                Some(there) => {
+                    let sql = format!(
+                        "drop view if exists {s}.{2} cascade; drop view if exists {s}.{4} cascade; alter table {s}.{0} alter column {1} type {3}",
+                        quote_identifier(&format!("{base}_history")),
+                        quote_identifier(name),
+                        quote_identifier(&base),
+                        without_modifier(there),
+                        quote_identifier(&format!("{base}_timeline"))
+                    );
+                    self.execute(doing, &sql).await?;
+                    columns.insert(name.to_owned(), without_modifier(there));
+                }
+            }
+        }
+        self.columns.insert(base.clone(), columns);
+        // As of this version, which need not be the newest that the log has.
+        let mut table = self.archive.table(log_name)?;
+        table.versions.retain(|known| known.schema.version <= version.schema);
+        let objects = Objects::of(&self.schema, &base, &table);
+        self.execute(doing, &objects.statements()).await
+    }
+
+    async fn columns_of(&mut self, base: &str) -> Result<BTreeMap<String, String>> {
+        if let Some(columns) = self.columns.get(base) {
+            return Ok(columns.clone());
+        }
+        let sql = "select a.attname::text, format_type(a.atttypid, a.atttypmod) from pg_attribute a join pg_class c on c.oid = a.attrelid
+            join pg_namespace n on n.oid = c.relnamespace where n.nspname = $1 and c.relname = $2 and a.attnum > 0 and not a.attisdropped";
+        let rows = self
+            .client
+            .query(sql, &[&self.schema, &format!("{base}_history")])
+            .await
+            .map_err(|error| told("reading the target's catalog", &error))?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
+    /// The type of a column on the target: its own where the target has it, else text.
+    async fn type_of(&self, data_type: &bygone_replication::table::DataType) -> Result<String> {
+        const FIRST_OF_USERS: u32 = 16_384;
+        let asked = if data_type.oid < FIRST_OF_USERS {
+            // Built-in types have the same oids everywhere; a newer source may have one that the target lacks.
+            let sql = "select format_type(t.oid, $2) from pg_type t where t.oid = $1 and t.typname <> 'name'";
+            self.client.query_opt(sql, &[&data_type.oid, &data_type.typmod]).await
+        } else {
+            let name =
+                format!("{}.{}", quote_identifier(&data_type.schema), quote_identifier(&data_type.name));
+            let sql = "select format_type(to_regtype($1), $2) where to_regtype($1) is not null";
+            self.client.query_opt(sql, &[&name, &data_type.typmod]).await
+        };
+        let row = asked.map_err(|error| told("looking for a type on the target", &error))?;
+        Ok(row.map_or_else(|| "text".to_owned(), |row| row.get(0)))
+    }
+
+    async fn execute(&self, doing: &'static str, sql: &str) -> Result<()> {
+        self.client.batch_execute(sql).await.map_err(|error| told(doing, &error))
+    }
+}
+
+/// `numeric(12,2)[]` becomes `numeric[]`.
+fn without_modifier(name: &str) -> String {
+    match (name.find('('), name.rfind(')')) {
+        (Some(open), Some(close)) if open < close => {
+            format!("{}{}", name.get(..open).unwrap_or(name), name.get(close + 1..).unwrap_or_default())
+        }
+        _ => name.to_owned(),
+    }
+}
+
+/// What the target says; never values.
+fn told(doing: &'static str, error: &tokio_postgres::Error) -> Error {
+    match error.as_db_error() {
+        Some(db) => {
+            let hint = db.hint().map_or_else(String::new, |hint| format!("; {hint}"));
+            let kind = if db.code().code() == "42501" { ErrorKind::Denied } else { ErrorKind::Unsupported };
+            Error::new(
+                kind,
+                "the target of --facts refuses",
+                format!("{doing}: {} (SQLSTATE {}){hint}", db.message(), db.code().code()),
+            )
+        }
+        None => Error::new(
+            ErrorKind::Unreachable,
+            "the target of --facts does not answer",
+            format!("{doing}: {error}"),
+        ),
+    }
+}
+
+/// The `where` of facts that lie in a range of positions.
+const fn within(lsn: Lsn, range: [Lsn; 2]) -> bool {
+    range[0].0 <= lsn.0 && lsn.0 <= range[1].0
+}

@@ -1,0 +1,318 @@
+//! Facts as rows in PostgreSQL: they are those of the history, exactly, whatever is killed, and nobody alters them.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use super::{SHOP, Source};
+use crate::support::bygone::Bygone;
+use crate::support::history::History;
+use crate::support::majors::on_each_major;
+use crate::support::postgres::{DATABASE, Postgres, Stop};
+use crate::support::process::eventually;
+use crate::support::scratch::Scratch;
+use crate::support::store::Store;
+use crate::support::workload::{Habits, TABLES, Workload};
+
+/// What tells one fact from another, of a table, as the target and as the files have it.
+fn assert_same_facts(target: &mut postgres::Client, history: &History, table: &str, base: &str) -> usize {
+    let sql = format!(
+        "select _id::text, _entity_id, _version::text, _op, (_lsn - '0/0')::text, _seq::text, _xid::text, _deleted_at is not null, _actor, \
+         _schema::text from bygone.\"{base}_history\""
+    );
+    let mut told: Vec<Vec<Option<String>>> = target
+        .query(&sql, &[])
+        .unwrap()
+        .iter()
+        .map(|row| {
+            let text = |at: usize| row.get::<_, Option<String>>(at);
+            vec![text(0), text(1), text(2), text(3), text(4), text(5), text(6), text(8), text(9)]
+        })
+        .collect();
+    told.sort_unstable();
+    let columns = ["_id", "_entity_id", "_version", "_op", "_lsn", "_seq", "_xid", "_actor", "_schema"];
+    let mut facts = history.texts(table, &columns);
+    facts.sort_unstable();
+    assert_eq!(told.len(), facts.len(), "{table}");
+    assert!(told == facts, "{table} is not the same in the target");
+    let holes = format!(
+        "select count(*) from (select _version - row_number() over (partition by _entity_id order by _version) as gap from bygone.\"{base}_history\") v where gap <> 0"
+    );
+    assert_eq!(
+        target.query_one(&holes, &[]).unwrap().get::<_, i64>(0),
+        0,
+        "{table} has holes in its versions"
+    );
+    told.len()
+}
+
+/// Rows of the target's view that the source's table has not, or the reverse.
+fn assert_current(source: &Postgres, target: &mut postgres::Client, table: &str, base: &str) {
+    let dump = |client: &mut postgres::Client, of: &str| {
+        let rows =
+            client.query(&format!("select whole_row::text from {of} whole_row order by 1"), &[]).unwrap();
+        rows.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>()
+    };
+    let ours = dump(target, &format!("bygone.\"{base}\""));
+    let theirs = dump(&mut source.connect(), table);
+    assert!(ours == theirs, "{table}: {} rows here, {} there", ours.len(), theirs.len());
+}
+
+#[test]
+fn a_busy_capture_that_is_killed_writes_each_fact_into_its_tables_once() {
+    let source = Source::start();
+    source.server.run("create database facts");
+    let target = source.server.url_as("postgres", "facts");
+    let workload = Workload::start(&source.server, &Habits { large: 500, ..Habits::default() });
+    workload.wait_for(60);
+    let mut bygone = source.bygone().options(&["--commit-interval", "100ms", "--facts", &target]);
+    for round in 0..4 {
+        bygone.start(
+            ["", "facts.before_commit=abort@3", "facts.after_commit=abort@2", "facts.before_commit=error@2"]
+                [round],
+        );
+        workload.wait_for(60);
+        std::thread::sleep(Duration::from_millis(1500));
+        match round {
+            1 | 2 => bygone.abort(Duration::from_secs(60)),
+            _ => bygone.kill(),
+        }
+    }
+    workload.finish();
+    bygone.until_current();
+    let history = source.assert_exact(Store::directory(source.history()), 300);
+    let mut client = source.server.connect_to("facts");
+    let mut facts = 0;
+    for table in TABLES {
+        let name = table.replace('"', "");
+        let base = name.trim_start_matches("public.");
+        if history.tables().contains(name.as_str()) {
+            facts += assert_same_facts(&mut client, &history, &name, base);
+            assert_current(&source.server, &mut client, table, base);
+        }
+    }
+    assert!(facts >= 300, "{facts}");
+    let commits: i64 = client.query_one("select count(*) from bygone.commits", &[]).unwrap().get(0);
+    assert_eq!(usize::try_from(commits).unwrap(), history.commits.len());
+
+    // What an older history tells again is the same, from files that were merged, too.
+    bygone.ask(&["compact", "--all", "--grace", "1ms"]).well();
+    bygone.ask(&["compact", "--grace", "1ms"]).well();
+    source.server.run("create database again");
+    let again = source.server.url_as("postgres", "again");
+    bygone.ask(&["backfill-facts", "--facts", &again]).well();
+    let mut again = source.server.connect_to("again");
+    let history = History::read(Store::directory(source.history()));
+    for table in TABLES {
+        if history.tables().contains(table) {
+            assert_same_facts(&mut again, &history, table, table.trim_start_matches("public."));
+        }
+    }
+    let transactions = "select count(*) from bygone.transactions";
+    let count = |client: &mut postgres::Client| client.query_one(transactions, &[]).unwrap().get::<_, i64>(0);
+    assert_eq!(count(&mut again), count(&mut client));
+}
+
+#[test]
+fn a_target_that_is_down_holds_nothing_back_and_catches_up() {
+    let source = Source::start();
+    let mut target = Postgres::stranger();
+    let workload = Workload::start(&source.server, &Habits { large: 0, ..Habits::default() });
+    workload.wait_for(40);
+    let mut bygone = source.bygone().options(&["--commit-interval", "100ms", "--facts", &target.url()]);
+    bygone.until_current();
+    target.stop(Stop::Immediate);
+    bygone.start("");
+    let before = History::read(Store::directory(source.history())).commits.len();
+    workload.wait_for(60);
+    let goes_on = eventually(Duration::from_secs(30), || {
+        History::read(Store::directory(source.history())).commits.len() > before + 3
+    });
+    assert!(goes_on && bygone.alive(), "{}", bygone.said());
+    target.start_again();
+    workload.finish();
+    let head = "select coalesce(max(seq), 0) from bygone.commits";
+    let caught_up = eventually(Duration::from_secs(60), || {
+        let commits = History::read(Store::directory(source.history())).commits.len();
+        target
+            .connect()
+            .query_one(head, &[])
+            .is_ok_and(|row| row.get::<_, i64>(0) + 1 == i64::try_from(commits).unwrap())
+    });
+    assert!(caught_up, "{}", bygone.said());
+    bygone.terminate(Signal::TERM, Duration::from_secs(20));
+    let history = source.assert_exact(Store::directory(source.history()), 50);
+    let mut client = target.connect();
+    for table in TABLES {
+        if history.tables().contains(table) {
+            assert_same_facts(&mut client, &history, table, table.trim_start_matches("public."));
+        }
+    }
+}
+
+/// Types that are the source's own, values that no file's column holds, columns that come, go and change: in the source's own
+/// database, where a comparison is exact.
+#[test]
+fn tables_in_the_sources_own_database_read_as_the_source_did() {
+    let server = Postgres::start();
+    server.run(
+        "create type mood as enum ('calm', 'glad'); create domain short as varchar(5) check (length(value) < 6);
+         create type pair as (a int, b text);
+         create table \"Odd \"\"Name\" (id int, \"a b\" text, \"Upper\" mood, n numeric, m numeric(12,2), d date, t timestamptz, f float8, r real,
+            arr int[], moods mood[], s short, p pair, j jsonb, b bytea, iv interval, c char(4), ip inet, rg int4range, x xml, primary key (id, \"a b\"));
+         insert into \"Odd \"\"Name\" values
+            (1, E'tab\\tline\\nback\\\\slash', 'calm', 'NaN', 1.50, 'infinity', '-infinity', 'NaN', '-Infinity', '{{1,2},{3,null}}', '{calm,null}',
+             'ab', row(1, 'x y'), '{\"a\": 1e400}', '\\x00ff', '1 mon -2 days 03:04:05.6', 'ab', '10.0.0.1/8', '[1,5)', '<a/>'),
+            (2, '', null, 1e300, null, '4713-01-01 BC', '294276-12-31 23:59:59.999999+00', 5e-324, 'Infinity', '{}', '{}', '', row(null, ''), 'null', '', '0', '', '::1', 'empty', null),
+            (3, '\\N', 'glad', -0.000, 99, '5874897-12-31', '2026-11-25 01:02:03.000001+00', '-0', 1e-45, '[2:3]={7,8}', null, null, null, '[]', null, '-178000000 years', null, null, null, null);
+         create table plain (id int primary key, t text); insert into plain values (1, 'a'), (2, 'b');
+         create table keyless (line text); alter table keyless replica identity full; insert into keyless values ('x'), ('x'), ('y');
+         create schema saved",
+    );
+    let scratch = Scratch::new("history");
+    let url = server.url();
+    let mut bygone = Bygone::new(&url, scratch.join("history")).tables(&[]).options(&["--facts", &url]);
+    bygone.until_current();
+    let mut client = server.connect();
+    client.batch_execute("set extra_float_digits = 1").unwrap();
+    let mut moments = Vec::new();
+    let mut save = |client: &mut postgres::Client, bygone: &mut Bygone| {
+        let n = moments.len();
+        client.batch_execute(&format!("create table saved.odd{n} as table \"Odd \"\"Name\"; create table saved.plain{n} as table plain")).unwrap();
+        moments.push(
+            client.query_one("select pg_current_wal_insert_lsn()::text", &[]).unwrap().get::<_, String>(0),
+        );
+        client.batch_execute("insert into keyless values ('beat')").unwrap();
+        bygone.until_current();
+    };
+    save(&mut client, &mut bygone);
+    for change in [
+        "update \"Odd \"\"Name\" set \"Upper\" = 'glad', arr = array[null, 5] where id = 1; delete from plain where id = 2",
+        "alter table plain add column extra int default 7; update plain set t = 'new' where id = 1; insert into plain values (3, 'c', null)",
+        "alter table plain rename t to word; alter table \"Odd \"\"Name\" alter m type numeric(14,4)",
+        "alter table plain alter extra type text using 'x' || extra; alter type mood add value 'cross'",
+        "update \"Odd \"\"Name\" set moods = '{cross}'",
+        "truncate plain; insert into plain values (9, 'z', 'q')",
+    ] {
+        client.batch_execute(change).unwrap();
+        save(&mut client, &mut bygone);
+    }
+    let last = moments.len() - 1;
+    for (view, saved) in [("\"Odd \"\"Name\"", "odd"), ("plain", "plain")] {
+        let differ = format!(
+            "select count(*) from ((select w::text from bygone.{view} w except all select w::text from saved.{saved}{last} w) union all \
+             (select w::text from saved.{saved}{last} w except all select w::text from bygone.{view} w)) d"
+        );
+        assert_eq!(client.query_one(&differ, &[]).unwrap().get::<_, i64>(0), 0, "{view} as it is now");
+    }
+    // Moments before the table's columns changed hold the same rows, under the names of today.
+    for (n, lsn) in moments.iter().enumerate() {
+        let odd: i64 = client
+            .query_one(
+                &format!(
+                    "select count(*) from bygone.\"Odd \"\"Name_as_of\"('{lsn}'::pg_lsn) v full join saved.odd{n} w using (id, \"a b\") where \
+                     (v.n, v.d, v.t, v.f, v.r, v.arr::text, v.moods::text, v.p::text, v.j, v.b, v.c) is distinct from \
+                     (w.n, w.d, w.t, w.f, w.r, w.arr::text, w.moods::text, w.p::text, w.j, w.b, w.c)"
+                ),
+                &[],
+            )
+            .unwrap()
+            .get(0);
+        assert_eq!(odd, 0, "moment {n}");
+    }
+    let types: Vec<String> = client
+        .query("select format_type(atttypid, atttypmod) from pg_attribute where attrelid = 'bygone.\"Odd \"\"Name_history\"'::regclass and attname in ('Upper', 'moods', 's', 'p') order by attname", &[])
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    assert_eq!(types, ["mood", "mood[]", "pair", "short"]);
+    // Three equal rows of a table without a key are three entities; bygone's own tables are none of the history's.
+    let lines: i64 =
+        client.query_one("select count(*) from bygone.keyless where line <> 'beat'", &[]).unwrap().get(0);
+    assert_eq!(lines, 3);
+    let history = History::read(Store::directory(scratch.join("history")));
+    assert!(history.tables().iter().all(|table| !table.starts_with("bygone.")), "{:?}", history.tables());
+
+    // The other questions, and that conditions reach the indexes.
+    let blame =
+        client.query("select column_name, version from bygone.plain_blame('9') order by 1", &[]).unwrap();
+    assert_eq!(blame.len(), 3);
+    let diff = client
+        .query_one(
+            "select string_agg(change || ' ' || _entity_id, ',' order by _entity_id) from bygone.plain_diff((select min(_valid_from) from \
+             bygone.plain_history), now())",
+            &[],
+        )
+        .unwrap();
+    assert_eq!(diff.get::<_, String>(0), "removed 1,removed 2,added 9");
+    assert!(!client.query("select * from bygone.who_changed('public.plain')", &[]).unwrap().is_empty());
+    let ends = "select count(*) from bygone.plain_timeline where _valid_to is null";
+    assert!(client.query_one(ends, &[]).unwrap().get::<_, i64>(0) >= 4);
+    client.batch_execute("set enable_seqscan = off").unwrap();
+    let plan: Vec<String> = client
+        .query("explain select * from bygone.plain_as_of('2030-01-01'::timestamptz) where id = 9", &[])
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    let plan = plan.join("\n");
+    assert!(
+        plan.contains("bygone_key_") && !plan.contains("Function Scan") && !plan.contains("Seq Scan"),
+        "{plan}"
+    );
+    let undescribed = "select string_agg(c.relname, ',') from pg_class c where c.relnamespace = 'bygone'::regnamespace and c.relkind in ('r', 'v') and obj_description(c.oid, 'pg_class') is null";
+    assert_eq!(client.query_one(undescribed, &[]).unwrap().get::<_, Option<String>>(0), None);
+}
+
+fn facts_cannot_be_altered_and_readers_may_read(target: Postgres) {
+    let server = Postgres::start();
+    server.run(SHOP);
+    let scratch = Scratch::new("history");
+    let mut bygone = Bygone::new(server.url(), scratch.join("history")).options(&[
+        "--facts",
+        &target.url(),
+        "--facts-schema",
+        "past \"shop\"",
+    ]);
+    bygone.until_current();
+    server.run("update orders set total = 5 where id = 1; delete from orders where id = 2");
+    bygone.until_current();
+    let mut client = target.connect();
+    for sql in [
+        "update %.orders_history set _op = 'x'",
+        "delete from %.orders_history",
+        "truncate %.orders_history",
+        "delete from %.commits",
+        "update %.transactions set actor = 'nobody'",
+    ] {
+        let error = client.batch_execute(&sql.replace('%', "\"past \"\"shop\"\"\"")).unwrap_err();
+        let message = error.as_db_error().unwrap().message();
+        assert!(message.contains("facts are only ever added"), "{sql}: {message}");
+    }
+    client.batch_execute("set role bygone_reader").unwrap();
+    let rows: i64 =
+        client.query_one("select count(*) from \"past \"\"shop\"\"\".orders", &[]).unwrap().get(0);
+    assert_eq!(rows, 2);
+    assert!(client.batch_execute("insert into \"past \"\"shop\"\"\".history values ('x')").is_err());
+    // Another history does not write here.
+    server.run("create database other");
+    let other = server.url_as("postgres", "other");
+    server.connect_to("other").batch_execute(SHOP).unwrap();
+    let mut bygone = Bygone::new(other, scratch.join("other")).options(&[
+        "--name",
+        "other",
+        "--facts",
+        &target.url(),
+        "--facts-schema",
+        "past \"shop\"",
+    ]);
+    bygone.attempt(&[]).refused(&["--facts-schema"]);
+    let _ = DATABASE;
+}
+
+on_each_major!(
+    &[],
+    [14 as v14, 15 as v15, 16 as v16, 17 as v17, 18 as v18],
+    [facts_cannot_be_altered_and_readers_may_read]
+);
