@@ -314,8 +314,7 @@ pub(crate) enum Engine {
     Duckdb,
     /// Spark SQL 4: temporary views and table functions.
     Spark,
-    /// PostgreSQL: not yet.
-    #[value(hide = true)]
+    /// PostgreSQL: what stands on the fact tables of `bygone run --facts`, which makes it by itself.
     Postgres,
 }
 
@@ -335,6 +334,9 @@ pub(crate) struct Views {
     /// Only these tables.
     #[arg(long = "table", value_name = "TABLE")]
     pub(crate) tables: Vec<String>,
+    /// The schema of the fact tables, for postgres.
+    #[arg(long, default_value = bygone_sink::fact_tables::DEFAULT_SCHEMA, value_name = "NAME")]
+    pub(crate) facts_schema: String,
     #[command(flatten)]
     pub(crate) history: HistoryArgument,
 }

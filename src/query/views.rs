@@ -13,15 +13,37 @@ use bygone_sink::store::Location;
 use bygone_sink::timestamp::Timestamp;
 use bygone_sink::value::Kind;
 
-use super::arguments::Views;
+use super::arguments::{Engine, Views};
 use super::dialect::Dialect;
 use super::sheet::print;
 use super::value::moment;
 use super::{lookup, open};
 use crate::error::{Error, Result};
 
+/// What stands on fact tables.
+fn postgres(arguments: &Views, archive: &Archive) -> Result<()> {
+    let mut sql = format!(
+        "-- Views and functions over the fact tables in schema {:?}; `bygone run --facts` and `bygone backfill-facts` make them.\n",
+        arguments.facts_schema
+    );
+    let wanted: Vec<String> = arguments
+        .tables
+        .iter()
+        .map(|name| lookup::table(archive, name).map(|table| table.log_name))
+        .collect::<Result<_>>()?;
+    for (log_name, objects) in bygone_sink::fact_tables::objects(archive, &arguments.facts_schema)? {
+        if wanted.is_empty() || wanted.contains(&log_name) {
+            sql.push_str(&format!("\n-- {}\n{}", log_name.replace(['\n', '\r'], " "), objects.statements()));
+        }
+    }
+    print(&sql)
+}
+
 pub(super) async fn views(arguments: &Views) -> Result<()> {
     let archive = open(&arguments.history).await?;
+    if arguments.engine == Engine::Postgres {
+        return postgres(arguments, &archive);
+    }
     let dialect = Dialect::of(arguments.engine)?;
     let location = Location::parse(&arguments.history.history)?;
     if let (Dialect::DuckDb, Location::Local(root)) = (dialect, &location)

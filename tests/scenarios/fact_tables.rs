@@ -234,6 +234,10 @@ fn tables_in_the_sources_own_database_read_as_the_source_did() {
     let history = History::read(Store::directory(scratch.join("history")));
     assert!(history.tables().iter().all(|table| !table.starts_with("bygone.")), "{:?}", history.tables());
 
+    // The views that are printed are those that are there.
+    let views = bygone.ask(&["views", "postgres"]).well().stdout;
+    client.batch_execute(&views).unwrap();
+
     // The other questions, and that conditions reach the indexes.
     let blame =
         client.query("select column_name, version from bygone.plain_blame('9') order by 1", &[]).unwrap();

@@ -348,6 +348,29 @@ impl FactTables {
     }
 }
 
+/// What readers ask of each table of a history, by the table's name in the log.
+///
+/// # Errors
+/// Where the log's word on a table's columns makes no sense.
+pub fn objects(archive: &Archive, schema: &str) -> Result<Vec<(String, Objects)>> {
+    let mut names = Names::default();
+    // In the order in which their names were given.
+    let mut tables: Vec<(u64, String)> = Vec::new();
+    for name in archive.log().tables() {
+        let first = archive.events(name).find(|(_, event)| event.table.is_some()).map_or(0, |(seq, _)| seq);
+        tables.push((first, name.to_owned()));
+    }
+    tables.sort_unstable();
+    tables
+        .into_iter()
+        .map(|(_, log_name)| {
+            let table = archive.table(&log_name)?;
+            let base = names.choose(&log_name);
+            Ok((log_name, Objects::of(schema, &base, &table)))
+        })
+        .collect()
+}
+
 /// `numeric(12,2)[]` becomes `numeric[]`.
 fn without_modifier(name: &str) -> String {
     match (name.find('('), name.rfind(')')) {
