@@ -136,6 +136,12 @@ pub(crate) struct Run {
     pub(crate) no_compact: bool,
     #[command(flatten)]
     pub(crate) merging: Merging,
+    /// Answer at this port, of this machine alone, or at this address: /metrics (Prometheus), /healthz, /readyz, /status.
+    #[arg(long, env = "BYGONE_LISTEN", value_name = "[HOST:]PORT", value_parser = crate::metrics::parse_address)]
+    pub(crate) listen: Option<std::net::SocketAddr>,
+    /// /readyz says no while the history is further behind the source's WAL than this.
+    #[arg(long, env = "BYGONE_READY_WITHIN", default_value = "1GiB", value_parser = parse_bytes, value_name = "BYTES")]
+    pub(crate) ready_within: u64,
     /// How long the source may say nothing before the connection counts as lost. Halfway it is asked for a sign of life.
     #[arg(long, env = "BYGONE_SOURCE_TIMEOUT", default_value = "5m", value_parser = parse_duration)]
     pub(crate) source_timeout: Duration,

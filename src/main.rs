@@ -12,6 +12,7 @@ mod doctor;
 mod error;
 mod facts;
 mod install;
+mod metrics;
 mod query;
 mod reconcile;
 mod status;
@@ -96,6 +97,8 @@ fn options(run: Run) -> Result<RunOptions> {
         memory: run.memory,
         snapshot_workers: usize::from(run.snapshot_workers),
         discard: run.discard,
+        listen: run.listen,
+        ready_within: run.ready_within,
         compact_every: (!run.no_compact).then_some(run.compact_interval),
         compaction: compact::policy(run.merging),
         on_gap: run.on_gap,

@@ -1,6 +1,8 @@
 //! Commits: files, then the log, then state. One at a time is on its way, while the next is gathered.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use bygone_replication::Lsn;
 use bygone_sink::encoder::WrittenFile;
@@ -16,6 +18,7 @@ use tokio::sync::{Mutex, oneshot};
 
 use super::axis::Axis;
 use crate::error::{Error, Result};
+use crate::metrics::Metrics;
 
 /// What a commit says beside its files.
 #[derive(Clone, Debug)]
@@ -112,6 +115,7 @@ pub(crate) struct Committer {
     pub(crate) log: Arc<Mutex<LogWriter>>,
     pub(crate) state: Arc<State>,
     pub(crate) runtime: Handle,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 type Files = oneshot::Receiver<bygone_sink::error::Result<Vec<WrittenFile>>>;
@@ -142,9 +146,21 @@ impl Committer {
     }
 
     async fn append(&self, files: Files, said: Said) -> Result<Durable> {
+        let began = Instant::now();
         let files = files.await.map_err(|_| Error::other("the encoder has stopped"))??;
         let resume = said.to;
+        let known = said.server_time.max(said.high_water);
+        let durable = said.axis.of_source(resume);
         let appended = self.log.lock().await.append(said.body(&files)).await?;
+        self.metrics.durable.store(durable.0, Ordering::Relaxed);
+        self.metrics.commit_seq.store(i64::try_from(appended.seq()).unwrap_or(i64::MAX), Ordering::Relaxed);
+        if let Some(known) = known {
+            self.metrics.known_until.store(known, Ordering::Relaxed);
+        }
+        self.metrics.committed(
+            files.iter().map(|file| (file.table.as_str(), file.rows, file.bytes)),
+            began.elapsed(),
+        );
         Ok(Durable { seq: appended.seq(), resume, passed: appended.passed().to_vec() })
     }
 }

@@ -165,7 +165,7 @@ impl Capture {
     async fn publish_again(&mut self, sql: &Client) -> Result<()> {
         let names = self.wanted.publications.clone();
         self.shared.record(&publication::inspect(sql, &names).await?);
-        watcher(&self.options, &self.connect, &self.wanted, &self.shared)?.look(sql).await?;
+        watcher(&self.options, &self.connect, &self.wanted, &self.shared, &self.metrics)?.look(sql).await?;
         let published = publication::inspect(sql, &names).await?;
         self.shared.record(&published);
         self.pipeline()?.publication = Some(published.fingerprint());
@@ -282,7 +282,7 @@ impl Capture {
 
     /// What was seen, or copied, of the time before the loss is of no use.
     fn look_anew(&mut self) -> Result<()> {
-        let looks = watcher(&self.options, &self.connect, &self.wanted, &self.shared)?.start();
+        let looks = watcher(&self.options, &self.connect, &self.wanted, &self.shared, &self.metrics)?.start();
         let pipeline = self.pipeline()?;
         pipeline.looks = Some(looks);
         pipeline.ahead = VecDeque::new();

@@ -2,6 +2,7 @@
 //! facts of.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bygone_replication::Lsn;
@@ -12,12 +13,15 @@ use bygone_sink::log::{Event, EventKind};
 use bygone_sink::versioning::{Reconciled, Telling};
 
 use super::pipeline::{Pipeline, Until};
-use super::registry::Doubt;
+use super::registry::{Captured, Doubt};
 use super::shadow::{Copied, Shadow};
 use crate::error::{Error, Result};
 
 /// How long after a copy that failed the next is tried.
 const COPY_AGAIN: Duration = Duration::from_secs(30);
+
+/// How often the metrics are told of tables.
+const GAUGE_EVERY: Duration = Duration::from_secs(1);
 
 impl Pipeline {
     /// Whether there is something about tables that the history does not have yet, and will without another change.
@@ -89,6 +93,9 @@ impl Pipeline {
                 self.notice(&look, feedback)?;
             }
         }
+        if self.gauged.is_none_or(|at| at.elapsed() >= GAUGE_EVERY) {
+            self.gauge();
+        }
         if self.binary && !self.follower.registry.reads_binary() {
             return Err(Error::TextNeeded);
         }
@@ -111,6 +118,20 @@ impl Pipeline {
                 self.copy_again = Some(Instant::now() + COPY_AGAIN);
                 Ok(())
             }
+        }
+    }
+
+    /// What the metrics say of tables and of the source.
+    fn gauge(&mut self) {
+        self.gauged = Some(Instant::now());
+        let of = |wanted: fn(&Captured) -> bool| {
+            let tables = self.follower.registry.tables().iter();
+            tables.filter(|table| !table.dropped && wanted(table)).count() as u64
+        };
+        self.metrics.tables_waiting.store(of(|table| table.snapshot.is_none()), Ordering::Relaxed);
+        self.metrics.tables_in_doubt.store(of(|table| table.doubt.is_some()), Ordering::Relaxed);
+        if let Some(seen) = self.shared.seen() {
+            self.metrics.source.store(seen.0, Ordering::Relaxed);
         }
     }
 

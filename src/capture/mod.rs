@@ -45,6 +45,7 @@ use crate::cli::OnGap;
 use crate::compact::Background;
 use crate::error::{Error, Result};
 use crate::facts;
+use crate::metrics::{self, Metrics};
 use assembler::Assembler;
 use attach::Attached;
 use axis::Axis;
@@ -86,6 +87,9 @@ pub(crate) struct RunOptions {
     pub(crate) discard: bool,
     /// What to do where changes are lost for good.
     pub(crate) on_gap: OnGap,
+    /// Where metrics are shown.
+    pub(crate) listen: Option<std::net::SocketAddr>,
+    pub(crate) ready_within: u64,
     /// How often files are merged; never where none is given.
     pub(crate) compact_every: Option<Duration>,
     pub(crate) compaction: compaction::Policy,
@@ -139,7 +143,11 @@ pub(crate) async fn run(options: RunOptions) -> Result<()> {
     watch_signals(Arc::clone(&stop))?;
     let memory = Memory::of(options.memory);
     let attached = attach::attach(&options, &connect, &store, memory).await?;
-    let mut capture = Capture::new(options, connect, store, memory, stop, attached)?;
+    let metrics = Arc::new(Metrics::default());
+    if let Some(address) = options.listen {
+        metrics::listen(address, Arc::clone(&metrics), options.ready_within)?;
+    }
+    let mut capture = Capture::new(options, connect, store, memory, stop, attached, metrics)?;
     capture.bridge_first().await?;
     let followed = capture.options.facts.clone();
     let followed = followed.map(|target| facts::Follower::start(target, capture.store.clone()));
@@ -197,6 +205,7 @@ struct Capture {
     stop: Arc<AtomicBool>,
     wanted: source::Wanted,
     shared: Arc<Shared>,
+    metrics: Arc<Metrics>,
     system_id: u64,
     numbers: Arc<FileNumbers>,
     pipeline: Option<Pipeline>,
@@ -219,6 +228,7 @@ impl Capture {
         memory: Memory,
         stop: Arc<AtomicBool>,
         attached: Attached,
+        metrics: Arc<Metrics>,
     ) -> Result<Self> {
         let Attached { log, state, registry, wanted, recorded, source, next_xid, exported, current, spool } =
             attached;
@@ -241,8 +251,11 @@ impl Capture {
         }
         let shared = Shared::new(registry.oids(), recorded);
         shared.set_seen(log.state().catalog_seen.map_or(Lsn::ZERO, |seen| axis.of_source(seen)));
-        let looks =
-            if options.discard { None } else { Some(watcher(&options, &connect, &wanted, &shared)?.start()) };
+        let looks = if options.discard {
+            None
+        } else {
+            Some(watcher(&options, &connect, &wanted, &shared, &metrics)?.start())
+        };
         let copies = shadow::Settings {
             options: connect.clone(),
             slot: wanted.slot.clone(),
@@ -272,7 +285,14 @@ impl Capture {
             axis,
             high_water: log.state().high_water.map(|at| at.0),
             server_time: log.state().server_time.map(|at| at.0),
-            committer: Committer { log: Arc::new(Mutex::new(log)), state, runtime: runtime.clone() },
+            committer: Committer {
+                log: Arc::new(Mutex::new(log)),
+                state,
+                runtime: runtime.clone(),
+                metrics: Arc::clone(&metrics),
+            },
+            metrics: Arc::clone(&metrics),
+            gauged: None,
             catalog: CatalogReader::new(
                 connect.clone(),
                 runtime.clone(),
@@ -314,6 +334,7 @@ impl Capture {
             stop,
             wanted,
             shared,
+            metrics,
             system_id,
             numbers,
             pipeline: Some(pipeline),
@@ -379,6 +400,7 @@ impl Capture {
                 refused_since = None;
             }
             let pause = if in_use { ACTIVE_SLOT_PAUSE } else { backoff.next_pause() };
+            self.metrics.reconnects.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(error = %error, pause = pause.as_secs_f64(), "connecting again");
             tokio::time::sleep(pause).await;
         }
@@ -424,6 +446,7 @@ impl Capture {
             ready.connection.start_replication_with(&command, &stream_options).await?;
         tracing::info!(from = %position, slot = self.wanted.slot, binary, "streaming");
         self.established = true;
+        self.metrics.streaming.store(true, Ordering::Relaxed);
         let (Some(mut pipeline), Some(mut assembler)) = (self.pipeline.take(), self.assembler.take()) else {
             return Err(Error::other("the stream's thread has failed: see the error before"));
         };
@@ -446,6 +469,7 @@ impl Capture {
         let (pipeline, assembler, feedback, result) = followed
             .await
             .map_err(|error| Error::other(format!("the stream's thread has failed: {error}")))?;
+        self.metrics.streaming.store(false, Ordering::Relaxed);
         self.pipeline = Some(pipeline);
         self.assembler = Some(assembler);
         match &result {
@@ -495,6 +519,7 @@ fn watcher(
     connect: &ConnectOptions,
     wanted: &source::Wanted,
     shared: &Arc<Shared>,
+    metrics: &Arc<Metrics>,
 ) -> Result<Watcher> {
     let names = publication::Names::new(&options.name)?;
     Ok(Watcher {
@@ -504,7 +529,7 @@ fn watcher(
         own: options.publications.is_empty().then_some(names),
         shared: Arc::clone(shared),
         every: options.catalog_interval,
-        held: WalHeld::new(wanted.slot.clone(), options.max_slot_lag),
+        held: WalHeld::new(wanted.slot.clone(), options.max_slot_lag, Arc::clone(metrics)),
         patience: options.source_timeout,
         quiet_until: None,
         refused: HashSet::new(),

@@ -25,6 +25,7 @@ use super::shadow::{self, Shadow};
 use super::source::CatalogReader;
 use super::watcher::{Look, Shared};
 use crate::error::{Error, Result};
+use crate::metrics::Metrics;
 
 /// An idle source gets an empty commit so rarely that the log does not grow by it, and so often that the source can throw
 /// away WAL [6].
@@ -80,6 +81,9 @@ pub(crate) struct Pipeline {
     pub(crate) source: Source,
     pub(crate) epoch: u32,
     pub(crate) axis: Axis,
+    pub(crate) metrics: Arc<Metrics>,
+    /// When the metrics were last told of tables.
+    pub(crate) gauged: Option<Instant>,
     /// Everything that ends here or before has been taken.
     pub(crate) position: Lsn,
     /// The `resume` of the last durable commit.
@@ -400,8 +404,13 @@ impl Assembled for Pipeline {
             self.follower.registry.ambiguous(index, end);
         }
         self.position = end;
+        self.metrics.received.store(self.axis.of_source(end).0, Ordering::Relaxed);
         if summary.facts > 0 {
             self.last_facts = end;
+            self.metrics.transactions.fetch_add(1, Ordering::Relaxed);
+            if !summary.has_actor {
+                self.metrics.transactions_without_actor.fetch_add(1, Ordering::Relaxed);
+            }
         }
         self.uncommitted += summary.facts;
         self.facts += summary.facts;
@@ -422,6 +431,7 @@ impl Assembled for Pipeline {
             Until::Stopped | Until::Reached(_) => wal_end,
         };
         self.position = self.position.max(wal_end);
+        self.metrics.received.store(self.axis.of_source(self.position).0, Ordering::Relaxed);
         self.server_time = self.server_time.max(Some(sent_at));
         Ok(())
     }

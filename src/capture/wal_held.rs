@@ -1,10 +1,14 @@
 //! The WAL that the source keeps for the slot: a slot that nobody reads, or that a forgotten transaction holds, fills the
 //! source's disk, or is lost [31, 47, 48].
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
 use bygone_replication::slot::{self, RunningTransaction, Slot};
 use tokio_postgres::Client;
 
 use crate::error::{Error, Result};
+use crate::metrics::Metrics;
 
 /// From so much on, where the server sets no limit, the operator hears of it: at each doubling.
 const WORTH_A_WORD: i64 = 1 << 30;
@@ -17,6 +21,7 @@ pub(super) struct WalHeld {
     slot: String,
     /// More than this is not to be held.
     limit: Option<u64>,
+    metrics: Arc<Metrics>,
     /// The next word is due when so much is held, where nothing limits it.
     above: i64,
     /// The next word is due when so little is left, where something does.
@@ -24,13 +29,17 @@ pub(super) struct WalHeld {
 }
 
 impl WalHeld {
-    pub(super) const fn new(slot: String, limit: Option<u64>) -> Self {
-        Self { slot, limit, above: WORTH_A_WORD, below: i64::MAX }
+    pub(super) const fn new(slot: String, limit: Option<u64>, metrics: Arc<Metrics>) -> Self {
+        Self { slot, limit, metrics, above: WORTH_A_WORD, below: i64::MAX }
     }
 
     /// Looks at the slot, and says so where it holds much; fails where that is more than it may.
     pub(super) async fn look(&mut self, sql: &Client) -> Result<()> {
         let Some(slot) = slot::read(sql, &self.slot).await? else { return Ok(()) };
+        self.metrics.slot_held.store(slot.wal_held.unwrap_or_default(), Ordering::Relaxed);
+        if let Some(safe) = slot.safe_wal_size {
+            self.metrics.slot_safe.store(safe, Ordering::Relaxed);
+        }
         let held = u64::try_from(slot.wal_held.unwrap_or_default()).unwrap_or_default();
         if let Some(limit) = self.limit.filter(|limit| held > *limit) {
             return Err(Error::SlotLag { slot: slot.name, held, limit });
@@ -112,7 +121,7 @@ mod tests {
 
     #[test]
     fn a_word_at_half_of_what_is_allowed_and_at_each_halving_after_that() {
-        let mut watch = WalHeld::new("s".to_owned(), None);
+        let mut watch = WalHeld::new("s".to_owned(), None, Arc::default());
         let seen =
             [(10, 90), (51, 49), (52, 48), (77, 23), (80, 20), (101, -1), (110, -10), (5, 95), (60, 40)];
         let told: Vec<bool> =
@@ -122,7 +131,7 @@ mod tests {
 
     #[test]
     fn without_a_limit_a_word_at_a_gigabyte_and_at_each_doubling() {
-        let mut watch = WalHeld::new("s".to_owned(), None);
+        let mut watch = WalHeld::new("s".to_owned(), None, Arc::default());
         let told: Vec<bool> = [0, 1, 1, 2, 3, 5, 0, 1]
             .into_iter()
             .map(|gigabytes| due(&mut watch, gigabytes << 30, None))

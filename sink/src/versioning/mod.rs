@@ -44,6 +44,8 @@ pub use snapshot::{ContentLoader, SnapshotWriter};
 pub struct TransactionSummary {
     /// Facts of all tables.
     pub facts: u64,
+    /// The application said who made it.
+    pub has_actor: bool,
 }
 
 /// Turns changes into facts.
@@ -378,7 +380,8 @@ impl Versioner {
         if let Some((from, gone)) = self.gone.take() {
             self.change(from, |change, _| change.bury_gone(gone))?;
         }
-        let summary = TransactionSummary { facts: self.out.facts };
+        let has_actor = self.said.as_ref().is_some_and(|said| said.actor.is_some());
+        let summary = TransactionSummary { facts: self.out.facts, has_actor };
         if summary.facts > 0 {
             if self.transactions.is_full(&self.out.origin) {
                 self.flush_transactions()?;

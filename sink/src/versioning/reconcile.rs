@@ -128,7 +128,7 @@ impl Versioner {
     /// Facts made since [`Versioner::begin`].
     #[must_use]
     pub const fn summary(&self) -> TransactionSummary {
-        TransactionSummary { facts: self.out.facts }
+        TransactionSummary { facts: self.out.facts, has_actor: false }
     }
 
     #[expect(clippy::too_many_arguments, reason = "one caller, which has all of it at hand")]

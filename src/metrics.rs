@@ -1,0 +1,386 @@
+//! What a running capture tells of itself: counters that the pipeline keeps, and the endpoint that shows them (`--listen`).
+//!
+//! Names and units follow Prometheus' conventions; `docs/metrics.md` has them in one table, which a test compares with what a real
+//! capture answers.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Map, Value};
+use tiny_http::{Header, Method, Response, Server};
+
+use crate::error::{Error, Result};
+
+/// Not known.
+const UNKNOWN: i64 = i64::MIN;
+
+/// Counters and gauges of one capture. Writing one costs an atomic store.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    started: SystemTime,
+    pub(crate) transactions: AtomicU64,
+    pub(crate) transactions_without_actor: AtomicU64,
+    pub(crate) commits: AtomicU64,
+    pub(crate) commit_files: AtomicU64,
+    pub(crate) commit_bytes: AtomicU64,
+    pub(crate) commit_micros: AtomicU64,
+    pub(crate) reconnects: AtomicU64,
+    pub(crate) streaming: AtomicBool,
+    /// Positions of the source, as numbers.
+    pub(crate) received: AtomicU64,
+    pub(crate) durable: AtomicU64,
+    pub(crate) source: AtomicU64,
+    pub(crate) commit_seq: AtomicI64,
+    /// Microseconds since the Unix epoch.
+    pub(crate) last_commit: AtomicI64,
+    pub(crate) known_until: AtomicI64,
+    pub(crate) slot_held: AtomicI64,
+    pub(crate) slot_safe: AtomicI64,
+    pub(crate) tables_waiting: AtomicU64,
+    pub(crate) tables_in_doubt: AtomicU64,
+    facts: Mutex<BTreeMap<String, u64>>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            started: SystemTime::now(),
+            transactions: AtomicU64::default(),
+            transactions_without_actor: AtomicU64::default(),
+            commits: AtomicU64::default(),
+            commit_files: AtomicU64::default(),
+            commit_bytes: AtomicU64::default(),
+            commit_micros: AtomicU64::default(),
+            reconnects: AtomicU64::default(),
+            streaming: AtomicBool::default(),
+            received: AtomicU64::default(),
+            durable: AtomicU64::default(),
+            source: AtomicU64::default(),
+            commit_seq: AtomicI64::new(UNKNOWN),
+            last_commit: AtomicI64::new(UNKNOWN),
+            known_until: AtomicI64::new(UNKNOWN),
+            slot_held: AtomicI64::new(UNKNOWN),
+            slot_safe: AtomicI64::new(UNKNOWN),
+            tables_waiting: AtomicU64::default(),
+            tables_in_doubt: AtomicU64::default(),
+            facts: Mutex::default(),
+        }
+    }
+}
+
+/// A label and its value.
+type Label = (&'static str, String);
+
+/// A metric at one moment.
+struct Sample {
+    name: &'static str,
+    kind: &'static str,
+    help: &'static str,
+    /// Each with its label, where it has one.
+    values: Vec<(Option<Label>, f64)>,
+}
+
+impl Metrics {
+    /// A commit is durable, with so many facts of these tables.
+    pub(crate) fn committed<'a>(&self, files: impl Iterator<Item = (&'a str, u64, u64)>, took: Duration) {
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        self.commit_micros.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.last_commit.store(now_micros(), Ordering::Relaxed);
+        let mut facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        for (table, rows, bytes) in files {
+            self.commit_files.fetch_add(1, Ordering::Relaxed);
+            self.commit_bytes.fetch_add(bytes, Ordering::Relaxed);
+            if table != bygone_sink::log::path::TRANSACTIONS {
+                *facts.entry(table.to_owned()).or_default() += rows;
+            }
+        }
+    }
+
+    /// WAL that was written and is not durable in the history, in bytes.
+    fn lag_bytes(&self) -> u64 {
+        let end = self.source.load(Ordering::Relaxed).max(self.received.load(Ordering::Relaxed));
+        end.saturating_sub(self.durable.load(Ordering::Relaxed))
+    }
+
+    /// Age of what is durable, in seconds: nothing while all that came is.
+    fn lag_seconds(&self) -> f64 {
+        let known = self.known_until.load(Ordering::Relaxed);
+        if known == UNKNOWN || self.received.load(Ordering::Relaxed) <= self.durable.load(Ordering::Relaxed) {
+            return 0.0;
+        }
+        seconds(now_micros().saturating_sub(known).max(0))
+    }
+
+    fn samples(&self) -> Vec<Sample> {
+        let count = |value: &AtomicU64| vec![(None, value.load(Ordering::Relaxed) as f64)];
+        let one = |value: f64| vec![(None, value)];
+        let known = |value: &AtomicI64, scale: fn(i64) -> f64| {
+            let value = value.load(Ordering::Relaxed);
+            if value == UNKNOWN { Vec::new() } else { vec![(None, scale(value))] }
+        };
+        let whole = |value: i64| value as f64;
+        let facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        let facts =
+            facts.iter().map(|(table, rows)| (Some(("table", table.clone())), *rows as f64)).collect();
+        let sample = |name, kind, help, values| Sample { name, kind, help, values };
+        let started = self.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        let version = Some(("version", env!("CARGO_PKG_VERSION").to_owned()));
+        vec![
+            sample("bygone_build_info", "gauge", "1, with the version.", vec![(version, 1.0)]),
+            sample(
+                "bygone_facts_total",
+                "counter",
+                "Facts durable in the history since the start, by table.",
+                facts,
+            ),
+            sample(
+                "bygone_transactions_total",
+                "counter",
+                "Transactions of the source taken since the start that brought facts.",
+                count(&self.transactions),
+            ),
+            sample(
+                "bygone_transactions_without_actor_total",
+                "counter",
+                "Those of them that did not say who made them.",
+                count(&self.transactions_without_actor),
+            ),
+            sample("bygone_commits_total", "counter", "Commits made since the start.", count(&self.commits)),
+            sample(
+                "bygone_commit_files_total",
+                "counter",
+                "Files in these commits.",
+                count(&self.commit_files),
+            ),
+            sample(
+                "bygone_commit_bytes_total",
+                "counter",
+                "Bytes of these files.",
+                count(&self.commit_bytes),
+            ),
+            sample(
+                "bygone_commit_duration_seconds_total",
+                "counter",
+                "Seconds from cutting commits until they were durable.",
+                one(self.commit_micros.load(Ordering::Relaxed) as f64 / 1e6),
+            ),
+            sample(
+                "bygone_commit_seq",
+                "gauge",
+                "Number of the last commit.",
+                known(&self.commit_seq, whole),
+            ),
+            sample(
+                "bygone_last_commit_timestamp_seconds",
+                "gauge",
+                "When it was made, by this machine's clock.",
+                known(&self.last_commit, seconds),
+            ),
+            sample(
+                "bygone_known_until_timestamp_seconds",
+                "gauge",
+                "The source's clock at the last message that is durable.",
+                known(&self.known_until, seconds),
+            ),
+            sample(
+                "bygone_streaming",
+                "gauge",
+                "1 while the source streams.",
+                one(f64::from(u8::from(self.streaming.load(Ordering::Relaxed)))),
+            ),
+            sample(
+                "bygone_reconnects_total",
+                "counter",
+                "Connections that were lost and made again.",
+                count(&self.reconnects),
+            ),
+            sample(
+                "bygone_received_lsn",
+                "gauge",
+                "Position of the source up to which all is taken, as a number of bytes.",
+                count(&self.received),
+            ),
+            sample(
+                "bygone_durable_lsn",
+                "gauge",
+                "Position of the source up to which all is durable, as a number of bytes.",
+                count(&self.durable),
+            ),
+            sample(
+                "bygone_lag_bytes",
+                "gauge",
+                "WAL that the source has written and the history does not cover.",
+                one(self.lag_bytes() as f64),
+            ),
+            sample(
+                "bygone_lag_seconds",
+                "gauge",
+                "Age of what is durable while changes wait; 0 when none do.",
+                one(self.lag_seconds()),
+            ),
+            sample(
+                "bygone_slot_wal_held_bytes",
+                "gauge",
+                "WAL that the source keeps for the slot.",
+                known(&self.slot_held, whole),
+            ),
+            sample(
+                "bygone_slot_wal_safe_bytes",
+                "gauge",
+                "WAL that may still be written before the slot is lost; absent where nothing limits it.",
+                known(&self.slot_safe, whole),
+            ),
+            sample(
+                "bygone_tables_waiting",
+                "gauge",
+                "Tables whose first copy is not in the history yet.",
+                count(&self.tables_waiting),
+            ),
+            sample(
+                "bygone_tables_in_doubt",
+                "gauge",
+                "Tables that are to be compared with the source.",
+                count(&self.tables_in_doubt),
+            ),
+            sample(
+                "process_resident_memory_bytes",
+                "gauge",
+                "Memory of the process.",
+                resident().map_or_else(Vec::new, one),
+            ),
+            sample("process_start_time_seconds", "gauge", "When the process began.", one(started)),
+        ]
+    }
+
+    /// Prometheus' text format, 0.0.4.
+    fn text(&self) -> String {
+        let mut out = String::new();
+        for Sample { name, kind, help, values } in self.samples() {
+            // Writing to a String does not fail.
+            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+            for (label, value) in values {
+                let label = label.map_or_else(String::new, |(label, of)| {
+                    let of = of.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+                    format!("{{{label}=\"{of}\"}}")
+                });
+                let _ = writeln!(out, "{name}{label} {value}");
+            }
+        }
+        out
+    }
+
+    fn json(&self) -> String {
+        let mut all = Map::new();
+        for Sample { name, values, .. } in self.samples() {
+            let value = match values.as_slice() {
+                [] => Value::Null,
+                [(None, value)] => Value::from(*value),
+                many => {
+                    let by_label = many.iter().map(|(label, value)| {
+                        let of = label.as_ref().map_or("", |(_, of)| of.as_str());
+                        (of.to_owned(), Value::from(*value))
+                    });
+                    Value::Object(by_label.collect())
+                }
+            };
+            all.insert(name.to_owned(), value);
+        }
+        Value::Object(all).to_string()
+    }
+}
+
+fn now_micros() -> i64 {
+    bygone_sink::timestamp::Timestamp::now().0
+}
+
+fn seconds(micros: i64) -> f64 {
+    micros as f64 / 1e6
+}
+
+fn resident() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<f64>().ok().map(|kilobytes| kilobytes * 1024.0)
+}
+
+/// `9464` or `127.0.0.1:9464`: this machine alone, unless another address is given.
+pub(crate) fn parse_address(text: &str) -> std::result::Result<SocketAddr, String> {
+    if let Ok(port) = text.parse::<u16>() {
+        return Ok(SocketAddr::from(([127, 0, 0, 1], port)));
+    }
+    text.parse()
+        .map_err(|_| "expected a port or an address with one, as in 9464 or 127.0.0.1:9464".to_owned())
+}
+
+/// Answers at an address, in a thread of its own, until the process ends. `ready_within` is the lag in bytes up to which a capture is
+/// ready.
+pub(crate) fn listen(address: SocketAddr, metrics: Arc<Metrics>, ready_within: u64) -> Result<()> {
+    let server = Server::http(address).map_err(|error| {
+        Error::other(format!("cannot listen at {address}: {error}; give --listen another port"))
+    })?;
+    tracing::info!(%address, "metrics at /metrics, /healthz, /readyz, /status");
+    std::thread::Builder::new()
+        .name("metrics".to_owned())
+        .spawn(move || {
+            for request in server.incoming_requests() {
+                let (code, kind, body) = answer(request.method(), request.url(), &metrics, ready_within);
+                let mut response = Response::from_string(body).with_status_code(code);
+                if let Ok(header) = Header::from_bytes("Content-Type", kind) {
+                    response = response.with_header(header);
+                }
+                // Whoever asked may have gone.
+                let _ = request.respond(response);
+            }
+        })
+        .map_err(|error| Error::other(format!("cannot start a thread: {error}")))?;
+    Ok(())
+}
+
+const TEXT: &str = "text/plain; charset=utf-8";
+
+fn answer(method: &Method, url: &str, metrics: &Metrics, ready_within: u64) -> (u16, &'static str, String) {
+    if !matches!(method, Method::Get | Method::Head) {
+        return (405, TEXT, "only GET\n".to_owned());
+    }
+    match url.split('?').next().unwrap_or_default() {
+        "/metrics" => (200, "text/plain; version=0.0.4; charset=utf-8", metrics.text()),
+        "/status" => (200, "application/json", metrics.json()),
+        "/healthz" => (200, TEXT, "alive\n".to_owned()),
+        "/readyz" if !metrics.streaming.load(Ordering::Relaxed) => (503, TEXT, "not streaming\n".to_owned()),
+        "/readyz" if metrics.lag_bytes() > ready_within => {
+            (503, TEXT, format!("{} bytes behind\n", metrics.lag_bytes()))
+        }
+        "/readyz" => (200, TEXT, "streaming\n".to_owned()),
+        _ => (404, TEXT, "there is /metrics, /healthz, /readyz and /status\n".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_without_a_host_is_this_machine_alone() {
+        assert_eq!(parse_address("9464").unwrap().to_string(), "127.0.0.1:9464");
+        assert_eq!(parse_address("0.0.0.0:1").unwrap().to_string(), "0.0.0.0:1");
+        assert!(parse_address("here").is_err());
+    }
+
+    #[test]
+    fn names_of_tables_are_escaped() {
+        let metrics = Metrics::default();
+        metrics.committed([("public.a\"b\\c\nd", 3, 10)].into_iter(), Duration::from_millis(5));
+        assert!(
+            metrics.text().contains("bygone_facts_total{table=\"public.a\\\"b\\\\c\\nd\"} 3\n"),
+            "{}",
+            metrics.text()
+        );
+        assert_eq!(answer(&Method::Get, "/readyz", &metrics, 0).0, 503);
+        assert_eq!(answer(&Method::Post, "/metrics", &metrics, 0).0, 405);
+        assert_eq!(answer(&Method::Get, "/", &metrics, 0).0, 404);
+    }
+}

@@ -1,0 +1,110 @@
+//! The endpoint of a running capture, and all that is written down about it.
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::bygone::Bygone;
+use crate::support::postgres::Postgres;
+use crate::support::process::{eventually, free_port};
+use crate::support::scratch::Scratch;
+
+fn get(port: u16, path: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let code = answer.split(' ').nth(1)?.parse().ok()?;
+    Some((code, answer.split_once("\r\n\r\n")?.1.to_owned()))
+}
+
+/// The words of a text that are names of metrics.
+fn named(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words
+        .filter(|word| word.starts_with("bygone_") || word.starts_with("process_"))
+        .map(str::to_owned)
+        .collect()
+}
+
+fn file(path: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+#[test]
+fn a_capture_shows_metrics_that_are_those_of_the_docs_the_dashboard_and_the_alerts() {
+    let server = Postgres::with(&[("max_slot_wal_keep_size", "1GB")]);
+    server
+        .run("create table \"or\"\"ders\" (id int primary key); insert into \"or\"\"ders\" values (1), (2)");
+    let scratch = Scratch::new("history");
+    let port = free_port();
+    let listen = port.to_string();
+    let mut bygone = Bygone::new(server.url(), scratch.join("history")).options(&[
+        "--listen",
+        &listen,
+        "--commit-interval",
+        "100ms",
+        "--catalog-interval",
+        "200ms",
+    ]);
+    bygone.start("");
+    let ready =
+        eventually(Duration::from_secs(60), || get(port, "/readyz").is_some_and(|(code, _)| code == 200));
+    assert!(ready, "{}", bygone.said());
+    server.run("begin; select pg_logical_emit_message(true, 'bygone', '{\"actor\": \"ann\"}'); insert into \"or\"\"ders\" values (3); commit");
+    server.run("insert into \"or\"\"ders\" select generate_series(4, 10)");
+    let value = |name: &str| {
+        let text = get(port, "/metrics")?.1;
+        let line = text.lines().find(|line| line.starts_with(name) && !line.starts_with('#'))?.to_owned();
+        line.rsplit(' ').next()?.parse::<f64>().ok()
+    };
+    let facts = "bygone_facts_total{table=\"public.\\\"or\\\"\\\"ders\\\"\"}";
+    let counted = eventually(Duration::from_secs(30), || value(facts) == Some(8.0));
+    assert!(counted, "{:?}", get(port, "/metrics"));
+    assert_eq!(value("bygone_transactions_total"), Some(2.0));
+    assert_eq!(value("bygone_transactions_without_actor_total"), Some(1.0));
+    assert_eq!(value("bygone_streaming"), Some(1.0));
+    assert!(value("bygone_slot_wal_safe_bytes").unwrap() > 0.0);
+    assert!(
+        value("bygone_commits_total").unwrap() >= 1.0
+            && value("process_resident_memory_bytes").unwrap() > 1e6
+    );
+
+    let (_, text) = get(port, "/metrics").unwrap();
+    let live: BTreeSet<String> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE "))
+        .filter_map(|line| line.split(' ').next())
+        .map(str::to_owned)
+        .collect();
+    let docs: BTreeSet<String> = file("docs/metrics.md")
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `"))
+        .filter_map(|line| line.split('`').next())
+        .filter(|name| !name.starts_with('/'))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(live, docs, "docs/metrics.md");
+    for path in ["deploy/grafana-dashboard.json", "deploy/alerts.yml"] {
+        let used = named(&file(path));
+        assert!(used.len() >= 5 && used.is_subset(&live), "{path}: {:?}", used.difference(&live));
+    }
+    let status: Value = serde_json::from_str(&get(port, "/status").unwrap().1).unwrap();
+    assert_eq!(status["bygone_facts_total"]["public.\"or\"\"ders\""], 8.0, "{status}");
+    assert_eq!(status["bygone_streaming"], 1.0);
+    assert_eq!(get(port, "/healthz").unwrap().0, 200);
+    assert_eq!(get(port, "/nothing").unwrap().0, 404);
+
+    // A source that is gone makes it not ready, and alive all the same.
+    let mut server = server;
+    server.stop(crate::support::postgres::Stop::Immediate);
+    let not_ready =
+        eventually(Duration::from_secs(30), || get(port, "/readyz").is_some_and(|(code, _)| code == 503));
+    assert!(not_ready && get(port, "/healthz").is_some_and(|(code, _)| code == 200), "{}", bygone.said());
+    bygone.kill();
+}
