@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 /// Keeps every version of every row of your PostgreSQL database, and lets you ask what was true when.
 #[derive(Debug, Parser)]
-#[command(name = "bygone", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(name = "bygone", version = env!("BYGONE_VERSION"), max_term_width = 100, arg_required_else_help = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -41,6 +41,12 @@ pub(crate) enum Command {
     Compact(Compact),
     /// Fill append-only history tables in a PostgreSQL database from a history; bygone run --facts does it as it goes.
     BackfillFacts(BackfillFacts),
+    /// Check a file of settings, or print what they come to.
+    Config(Config),
+    /// Print the completions for a shell.
+    Completions(Completions),
+    /// Write the manual pages into a directory.
+    Man(Man),
     /// See it all at work on a throw-away database.
     Demo(Demo),
     #[command(flatten)]
@@ -56,7 +62,7 @@ pub(crate) struct Demo {
 }
 
 /// Which history to use.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct HistoryArgument {
     /// Where the history is kept: a directory, file://…, or s3://bucket/prefix.
     #[arg(long, env = "BYGONE_HISTORY", value_name = "URL")]
@@ -64,16 +70,23 @@ pub(crate) struct HistoryArgument {
 }
 
 /// `bygone run`.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 Examples:
   bygone run --source postgres://app@db/shop --history ./history
   bygone run --source 'host=db dbname=shop user=app' --history s3://archive/shop --table 'public.*'
   bygone run --source postgres://app@db/shop --history ./history --until-current
+  bygone run --config bygone.toml shop billing
 
 The source needs wal_level = logical and a role with LOGIN, REPLICATION and SELECT on the tables; bygone makes a slot and two
 publications there, named after --name, and `bygone detach` removes them. It never writes to a table.")]
 pub(crate) struct Run {
+    /// With --config: the captures of the file to run. Default: all.
+    #[arg(value_name = "CAPTURE")]
+    pub(crate) captures: Vec<String>,
+    /// Read settings from this file, where neither a flag nor the environment gives them. See docs/configuration.md.
+    #[arg(long, env = "BYGONE_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
     /// The database to capture: a postgres:// URL or key=value string, as psql takes them.
     #[arg(long, env = "BYGONE_SOURCE", value_name = "URL", hide_env_values = true)]
     pub(crate) source: String,
@@ -81,6 +94,9 @@ pub(crate) struct Run {
     pub(crate) history: HistoryArgument,
     #[command(flatten)]
     pub(crate) facts: FactsArgument,
+    /// A shell command that prints the password for the source; it is run at each connect.
+    #[arg(long, env = "BYGONE_PASSWORD_COMMAND", value_name = "COMMAND", hide_env_values = true)]
+    pub(crate) password_command: Option<String>,
     /// Tables to capture: public.*, shop.order_*, "Odd".name; a leading - leaves tables out. Default: all.
     #[arg(long = "table", value_name = "PATTERN", allow_hyphen_values = true)]
     pub(crate) tables: Vec<String>,
@@ -321,6 +337,41 @@ pub(crate) struct BackfillFacts {
     pub(crate) history: HistoryArgument,
     #[command(flatten)]
     pub(crate) facts: FactsArgument,
+}
+
+/// `bygone config`.
+#[derive(Debug, Args)]
+pub(crate) struct Config {
+    /// The file.
+    #[arg(long, env = "BYGONE_CONFIG", value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Say whether it is well; so it is done without --print.
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// Print every setting of every capture, with where it comes from. Passwords are left out.
+    #[arg(long)]
+    pub(crate) print: bool,
+}
+
+/// `bygone completions`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  bygone completions bash > /etc/bash_completion.d/bygone
+  bygone completions zsh > ~/.zfunc/_bygone
+  bygone completions fish > ~/.config/fish/completions/bygone.fish")]
+pub(crate) struct Completions {
+    /// The shell.
+    #[arg(value_enum)]
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// `bygone man`.
+#[derive(Debug, Args)]
+pub(crate) struct Man {
+    /// Where the pages are put: man/man1 of a manual's path.
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: PathBuf,
 }
 
 /// `bygone reconcile`.

@@ -6,12 +6,14 @@
 mod capture;
 mod cli;
 mod compact;
+mod config;
 mod demo;
 mod detach;
 mod doctor;
 mod error;
 mod facts;
 mod install;
+mod manual;
 mod metrics;
 mod query;
 mod reconcile;
@@ -25,7 +27,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::capture::RunOptions;
 use crate::cli::{Cli, Command, Run};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A thread that fails must not leave the others acknowledging: the process ends at once.
 fn abort_on_panic() {
@@ -39,7 +41,17 @@ fn abort_on_panic() {
 
 fn main() -> ExitCode {
     abort_on_panic();
-    let cli = Cli::parse();
+    let arguments: Vec<String> =
+        std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
+    // Settings of a file are added to the command line; without one, it is whole as it is.
+    let (cli, captures) = match config::captures(&arguments) {
+        Ok(Some(mut captures)) if !captures.is_empty() => (captures.remove(0).cli, captures),
+        Ok(_) => (Cli::parse(), Vec::new()),
+        Err(error) => {
+            eprintln!("bygone: {error}");
+            return ExitCode::from(2);
+        }
+    };
     start_logging(&cli);
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
@@ -48,7 +60,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let result = runtime.block_on(execute(cli.command));
+    let result = runtime.block_on(execute_all(cli.command, captures));
     // Threads that wait for a connection need not be waited for.
     runtime.shutdown_background();
     match result {
@@ -58,6 +70,25 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Runs a command, and beside it the other captures of a file. Each goes on when another has failed, and says so at once.
+async fn execute_all(command: Command, others: Vec<config::Capture>) -> Result<ExitCode> {
+    if others.is_empty() {
+        return execute(command).await;
+    }
+    let commands = std::iter::once(command)
+        .chain(others.into_iter().map(|capture| Command::Run(Box::new(capture.run))))
+        .map(|command| async move {
+            let name = if let Command::Run(run) = &command { run.name.clone() } else { String::new() };
+            let ended = execute(command).await;
+            if let Err(error) = &ended {
+                tracing::error!(capture = name, "{error}");
+            }
+            ended.is_ok()
+        });
+    let ended = futures_util::future::join_all(commands).await;
+    Ok(if ended.into_iter().all(|well| well) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn execute(command: Command) -> Result<ExitCode> {
@@ -70,6 +101,9 @@ async fn execute(command: Command) -> Result<ExitCode> {
         Command::BackfillFacts(backfill) => {
             Box::pin(facts::backfill(&backfill)).await.map(|()| ExitCode::SUCCESS)
         }
+        Command::Config(config) => config::config(&config).map(|()| ExitCode::SUCCESS),
+        Command::Completions(completions) => manual::completions(&completions).map(|()| ExitCode::SUCCESS),
+        Command::Man(man) => manual::pages(&man).map(|()| ExitCode::SUCCESS),
         Command::Install(install) => install::install(&install).await.map(|()| ExitCode::SUCCESS),
         Command::Uninstall(uninstall) => install::uninstall(&uninstall).await.map(|()| ExitCode::SUCCESS),
         Command::Verify(verify) => verify::verify(&verify).await,
@@ -80,9 +114,16 @@ async fn execute(command: Command) -> Result<ExitCode> {
 }
 
 fn options(run: Run) -> Result<RunOptions> {
+    if run.config.is_none() && !run.captures.is_empty() {
+        return Err(Error::other(format!(
+            "{:?} is a capture of a file: give --config FILE",
+            run.captures.join(" ")
+        )));
+    }
     Ok(RunOptions {
         facts: facts::Target::of(&run.facts)?,
         source: run.source,
+        password_command: run.password_command,
         history: run.history.history,
         tables: run.tables,
         name: run.name,

@@ -108,11 +108,16 @@ pub struct Host {
     pub(crate) password: Option<Password>,
     /// Where no password was given: the password file, and the name that the host has in it.
     pub(crate) passfile: Option<(PathBuf, String)>,
+    /// A command that prints the password, in place of both.
+    pub(crate) command: Option<String>,
 }
 
 impl Host {
     /// The password to log in with. The password file is read each time: passwords are rotated.
     pub(crate) fn password_now(&self, database: &str, user: &str) -> Option<Password> {
+        if let Some(command) = &self.command {
+            return printed_by(command);
+        }
         let Some((file, name)) = &self.passfile else { return self.password.clone() };
         let entries = passfile::read(file)?;
         passfile::find(&entries, name, self.port, database, user).map(Password)
@@ -131,6 +136,27 @@ impl Host {
     /// The file of a Unix-domain socket.
     pub(crate) fn socket_file(&self, directory: &Path) -> PathBuf {
         directory.join(format!(".s.PGSQL.{}", self.port))
+    }
+}
+
+/// What a shell command prints, without the line's end; none where it fails, which the log says.
+fn printed_by(command: &str) -> Option<Password> {
+    let ran =
+        std::process::Command::new("sh").arg("-c").arg(command).stdin(std::process::Stdio::null()).output();
+    match ran {
+        Ok(output) if output.status.success() => {
+            let text = String::from_utf8_lossy(&output.stdout);
+            Some(Password(text.trim_end_matches(['\n', '\r']).to_owned()))
+        }
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            tracing::warn!(status = %output.status, said = said.trim(), "the password command has failed");
+            None
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the password command cannot be run");
+            None
+        }
     }
 }
 
@@ -321,6 +347,15 @@ impl ConnectOptions {
     #[must_use]
     pub fn with_application_name(mut self, name: impl Into<String>) -> Self {
         self.application_name = name.into();
+        self
+    }
+
+    /// Has the password be what a shell command prints, without the line's end. It is run at each connect: passwords are rotated.
+    #[must_use]
+    pub fn with_password_command(mut self, command: &str) -> Self {
+        for host in &mut self.hosts {
+            host.command = Some(command.to_owned());
+        }
         self
     }
 

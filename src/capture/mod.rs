@@ -69,6 +69,8 @@ const ACTIVE_SLOT_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub(crate) struct RunOptions {
     pub(crate) source: String,
+    /// What prints its password.
+    pub(crate) password_command: Option<String>,
     pub(crate) history: String,
     pub(crate) tables: Vec<String>,
     /// Where fact tables are kept, too.
@@ -135,7 +137,10 @@ impl Memory {
 /// Runs until told to stop, or until current.
 pub(crate) async fn run(options: RunOptions) -> Result<()> {
     failpoint::init()?;
-    let connect = ConnectOptions::parse(&options.source)?.with_application_name("bygone");
+    let mut connect = ConnectOptions::parse(&options.source)?.with_application_name("bygone");
+    if let Some(command) = &options.password_command {
+        connect = connect.with_password_command(command);
+    }
     let location = Location::parse(&options.history)?;
     let store_options = StoreOptions { retry_for: options.store_timeout, ..StoreOptions::default() };
     let store = Store::open(&location, &store_options)?;

@@ -1,6 +1,8 @@
 //! What people need to run a capture for years.
 
+mod config;
 mod deploy;
 mod doctor;
+mod manual;
 mod metrics;
 mod status;

@@ -165,6 +165,15 @@ impl Bygone {
         self.running = Some(self.run_program(more).env("BYGONE_FAILPOINTS", failpoints).start(&log));
     }
 
+    /// Starts a command with exactly these arguments.
+    #[track_caller]
+    pub(crate) fn start_bare(&mut self, arguments: &[&str]) {
+        assert!(self.running.is_none(), "it runs already");
+        self.runs += 1;
+        let log = self.scratch.join(format!("run-{}.log", self.runs));
+        self.running = Some(self.program().args(arguments).start(&log));
+    }
+
     /// True while the started run goes on.
     pub(crate) fn alive(&mut self) -> bool {
         self.running.as_mut().is_some_and(|running| running.ended().is_none())

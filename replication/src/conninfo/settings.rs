@@ -182,7 +182,13 @@ impl<'a> Settings<'a> {
                     (None, None) => Endpoint::Unix(default_socket_directory()),
                     (name, address) => Endpoint::Tcp { name: name.unwrap_or_default(), address },
                 };
-                Ok(Host { endpoint, port: port_number(port.as_deref())?, password: None, passfile: None })
+                Ok(Host {
+                    endpoint,
+                    port: port_number(port.as_deref())?,
+                    password: None,
+                    passfile: None,
+                    command: None,
+                })
             })
             .collect()
     }

@@ -1,0 +1,134 @@
+//! `bygone.toml`: one file for all settings, behind flags and environment.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::support::bygone::Bygone;
+use crate::support::history::History;
+use crate::support::postgres::{DATABASE, Postgres};
+use crate::support::process::eventually;
+use crate::support::scratch::Scratch;
+use crate::support::store::Store;
+
+fn bygone() -> Bygone {
+    Bygone::new("postgres://localhost/none", "/nonexistent")
+}
+
+#[test]
+fn flags_come_before_the_environment_that_before_the_file_and_that_before_defaults() {
+    let scratch = Scratch::new("config");
+    let file = scratch.join("bygone.toml");
+    fs::write(
+        &file,
+        "memory = \"128MiB\"\ncommit-interval = \"7s\"\n[capture.shop]\nsource = \"postgres://app:hunter2@db/shop\"\nhistory = \"./h\"\n\
+         table = [\"public.*\", \"-public.x\"]\nno-compact = true\n[capture.other]\nsource = \"dbname=o user=app\"\nhistory = \"./o\"\n",
+    )
+    .unwrap();
+    let path = file.to_str().unwrap();
+    let outcome =
+        bygone().env("BYGONE_MEMORY", "512MiB").command(&["config", "--config", path, "--print"]).well();
+    let (other, shop) = outcome.stdout.split_once("[capture.shop]").unwrap();
+    assert!(other.contains("[capture.other]") && other.contains("name = \"other\"  # file"), "{other}");
+    for line in [
+        "memory = \"512MiB\"  # environment",
+        "commit-interval = \"7s\"  # file",
+        "commit-size = \"128MiB\"  # default",
+        "table = [\"public.*\", \"-public.x\"]  # file",
+        "no-compact = true  # file",
+        "name = \"shop\"  # file",
+    ] {
+        assert!(shop.contains(line), "{line}:\n{shop}");
+    }
+    assert!(!outcome.stdout.contains("hunter2") && shop.contains("to database 'shop'"), "{shop}");
+    let checked = bygone().command(&["config", "--config", path, "--check"]).well();
+    assert!(checked.stderr.contains("other, shop"), "{}", checked.stderr);
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_with_the_nearest_name() {
+    let scratch = Scratch::new("config");
+    let file = scratch.join("bygone.toml");
+    let path = file.to_str().unwrap();
+    let base = "source = \"postgres://localhost:1/shop\"\nhistory = \"./h\"\n";
+    for (more, words) in [
+        ("comit-interval = \"5s\"", &["comit-interval", "did you mean commit-interval"][..]),
+        ("commit-interval = \"soon\"", &["commit-interval", "soon"]),
+        ("memory = true", &["memory"]),
+        ("no-compact = \"yes\"", &["no-compact", "true or false"]),
+        ("x = ", &["bygone.toml", "line 3"]),
+        ("discard = true", &["discard"]),
+        ("capture = 1", &["capture"]),
+    ] {
+        fs::write(&file, format!("{base}{more}\n")).unwrap();
+        for command in [&["config", "--config", path][..], &["run", "--config", path]] {
+            let outcome = bygone().command(command);
+            assert!(matches!(outcome.code(), Some(1 | 2)), "{more}: {}", outcome.stderr);
+            for word in words {
+                assert!(outcome.stderr.contains(word), "{more}: nothing about {word} in {}", outcome.stderr);
+            }
+        }
+    }
+    fs::write(&file, "[capture.shop]\nhistory = \"./h\"\n").unwrap();
+    bygone().command(&["config", "--config", path]).refused(&["capture shop", "--source"]);
+    let outcome = bygone().command(&["run", "--config", path, "shpo"]);
+    assert!(outcome.stderr.contains("did you mean shop"), "{}", outcome.stderr);
+    bygone().command(&["run", "--source", "x", "--history", "y", "shop"]).refused(&["--config"]);
+}
+
+#[test]
+fn captures_of_one_file_run_together_or_by_name_with_passwords_that_a_command_prints() {
+    let server = Postgres::start();
+    server.run("create database billing; ");
+    server.run("create table orders (id int primary key); insert into orders values (1)");
+    server
+        .connect_to("billing")
+        .batch_execute("create table bills (id int primary key); insert into bills values (1), (2)")
+        .unwrap();
+    server.run("create role bygone login superuser password 'first'");
+    server.admit("scram-sha-256");
+    let scratch = Scratch::new("config");
+    let secret = scratch.join("secret");
+    fs::write(&secret, "first\n").unwrap();
+    fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let file = scratch.join("bygone.toml");
+    let text = format!(
+        "commit-interval = \"100ms\"\npassword-command = \"cat {secret}\"\n\
+         [capture.shop]\nsource = \"{shop}\"\nhistory = \"{root}/shop\"\n\
+         [capture.billing]\nsource = \"{billing}\"\nhistory = \"{root}/billing\"\n",
+        secret = secret.display(),
+        shop = server.url_as("bygone", DATABASE),
+        billing = server.url_as("bygone", "billing"),
+        root = scratch.path().display(),
+    );
+    fs::write(&file, text).unwrap();
+    let path = file.to_str().unwrap();
+    let facts = |name: &str| {
+        let root = scratch.join(name);
+        if root.join("bygone.json").exists() {
+            History::read(Store::directory(&root)).fact_count()
+        } else {
+            0
+        }
+    };
+    let mut bygone = bygone();
+    bygone.command(&["run", "--config", path, "--until-current", "shop"]).well();
+    assert_eq!((facts("shop"), facts("billing")), (1, 0));
+    bygone.command(&["run", "--config", path, "--until-current"]).well();
+    assert_eq!((facts("shop"), facts("billing")), (1, 2));
+    fs::write(&secret, "second\n").unwrap();
+    bygone.command(&["run", "--config", path, "--until-current"]).refused(&["password"]);
+
+    fs::write(&secret, "first\n").unwrap();
+    bygone.start_bare(&["run", "--config", path]);
+    let slots = "select 1 from pg_replication_slots where active having count(*) = 2";
+    let admin = format!("host=127.0.0.1 port={} user=bygone password=first dbname={DATABASE}", server.port());
+    let mut client = postgres::Client::connect(&admin, postgres::NoTls).unwrap();
+    let mut both = || client.query_opt(slots, &[]).unwrap().is_some();
+    assert!(eventually(Duration::from_secs(30), &mut both), "{}", bygone.said());
+    client.batch_execute("insert into orders values (2)").unwrap();
+    assert!(eventually(Duration::from_secs(30), || facts("shop") == 2), "{}", bygone.said());
+    bygone.terminate(Signal::TERM, Duration::from_secs(20));
+}
