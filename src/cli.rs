@@ -195,6 +195,9 @@ pub(crate) enum Installed {
     /// Event triggers that send the place of each DDL along, and keep tables that lose or gain their replica identity in the
     /// right publication. Needs a superuser.
     Ddl,
+    /// A small trigger, once a statement, that says who made a transaction: the login, the application, the client's address, and the
+    /// settings bygone.actor and bygone.reason. Needs the tables' owner.
+    Context,
 }
 
 /// `bygone install`.
@@ -215,6 +218,9 @@ pub(crate) struct Install {
     /// Name of the capture.
     #[arg(long, env = "BYGONE_NAME", default_value = "bygone")]
     pub(crate) name: String,
+    /// For context: the tables, as bygone run takes them. Default: all that can be captured.
+    #[arg(long = "table", value_name = "PATTERN", allow_hyphen_values = true)]
+    pub(crate) tables: Vec<String>,
     /// Print the SQL instead of running it.
     #[arg(long)]
     pub(crate) print: bool,

@@ -52,6 +52,10 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if writes(&cli.command) {
+        // What is kept is for its owner alone: files are made 0600, directories 0700.
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    }
     start_logging(&cli);
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
@@ -70,6 +74,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The command writes a history or state.
+const fn writes(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Run(_) | Command::Compact(_) | Command::Reconcile(_) | Command::BackfillFacts(_)
+    )
 }
 
 /// Runs a command, and beside it the other captures of a file. Each goes on when another has failed, and says so at once.

@@ -85,10 +85,10 @@ pub fn install_statements(names: &Names) -> Vec<String> {
     let all = quote_literal(&names.all);
     let insert_only = quote_literal(&names.insert_only);
     vec![
-        "create schema if not exists bygone".to_owned(),
-        "comment on schema bygone is 'Event triggers of bygone; bygone uninstall removes them'".to_owned(),
+        "create schema if not exists bygone_installed".to_owned(),
+        "comment on schema bygone_installed is 'What bygone install has put here; bygone uninstall removes it'".to_owned(),
         // Columns as they are within this transaction; the stamp is that of the catalog's reader.
-        "create or replace function bygone.describe(which oid) returns text language sql stable
+        "create or replace function bygone_installed.describe(which oid) returns text language sql stable
          set search_path = pg_catalog, pg_temp as $$
             select json_build_object('kind', 'table', 'oid', c.oid::int8,
                 'filenode', coalesce(pg_relation_filenode(c.oid), 0)::int8,
@@ -102,7 +102,7 @@ pub fn install_statements(names: &Names) -> Vec<String> {
          $$"
         .to_owned(),
         format!(
-            "create or replace function bygone.publish(which oid) returns void language plpgsql security definer
+            "create or replace function bygone_installed.publish(which oid) returns void language plpgsql security definer
              set search_path = pg_catalog, pg_temp as $$
              declare
                 usable boolean;
@@ -129,7 +129,7 @@ pub fn install_statements(names: &Names) -> Vec<String> {
                 end if;
              end $$"
         ),
-        "create or replace function bygone.ddl_end() returns event_trigger language plpgsql security definer
+        "create or replace function bygone_installed.ddl_end() returns event_trigger language plpgsql security definer
          set search_path = pg_catalog, pg_temp as $$
          declare
             which oid;
@@ -139,19 +139,19 @@ pub fn install_statements(names: &Names) -> Vec<String> {
                 join pg_class c on e.classid = 'pg_class'::regclass and c.oid = e.objid
                 where c.relkind in ('r', 'p') and c.relpersistence = 'p'
             loop
-                perform bygone.publish(which);
-                perform pg_logical_emit_message(true, 'bygone.ddl', bygone.describe(which));
+                perform bygone_installed.publish(which);
+                perform pg_logical_emit_message(true, 'bygone.ddl', bygone_installed.describe(which));
             end loop;
          end $$"
             .to_owned(),
-        format!("create or replace function bygone.sql_drop() returns event_trigger language plpgsql security definer
+        format!("create or replace function bygone_installed.sql_drop() returns event_trigger language plpgsql security definer
          set search_path = pg_catalog, pg_temp as $$
          declare
             dropped record;
          begin
             -- The index may have been a table's replica identity.
             if exists (select from pg_event_trigger_dropped_objects() d where d.object_type = 'index') then
-                perform bygone.publish(r.prrelid) from pg_publication p join pg_publication_rel r on r.prpubid = p.oid
+                perform bygone_installed.publish(r.prrelid) from pg_publication p join pg_publication_rel r on r.prpubid = p.oid
                     where p.pubname in ({all}, {insert_only});
             end if;
             for dropped in
@@ -168,20 +168,20 @@ pub fn install_statements(names: &Names) -> Vec<String> {
         // A role without any right on the schema still runs DDL: the functions run as their owner.
         "create event trigger bygone_ddl_end on ddl_command_end
          when tag in ('ALTER TABLE', 'CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO')
-         execute function bygone.ddl_end()"
+         execute function bygone_installed.ddl_end()"
             .to_owned(),
         "drop event trigger if exists bygone_sql_drop".to_owned(),
-        "create event trigger bygone_sql_drop on sql_drop execute function bygone.sql_drop()".to_owned(),
+        "create event trigger bygone_sql_drop on sql_drop execute function bygone_installed.sql_drop()".to_owned(),
     ]
 }
 
-/// The statements that remove the triggers.
+/// The statements that remove all that was installed, triggers of [`context`](crate::context) included.
 #[must_use]
 pub fn uninstall_statements() -> [&'static str; 3] {
     [
         "drop event trigger if exists bygone_ddl_end",
         "drop event trigger if exists bygone_sql_drop",
-        "drop schema if exists bygone cascade",
+        "drop schema if exists bygone_installed cascade",
     ]
 }
 

@@ -4,6 +4,7 @@ mod auth;
 pub mod backoff;
 pub mod catalog;
 pub mod conninfo;
+pub mod context;
 pub mod copy;
 pub mod ddl;
 pub mod doctor;

@@ -2,7 +2,7 @@
 
 use crate::support::bygone::Bygone;
 use crate::support::history::History;
-use crate::support::postgres::Postgres;
+use crate::support::postgres::{DATABASE, Postgres};
 use crate::support::scratch::Scratch;
 use crate::support::store::Store;
 
@@ -92,4 +92,84 @@ fn a_changed_key_names_the_old_one_beside_what_the_application_said() {
     assert_eq!(facts[1].1.as_deref(), Some("ann"));
     assert_eq!(facts[1].2["ticket"], 7);
     assert_eq!(facts[1].2["bygone"]["rekeyed_from"], "1");
+}
+
+/// All that the catalog has of functions, triggers and schemas.
+fn catalog(server: &Postgres) -> Vec<String> {
+    server.column(
+        "select 'schema ' || nspname from pg_namespace where nspname !~ '^pg_' union all select 'function ' || p.oid::regprocedure from pg_proc p \
+         join pg_namespace n on n.oid = p.pronamespace where n.nspname !~ '^pg_' and n.nspname <> 'information_schema' union all select 'trigger ' || \
+         tgname || ' ' || tgrelid::regclass from pg_trigger where not tgisinternal union all select 'event ' || evtname from pg_event_trigger \
+         order by 1",
+    )
+}
+
+#[test]
+fn an_installed_trigger_says_who_and_uninstall_leaves_nothing() {
+    let server = Postgres::start();
+    server.run(SHOP);
+    server.run(
+        "create table parts (id int, region text, primary key (id, region)) partition by list (region);
+         create table parts_eu partition of parts for values in ('eu');
+         create table left_out (id int primary key);
+         create role clerk login; grant all on all tables in schema public to clerk",
+    );
+    let before = catalog(&server);
+    let scratch = Scratch::new("history");
+    let mut bygone = Bygone::new(server.url(), scratch.join("history"));
+    bygone.until_current();
+    let url = server.url();
+    let install =
+        ["install", "context", "--source", &url, "--table", "public.*", "--table", "-public.left_out"];
+    for _ in 0..2 {
+        bygone.command(&install).well();
+    }
+    let printed = bygone.command(&[&install[..], &["--print"]].concat()).well().stdout;
+    assert!(printed.contains("create trigger bygone_context") && !printed.contains("left_out"), "{printed}");
+
+    let clerk = format!("{}?application_name=desk", server.url_as("clerk", DATABASE));
+    let mut client = postgres::Client::connect(&clerk, postgres::NoTls).unwrap();
+    client.batch_execute("update orders set total = 1 where id = 1").unwrap();
+    client.batch_execute("begin; set local bygone.actor = 'ann@shop'; set local bygone.reason = 'refund'; update orders set total = 2 where id = 2; delete from orders where id = 3; commit").unwrap();
+    client
+        .batch_execute("insert into orders values (4, 'dee', 4); insert into parts values (1, 'eu')")
+        .unwrap();
+    client.batch_execute("insert into left_out values (1)").unwrap();
+    // Bulk loads and what the trigger costs: one message a transaction, however many statements it has.
+    client.batch_execute("begin; insert into orders select i, 'x', 1 from generate_series(10, 20) i; update orders set total = 9 where id > 9; commit").unwrap();
+    bygone.until_current();
+    let history = History::read(Store::directory(scratch.join("history")));
+    let facts = history.texts("public.orders", &["_entity_id", "_op", "_actor", "_context"]);
+    let of = |id: &str, op: &str| {
+        let fact = facts
+            .iter()
+            .find(|fact| fact[0].as_deref() == Some(id) && fact[1].as_deref() == Some(op))
+            .unwrap();
+        let context: serde_json::Value = serde_json::from_str(fact[3].as_deref().unwrap()).unwrap();
+        (fact[2].clone().unwrap(), context)
+    };
+    let (actor, context) = of("1", "update");
+    assert_eq!(
+        (actor.as_str(), &context["application"], &context["client"]),
+        ("clerk", &"desk".into(), &"127.0.0.1".into())
+    );
+    for (id, op) in [("2", "update"), ("3", "delete")] {
+        let (actor, context) = of(id, op);
+        assert_eq!(
+            (actor.as_str(), &context["reason"], &context["session_user"]),
+            ("ann@shop", &"refund".into(), &"clerk".into())
+        );
+    }
+    assert_eq!(of("4", "insert").0, "clerk");
+    assert_eq!(of("15", "update").0, "clerk");
+    let parts = history.texts("public.parts", &["_actor"]);
+    assert_eq!(parts, [[Some("clerk".to_owned())]]);
+    let rows = history.texts("public.left_out", &["_op", "_actor"]);
+    assert!(rows.iter().all(|row| row[1].is_none()), "{rows:?}");
+
+    // Together with the event triggers, both go at once.
+    bygone.command(&["install", "ddl", "--source", &url]).well();
+    bygone.command(&["uninstall", "--source", &url]).well();
+    assert_eq!(catalog(&server), before);
+    client.batch_execute("update orders set total = 3 where id = 1").unwrap();
 }

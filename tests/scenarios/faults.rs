@@ -433,3 +433,27 @@ fn wal_that_a_forgotten_transaction_holds_is_told_before_the_slot_is_lost() {
     forgotten.batch_execute("commit").unwrap();
     bygone.terminate(Signal::TERM, Duration::from_secs(20));
 }
+
+/// What is kept is for its owner alone, whatever the umask of whoever starts bygone.
+#[test]
+fn files_and_directories_are_for_their_owner_alone() {
+    let source = Source::start();
+    let mut bygone = source.bygone();
+    bygone.until_current();
+    let state = source.scratch.join("state");
+    bygone.attempt(&["--state", state.to_str().unwrap()]).well();
+    bygone.ask(&["compact", "--all"]).well();
+    let mut seen = 0;
+    let mut waiting = vec![source.history(), state];
+    while let Some(at) = waiting.pop() {
+        let mode = fs::metadata(&at).unwrap().permissions().mode() & 0o777;
+        if at.is_dir() {
+            assert_eq!(mode, 0o700, "{}: {mode:o}", at.display());
+            waiting.extend(fs::read_dir(&at).unwrap().map(|entry| entry.unwrap().path()));
+        } else {
+            assert_eq!(mode, 0o600, "{}: {mode:o}", at.display());
+        }
+        seen += 1;
+    }
+    assert!(seen > 10, "{seen}");
+}
