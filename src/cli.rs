@@ -39,6 +39,8 @@ pub(crate) enum Command {
     Reconcile(Box<Reconcile>),
     /// Merge small files of a history into large ones, and remove those whose time is up; bygone run does it by itself.
     Compact(Compact),
+    /// Make the Delta Lake view of a history, or have it catch up; bygone run does it as it goes.
+    Delta(Delta),
     /// Fill append-only history tables in a PostgreSQL database from a history; bygone run --facts does it as it goes.
     BackfillFacts(BackfillFacts),
     /// Check a file of settings, or print what they come to.
@@ -147,6 +149,9 @@ pub(crate) struct Run {
     /// How often small files are merged in the background.
     #[arg(long, env = "BYGONE_COMPACT_INTERVAL", default_value = "5m", value_parser = parse_duration)]
     pub(crate) compact_interval: Duration,
+    /// Leave out the Delta Lake view of the files.
+    #[arg(long)]
+    pub(crate) no_delta: bool,
     /// Leave the merging of small files to bygone compact.
     #[arg(long)]
     pub(crate) no_compact: bool,
@@ -378,6 +383,13 @@ pub(crate) struct Man {
     /// Where the pages are put: man/man1 of a manual's path.
     #[arg(value_name = "DIR")]
     pub(crate) directory: PathBuf,
+}
+
+/// `bygone delta`.
+#[derive(Debug, Args)]
+pub(crate) struct Delta {
+    #[command(flatten)]
+    pub(crate) history: HistoryArgument,
 }
 
 /// `bygone reconcile`.

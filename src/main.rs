@@ -7,11 +7,13 @@ mod capture;
 mod cli;
 mod compact;
 mod config;
+mod delta;
 mod demo;
 mod detach;
 mod doctor;
 mod error;
 mod facts;
+mod follower;
 mod install;
 mod manual;
 mod metrics;
@@ -78,10 +80,8 @@ fn main() -> ExitCode {
 
 /// The command writes a history or state.
 const fn writes(command: &Command) -> bool {
-    matches!(
-        command,
-        Command::Run(_) | Command::Compact(_) | Command::Reconcile(_) | Command::BackfillFacts(_)
-    )
+    use Command::{BackfillFacts, Compact, Delta, Reconcile, Run};
+    matches!(command, Run(_) | Compact(_) | Reconcile(_) | BackfillFacts(_) | Delta(_))
 }
 
 /// Runs a command, and beside it the other captures of a file. Each goes on when another has failed, and says so at once.
@@ -116,6 +116,7 @@ async fn execute(command: Command) -> Result<ExitCode> {
         Command::Config(config) => config::config(&config).map(|()| ExitCode::SUCCESS),
         Command::Completions(completions) => manual::completions(&completions).map(|()| ExitCode::SUCCESS),
         Command::Man(man) => manual::pages(&man).map(|()| ExitCode::SUCCESS),
+        Command::Delta(delta) => Box::pin(delta::delta(&delta)).await.map(|()| ExitCode::SUCCESS),
         Command::Install(install) => install::install(&install).await.map(|()| ExitCode::SUCCESS),
         Command::Uninstall(uninstall) => install::uninstall(&uninstall).await.map(|()| ExitCode::SUCCESS),
         Command::Verify(verify) => verify::verify(&verify).await,
@@ -134,6 +135,7 @@ fn options(run: Run) -> Result<RunOptions> {
     }
     Ok(RunOptions {
         facts: facts::Target::of(&run.facts)?,
+        delta: !run.no_delta && !run.discard,
         source: run.source,
         password_command: run.password_command,
         history: run.history.history,

@@ -2,6 +2,7 @@
 
 pub mod batch;
 pub mod compaction;
+pub mod delta;
 pub mod encoder;
 mod entity;
 pub mod error;

@@ -32,7 +32,8 @@ pub struct TransactionBatch {
     tables: MapBuilder<StringBuilder, Int64Builder>,
 }
 
-fn schema() -> SchemaRef {
+/// The columns of the table of transactions.
+pub(crate) fn schema() -> SchemaRef {
     let entries = Fields::from(vec![
         Field::new("key", DataType::Utf8, false),
         Field::new("value", DataType::Int64, true),

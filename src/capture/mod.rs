@@ -43,8 +43,10 @@ use tokio::sync::Mutex;
 
 use crate::cli::OnGap;
 use crate::compact::Background;
+use crate::delta;
 use crate::error::{Error, Result};
 use crate::facts;
+use crate::follower;
 use crate::metrics::{self, Metrics};
 use assembler::Assembler;
 use attach::Attached;
@@ -75,6 +77,8 @@ pub(crate) struct RunOptions {
     pub(crate) tables: Vec<String>,
     /// Where fact tables are kept, too.
     pub(crate) facts: Option<facts::Target>,
+    /// The Delta Lake view is kept, too.
+    pub(crate) delta: bool,
     pub(crate) name: String,
     pub(crate) slot: Option<String>,
     pub(crate) publications: Vec<String>,
@@ -154,8 +158,9 @@ pub(crate) async fn run(options: RunOptions) -> Result<()> {
     }
     let mut capture = Capture::new(options, connect, store, memory, stop, attached, metrics)?;
     capture.bridge_first().await?;
-    let followed = capture.options.facts.clone();
-    let followed = followed.map(|target| facts::Follower::start(target, capture.store.clone()));
+    let facts =
+        capture.options.facts.clone().map(|target| follower::Follower::start(target, capture.store.clone()));
+    let delta = capture.options.delta.then(|| follower::Follower::start(delta::View, capture.store.clone()));
     let copied = capture.copy_missing().await;
     let compacting = capture.compact_in_background().await?;
     let mut streamed = match copied {
@@ -165,10 +170,8 @@ pub(crate) async fn run(options: RunOptions) -> Result<()> {
     if let Some(compacting) = compacting {
         compacting.finish().await;
     }
-    if let Some(followed) = followed
-        && let Err(error) = followed.finish().await
-    {
-        streamed = streamed.and(Err(error));
+    for follower in facts.into_iter().chain(delta) {
+        streamed = streamed.and(follower.finish().await);
     }
     match streamed {
         Ok(()) => {}

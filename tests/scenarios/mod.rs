@@ -3,6 +3,7 @@
 mod bad_input;
 mod compaction;
 mod context;
+mod delta;
 mod exactly_once;
 mod fact_tables;
 mod faults;

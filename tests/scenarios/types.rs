@@ -10,6 +10,7 @@ mod sessions;
 mod specimens;
 
 use catalogue::{BUILT_IN, DDL, MADE};
+pub(super) use engines::interpreter as readers;
 pub(crate) use specimens::texts;
 use specimens::{Found, STREAMED, Specimens, promised, run};
 

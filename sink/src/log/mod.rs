@@ -26,7 +26,7 @@ pub use writer::{Appended, LogWriter, Orphans};
 pub(crate) mod tests_support {
     //! Files of a log, made up.
 
-    use super::commit::tests::EXAMPLE;
+    pub(crate) use super::commit::tests::EXAMPLE;
     use super::{Add, Commit, LiveFile};
 
     /// A file of a size, of commit `seq`.

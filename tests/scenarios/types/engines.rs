@@ -112,7 +112,7 @@ print(json.dumps(told))
 "#;
 
 /// The Python that has the engines: `scripts/install readers` makes it.
-fn interpreter() -> PathBuf {
+pub(in crate::scenarios) fn interpreter() -> PathBuf {
     if let Some(named) = std::env::var_os("BYGONE_TEST_READERS") {
         return named.into();
     }

@@ -1,0 +1,113 @@
+//! Sinks that roll forward from the log beside a capture: fact tables, the Delta view. Nothing that befalls one holds the capture up.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bygone_replication::backoff::Backoff;
+use bygone_sink::error::ErrorKind;
+use bygone_sink::store::Store;
+use tokio::time::Instant;
+
+use crate::error::{Error, Result};
+
+/// How often it is looked for new commits.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long the end of a run waits for a target that does not answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What follows a log.
+pub(crate) trait Sink: Send + Sync + 'static {
+    /// It, opened.
+    type Open: Send;
+
+    /// What it is, for messages.
+    fn what(&self) -> &'static str;
+
+    /// Opens it, and finds out how far it is.
+    fn open(&self, store: &Store) -> impl Future<Output = Result<Self::Open>> + Send;
+
+    /// Takes all commits that it lacks; gives how many.
+    fn catch_up(open: &mut Self::Open) -> impl Future<Output = Result<u64>> + Send;
+}
+
+/// A task that follows the log.
+#[derive(Debug)]
+pub(crate) struct Follower {
+    ending: Arc<AtomicBool>,
+    task: tokio::task::JoinHandle<Result<()>>,
+}
+
+impl Follower {
+    pub(crate) fn start(sink: impl Sink, store: Store) -> Self {
+        let ending = Arc::new(AtomicBool::new(false));
+        let task = tokio::spawn(follow(sink, store, Arc::clone(&ending)));
+        Self { ending, task }
+    }
+
+    /// Ends it, once it has all that the log holds; a target that does not answer is not waited for.
+    pub(crate) async fn finish(self) -> Result<()> {
+        self.ending.store(true, Ordering::SeqCst);
+        self.task
+            .await
+            .map_err(|error| Error::other(format!("a task beside the capture has failed: {error}")))?
+    }
+}
+
+async fn follow<S: Sink>(sink: S, store: Store, ending: Arc<AtomicBool>) -> Result<()> {
+    let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(60));
+    let mut since: Option<Instant> = None;
+    let what = sink.what();
+    loop {
+        let Err(error) = follow_once(&sink, &store, &ending, &mut backoff).await else { return Ok(()) };
+        if let Error::Sink(reason) = &error
+            && matches!(
+                reason.kind(),
+                ErrorKind::Fenced | ErrorKind::OtherSource | ErrorKind::Damaged | ErrorKind::Conflict
+            )
+        {
+            // Trying again does not help; the capture goes on, and its end tells of it once more.
+            tracing::error!(%error, "no longer written: {what}");
+            return Err(error);
+        }
+        if ending.load(Ordering::SeqCst) && since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
+            tracing::warn!(%error, "left behind, to be caught up at the next start: {what}");
+            return Ok(());
+        }
+        let pause = backoff.next_pause();
+        tracing::warn!(%error, pause = pause.as_secs_f64(), "behind, and tried again: {what}");
+        rest(pause, &ending).await;
+    }
+}
+
+async fn follow_once<S: Sink>(
+    sink: &S,
+    store: &Store,
+    ending: &AtomicBool,
+    backoff: &mut Backoff,
+) -> Result<()> {
+    let mut open = sink.open(store).await?;
+    loop {
+        // Looked at before: what the log holds at the end is taken after that.
+        let last = ending.load(Ordering::SeqCst);
+        let taken = S::catch_up(&mut open).await?;
+        if taken > 0 {
+            tracing::debug!(commits = taken, "{}", sink.what());
+            backoff.reset();
+        }
+        if last {
+            return Ok(());
+        }
+        rest(LOOK_EVERY, ending).await;
+    }
+}
+
+/// Sleeps, but not for long once the end has come.
+async fn rest(pause: Duration, ending: &AtomicBool) {
+    const STEP: Duration = Duration::from_millis(50);
+    let until = Instant::now() + pause;
+    tokio::time::sleep(STEP).await;
+    while Instant::now() < until && !ending.load(Ordering::SeqCst) {
+        tokio::time::sleep(STEP).await;
+    }
+}

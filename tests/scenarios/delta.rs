@@ -1,0 +1,160 @@
+//! The Delta Lake view, read by engines that know nothing of bygone: DuckDB's `delta_scan` and delta-rs.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use super::SHOP;
+use super::exactly_once::wait_for_commits;
+use super::types::readers;
+use crate::support::bygone::Bygone;
+use crate::support::history::History;
+use crate::support::postgres::Postgres;
+use crate::support::scratch::Scratch;
+use crate::support::store::Store;
+
+/// What both engines see of a Delta table: a column's values, in order, and what it is made of.
+const READ: &str = r#"
+import json, os, sys
+import duckdb, duckdb_extension_delta
+from deltalake import DeltaTable, QueryBuilder
+root, column = sys.argv[1], sys.argv[2]
+con = duckdb.connect()
+con.execute("load '" + os.path.dirname(duckdb_extension_delta.__file__) + "/extensions/v" + duckdb.__version__ + "/delta.duckdb_extension'")
+duck = [row[0] for row in con.execute(f"select cast({column} as varchar) c from delta_scan('{root}') order by c").fetchall()]
+table = DeltaTable(root)
+batches = QueryBuilder().register("t", table).execute(f"select cast({column} as varchar) c from t order by c").fetchall() \
+    if hasattr(QueryBuilder().register("t", table).execute("select 1"), "fetchall") else QueryBuilder().register("t", table).execute(f"select cast({column} as varchar) c from t order by c").read_all()
+rs = []
+for batch in batches:
+    rs += [value.as_py() for value in batch.column(0)]
+print(json.dumps({"duckdb": duck, "delta-rs": rs, "version": table.version(), "files": len(table.file_uris()),
+                  "columns": [field.name for field in table.schema().fields]}))
+"#;
+
+#[track_caller]
+fn read(root: &Path, column: &str) -> Value {
+    let done = Command::new(readers()).arg("-c").arg(READ).arg(root).arg(column).output().unwrap();
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{}", &said[said.len().saturating_sub(3000)..]);
+    serde_json::from_slice(&done.stdout).unwrap()
+}
+
+/// Both engines see the facts of a table, each once; gives what they see.
+#[track_caller]
+fn assert_same(history: &History, root: &Path, table: &str, directory: &str) -> Value {
+    let mut ids: Vec<String> = history.texts(table, &["_id"]).into_iter().map(|mut fact| fact[0].take().unwrap()).collect();
+    ids.sort_unstable();
+    let seen = read(&root.join(directory), "_id");
+    for engine in ["duckdb", "delta-rs"] {
+        assert!(seen[engine] == serde_json::json!(ids), "{table}, {engine}: {} facts of {}", seen[engine].as_array().unwrap().len(), ids.len());
+    }
+    seen
+}
+
+#[test]
+fn both_engines_see_the_facts_through_schema_changes_kills_and_compaction() {
+    let server = Postgres::start();
+    server.run(SHOP);
+    server.run(
+        "create table \"Odd \"\"Name\" (id int primary key, \"Id\" text, t timestamp, n numeric(10,2), a int[]);
+         insert into \"Odd \"\"Name\" values (1, 'x', now(), 1.5, '{1,null}')",
+    );
+    let scratch = Scratch::new("history");
+    let root = scratch.join("history");
+    let mut bygone = Bygone::new(server.url(), &root);
+    bygone.until_current();
+    for (number, change) in [
+        "update orders set total = 1 where id = 1",
+        "alter table orders add column extra int default 7; update orders set extra = 8 where id = 2",
+        "alter table orders rename customer to client; update orders set client = 'z'",
+        "alter table orders drop column extra; alter table orders add column extra text; update orders set extra = 'text' where id = 3",
+        "update \"Odd \"\"Name\" set t = null; alter table orders alter total type text",
+        "insert into orders values (9, 'late', '9'); delete from orders where id = 1",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        server.run(change);
+        // Killed before a Delta commit, and so between those of two tables: the next start shows what is missing.
+        bygone.start("delta.before_put=abort");
+        bygone.abort(Duration::from_secs(60));
+        if number % 2 == 1 {
+            bygone.start("delta.before_put=abort@2");
+            std::thread::sleep(Duration::from_millis(1500));
+            if bygone.alive() {
+                bygone.kill();
+            } else {
+                bygone.abort(Duration::from_secs(5));
+            }
+        }
+        bygone.until_current();
+    }
+    let history = History::read(Store::directory(&root));
+    let seen = assert_same(&history, &root, "public.orders", "tables/public.orders");
+    for column in ["customer", "client", "extra", "extra__2", "total", "total__2"] {
+        let columns = seen["columns"].as_array().unwrap();
+        assert!(columns.contains(&column.into()) || column == "client", "{column} of {columns:?}");
+    }
+    assert_same(&history, &root, "public.Odd \"Name", &format!("tables/{}", odd(&root)));
+    let transactions = history.texts("transactions", &["xid"]).len();
+    assert_eq!(read(&root.join("transactions"), "xid")["duckdb"].as_array().unwrap().len(), transactions);
+
+    // Files that take the place of others change nothing.
+    bygone.ask(&["compact", "--all"]).well();
+    bygone.ask(&["delta"]).well();
+    bygone.ask(&["compact", "--all", "--grace", "1ms"]).well();
+    let history = History::read(Store::directory(&root));
+    let merged = assert_same(&history, &root, "public.orders", "tables/public.orders");
+    assert!(merged["files"].as_u64() < seen["files"].as_u64(), "{merged}");
+    bygone.ask(&["verify"]).well();
+
+    // A view that is made anew is the same, byte by byte.
+    let log = root.join("tables/public.orders/_delta_log");
+    let bytes = |at: &Path| {
+        let mut files: Vec<_> = std::fs::read_dir(at).unwrap().map(|entry| entry.unwrap().path()).collect();
+        files.sort();
+        files.iter().map(|path| std::fs::read(path).unwrap()).collect::<Vec<_>>()
+    };
+    let before = bytes(&log);
+    for directory in ["tables/public.orders", &format!("tables/{}", odd(&root)), "transactions"] {
+        std::fs::remove_dir_all(root.join(directory).join("_delta_log")).unwrap();
+    }
+    bygone.ask(&["delta"]).well();
+    assert!(bytes(&log) == before, "the view is another one");
+    // Somebody else's commit is not written over, and does not hold the capture up.
+    std::fs::write(log.join(format!("{:020}.json", before.len())), "{\"commitInfo\":{}}\n").unwrap();
+    server.run("update orders set client = 'again' where id = 9");
+    bygone.attempt(&[]).refused(&["Delta view", "--no-delta"]);
+    bygone.attempt(&["--no-delta"]).well();
+    assert!(History::read(Store::directory(&root)).texts("public.orders", &["_op"]).len() > history.texts("public.orders", &["_op"]).len());
+}
+
+/// The directory of the oddly named table.
+fn odd(root: &Path) -> String {
+    let names = std::fs::read_dir(root.join("tables")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.into_iter().find(|name| name.contains('~')).unwrap()
+}
+
+#[test]
+fn a_running_capture_shows_its_commits_as_they_come() {
+    let server = Postgres::start();
+    server.run(SHOP);
+    let scratch = Scratch::new("history");
+    let root = scratch.join("history");
+    let mut bygone = Bygone::new(server.url(), &root).options(&["--commit-interval", "100ms", "--compact-interval", "300ms"]);
+    bygone.start("");
+    wait_for_commits(&mut bygone, &root, 2);
+    for n in 0..30 {
+        server.run(&format!("update orders set total = {n}"));
+        std::thread::sleep(Duration::from_millis(60));
+    }
+    bygone.terminate(Signal::TERM, Duration::from_secs(20));
+    let history = History::read(Store::directory(&root));
+    assert!(!history.events("compact").is_empty(), "nothing was merged");
+    let seen = assert_same(&history, &root, "public.orders", "tables/public.orders");
+    assert_eq!(seen["duckdb"].as_array().unwrap().len(), 93);
+}
