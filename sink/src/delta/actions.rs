@@ -168,10 +168,11 @@ pub(super) fn read_back(bytes: &[u8], history: &str) -> Option<(u64, i32)> {
     let (mut seq, mut schema) = (None, None);
     for line in text.lines() {
         let action: Value = serde_json::from_str(line).ok()?;
-        if action["txn"]["appId"] == app_id(history).as_str() {
-            seq = action["txn"]["version"].as_u64();
+        let at = |pointer: &str| action.pointer(pointer);
+        if at("/txn/appId").and_then(Value::as_str) == Some(app_id(history).as_str()) {
+            seq = at("/txn/version").and_then(Value::as_u64);
         }
-        schema = action["commitInfo"]["bygone"]["schema"].as_i64().or(schema);
+        schema = at("/commitInfo/bygone/schema").and_then(Value::as_i64).or(schema);
     }
     Some((seq?, i32::try_from(schema?).ok()?))
 }
