@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use bygone_sink::log::Event;
 use bygone_sink::store::{Location, Store, StoreOptions};
 use bygone_sink::verify;
 
@@ -40,6 +41,9 @@ pub(crate) async fn verify(arguments: &Verify) -> Result<ExitCode> {
             for problem in &report.problems {
                 println!("PROBLEM  {}", described(problem));
             }
+            for gap in &report.gaps {
+                println!("{:7}  {}", gap.kind.as_str(), not_known(gap));
+            }
             for warning in &report.warnings {
                 println!("warning  {}", described(warning));
             }
@@ -58,6 +62,14 @@ pub(crate) async fn verify(arguments: &Verify) -> Result<ExitCode> {
         }
     }
     Ok(if report.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Where a gap lies, and why.
+fn not_known(gap: &Event) -> String {
+    let of = gap.table.as_deref().unwrap_or("all tables");
+    let at = gap.lsn.map_or_else(String::new, |lsn| format!(", {} to {}", lsn.earliest(), lsn.latest()));
+    let why = gap.detail.get("reason").and_then(serde_json::Value::as_str);
+    format!("{of}{at}{}", why.map_or_else(String::new, |why| format!(": {why}")))
 }
 
 /// What is wrong, where, and how it differs from what should be there.

@@ -73,7 +73,9 @@ fn lost_and_led_over(
     let of_all: Vec<_> = told.iter().filter(|event| event["table"].is_null()).collect();
     assert!(!of_all.is_empty(), "no {kind}: {told:?}");
     assert!(of_all[0]["lsn"].is_array() && of_all[0]["reason"].is_string(), "{of_all:?}");
-    assert!(diary.bygone.ask(&["log"]).well().stdout.contains(kind));
+    for command in [&["log"][..], &["verify"], &["status"]] {
+        assert!(diary.bygone.ask(command).well().stdout.contains(kind), "{command:?} does not tell");
+    }
     // Only what differs has become facts.
     let ops = history.texts("public.items", &["_op", "id"]);
     let reconciled = ops.iter().filter(|fact| fact[0].as_deref() == Some("reconcile")).count();

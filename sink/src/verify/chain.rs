@@ -8,7 +8,7 @@ use super::Expectation;
 use super::report::{Head, Problem, ProblemKind, Progress, Report};
 use crate::error::{ErrorKind, Result};
 use crate::log::path::{check_data_path, commit_path, commit_seq};
-use crate::log::{Add, Commit, ContentHash, LONGEST};
+use crate::log::{Add, Commit, ContentHash, Event, EventKind, LONGEST};
 use crate::store::Store;
 
 /// Commits read at the same time.
@@ -187,9 +187,17 @@ fn verify_link(before: Option<&Seen>, seen: &Seen, report: &mut Report) -> Optio
 }
 
 fn apply(commit: &Commit, commit_path: &str, named: &mut Named, report: &mut Report) {
+    let lost = |event: &&Event| matches!(event.kind, EventKind::Gap | EventKind::Fork);
+    report.gaps.extend(commit.body.events.iter().filter(lost).cloned());
+    // Facts that move, by table: what comes in less what goes out.
+    let mut moved: BTreeMap<String, i128> = BTreeMap::new();
     for path in &commit.body.remove {
         match named.get_mut(path) {
-            Some(live @ Some(_)) => *live = None,
+            Some(live @ Some(_)) => {
+                if let Some(add) = live.take() {
+                    *moved.entry(add.table).or_default() -= i128::from(add.rows);
+                }
+            }
             _ => {
                 let message = format!("the commit removes {path:?}, which is not live");
                 report.problem(ProblemKind::RemoveNotLive, commit_path, &message);
@@ -197,6 +205,7 @@ fn apply(commit: &Commit, commit_path: &str, named: &mut Named, report: &mut Rep
         }
     }
     for add in &commit.body.add {
+        *moved.entry(add.table.clone()).or_default() += i128::from(add.rows);
         if let Err(err) = check_data_path(&add.path) {
             report.problem(ProblemKind::UnsafePath, commit_path, &format!("the commit adds a file: {err}"));
         } else if named.contains_key(&add.path) {
@@ -204,6 +213,13 @@ fn apply(commit: &Commit, commit_path: &str, named: &mut Named, report: &mut Rep
             report.problem(ProblemKind::DuplicateAdd, commit_path, &message);
         } else {
             named.insert(add.path.clone(), Some(add.clone()));
+        }
+    }
+    if commit.body.is_aside() {
+        for (table, rows) in moved.into_iter().filter(|(_, rows)| *rows != 0) {
+            let message =
+                format!("the commit only moves facts, and that of {table} changes their number by {rows}");
+            report.problem(ProblemKind::LostFacts, commit_path, &message);
         }
     }
 }

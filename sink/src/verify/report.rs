@@ -4,10 +4,10 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::log::ContentHash;
+use crate::log::{ContentHash, Event};
 
 /// What a verification found.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Report {
     /// There is no problem. Warnings do not count.
     pub ok: bool,
@@ -27,6 +27,8 @@ pub struct Report {
     pub problems: Vec<Problem>,
     /// What is odd and does no harm.
     pub warnings: Vec<Problem>,
+    /// What the history itself says it does not know: gaps, and forks of the source's timeline.
+    pub gaps: Vec<Event>,
 }
 
 impl Report {
@@ -127,6 +129,8 @@ pub enum ProblemKind {
     UnreadableFile,
     /// A live file holds another number of facts than the log says.
     RowCount,
+    /// A commit that only moves facts from file to file moves out more, or fewer, than it moves in.
+    LostFacts,
     /// A data file that no commit names: an orphan, or of a commit that is under way.
     UnreferencedFile,
     /// An object that is no part of a history.
