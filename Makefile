@@ -34,9 +34,10 @@ major: ## run all end-to-end tests on one version of PostgreSQL (MAJOR=18)
 	BYGONE_TEST_PG_BIN=$$(scripts/postgres-majors | awk '$$1 == "$(MAJOR)" { print $$2 }') $(CARGO) nextest run --no-fail-fast
 
 .PHONY: check
-check: ## format and lints only
+check: ## format, lints and licences only
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	scripts/dependencies
 
 .PHONY: bench
 bench: ## measure against pg_recvlogical, psql and DuckDB: a table and JSON

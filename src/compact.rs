@@ -45,7 +45,7 @@ pub(crate) async fn compact(arguments: &Compact) -> Result<()> {
 }
 
 fn told(done: &Done) -> String {
-    let kept = if done.kept > 0 { format!(", {} may not be removed", done.kept) } else { String::new() };
+    let kept = if done.kept > 0 { ", the others may not be" } else { "" };
     format!(
         "{} files ({}) became {}; {} old ones were removed{kept}",
         done.merged,

@@ -22,10 +22,9 @@ impl Dialect {
         match engine {
             Engine::Duckdb => Ok(Self::DuckDb),
             Engine::Spark => Ok(Self::Spark),
-            Engine::Postgres => Err(Error::other(
-                "there are no views for postgres yet: they need facts kept as tables there, which come later; bygone sql, \
-                 duckdb and spark read the history as it is",
-            )),
+            Engine::Postgres => {
+                Err(Error::other("what stands in Postgres stands on its fact tables, not on the files"))
+            }
         }
     }
 

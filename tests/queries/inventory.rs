@@ -120,6 +120,8 @@ fn a_followed_log_tells_each_commit_as_it_comes() {
 }
 
 #[test]
-fn views_for_postgres_are_refused_for_now() {
-    Shop::orders().refused(&["views", "postgres"], &["no views for postgres yet", "come later"]);
+fn views_for_postgres_stand_on_its_fact_tables() {
+    let shop = Shop::orders();
+    let sql = shop.ask(&["views", "postgres", "--facts-schema", "past", "--table", "orders"]);
+    assert!(sql.contains("\"past\".\"orders_as_of\"(timestamptz)") && !sql.contains("notes"), "{sql}");
 }

@@ -8,7 +8,7 @@ use super::{SHOP, Source};
 use crate::support::bygone::Bygone;
 use crate::support::history::History;
 use crate::support::majors::on_each_major;
-use crate::support::postgres::{DATABASE, Postgres, Stop};
+use crate::support::postgres::{Postgres, Stop};
 use crate::support::process::eventually;
 use crate::support::scratch::Scratch;
 use crate::support::store::Store;
@@ -312,7 +312,6 @@ fn facts_cannot_be_altered_and_readers_may_read(target: Postgres) {
         "past \"shop\"",
     ]);
     bygone.attempt(&[]).refused(&["--facts-schema"]);
-    let _ = DATABASE;
 }
 
 on_each_major!(

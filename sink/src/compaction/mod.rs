@@ -52,7 +52,7 @@ pub struct Done {
     pub bytes: u64,
     /// Objects that were removed, their time being up.
     pub removed: usize,
-    /// Objects that the store refuses to remove (object lock): they stay.
+    /// The store refused to remove an object (object lock), and was not asked for more: they stay.
     pub kept: usize,
 }
 
@@ -92,9 +92,11 @@ impl Compactor {
     pub async fn pass(&mut self) -> Result<Done> {
         let mut done = Done::default();
         log::catch_up(&self.store, &mut self.state).await?;
+        // What a capture adds meanwhile is for the next pass: else there would always be something due.
+        let last = self.state.last_seq();
         // What was merged is of a new size, and may be due again.
         loop {
-            let groups = plan::plan(&self.state, &self.policy);
+            let groups = plan::plan(&self.state, &self.policy, last);
             if groups.is_empty() || self.stopped() {
                 break;
             }
@@ -109,7 +111,7 @@ impl Compactor {
     /// What a pass would merge: files, and how many they would become.
     #[must_use]
     pub fn due(&self) -> (usize, usize) {
-        let groups = plan::plan(&self.state, &self.policy);
+        let groups = plan::plan(&self.state, &self.policy, self.state.last_seq());
         (groups.iter().map(|group| group.files.len()).sum(), groups.len())
     }
 

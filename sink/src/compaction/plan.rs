@@ -20,10 +20,10 @@ pub(super) struct Group {
 /// The directory, schema version and leaf partition of a file: what files have to share to become one.
 type Kin<'a> = (&'a str, &'a str, i32, u64);
 
-/// All that is due.
-pub(super) fn plan(log: &LogState, policy: &Policy) -> Vec<Group> {
+/// All that is due among the files of commits up to `last`.
+pub(super) fn plan(log: &LogState, policy: &Policy, last: Option<u64>) -> Vec<Group> {
     let mut kin: BTreeMap<Kin<'_>, Vec<&LiveFile>> = BTreeMap::new();
-    for (path, file) in log.files() {
+    for (path, file) in log.files().filter(|(_, file)| Some(file.commits()[1]) <= last) {
         let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
         let leaf = file.add.extra.get(LEAF).and_then(serde_json::Value::as_u64).unwrap_or_default();
         kin.entry((&file.add.table, directory, file.add.schema, leaf)).or_default().push(file);
