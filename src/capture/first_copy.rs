@@ -138,7 +138,7 @@ impl Capture {
             }
         }
         copying.await.map_err(|error| Error::other(format!("the snapshot has failed: {error}")))??;
-        self.established = true;
+        self.follow_log();
         if !ready.is_empty() {
             self.commit_copied(exported.point, exported.at, ready).await?;
         }

@@ -158,9 +158,6 @@ pub(crate) async fn run(options: RunOptions) -> Result<()> {
     }
     let mut capture = Capture::new(options, connect, store, memory, stop, attached, metrics)?;
     capture.bridge_first().await?;
-    let facts =
-        capture.options.facts.clone().map(|target| follower::Follower::start(target, capture.store.clone()));
-    let delta = capture.options.delta.then(|| follower::Follower::start(delta::View, capture.store.clone()));
     let copied = capture.copy_missing().await;
     let compacting = capture.compact_in_background().await?;
     let mut streamed = match copied {
@@ -170,7 +167,7 @@ pub(crate) async fn run(options: RunOptions) -> Result<()> {
     if let Some(compacting) = compacting {
         compacting.finish().await;
     }
-    for follower in facts.into_iter().chain(delta) {
+    for follower in std::mem::take(&mut capture.followers) {
         streamed = streamed.and(follower.finish().await);
     }
     match streamed {
@@ -224,6 +221,8 @@ struct Capture {
     target: Until,
     /// A stream or a copy came about: a connection that is lost from then on is made again.
     established: bool,
+    /// Sinks that roll forward from the log.
+    followers: Vec<follower::Follower>,
     /// A table came whose values have to be read as text.
     text_only: bool,
 }
@@ -350,6 +349,7 @@ impl Capture {
             exported,
             target,
             established: false,
+            followers: Vec::new(),
             text_only: false,
         })
     }
@@ -362,6 +362,19 @@ impl Capture {
         let log = Arc::clone(&self.pipeline()?.committer.log);
         let state = log.lock().await.state().clone();
         Ok(Some(Background::start(self.store.clone(), state, self.options.compaction, every)))
+    }
+
+    /// Has other sinks follow the log, now that it is sure that this capture goes on with it.
+    fn follow_log(&mut self) {
+        if std::mem::replace(&mut self.established, true) {
+            return;
+        }
+        if let Some(target) = self.options.facts.clone() {
+            self.followers.push(follower::Follower::start(target, self.store.clone()));
+        }
+        if self.options.delta {
+            self.followers.push(follower::Follower::start(delta::View, self.store.clone()));
+        }
     }
 
     fn pipeline(&mut self) -> Result<&mut Pipeline> {
@@ -453,7 +466,7 @@ impl Capture {
         let (mut stream, feedback) =
             ready.connection.start_replication_with(&command, &stream_options).await?;
         tracing::info!(from = %position, slot = self.wanted.slot, binary, "streaming");
-        self.established = true;
+        self.follow_log();
         self.metrics.streaming.store(true, Ordering::Relaxed);
         let (Some(mut pipeline), Some(mut assembler)) = (self.pipeline.take(), self.assembler.take()) else {
             return Err(Error::other("the stream's thread has failed: see the error before"));

@@ -134,9 +134,16 @@ fn a_kill_at_each_step_of_a_compaction_costs_nothing() {
     for _ in 0..2 {
         bygone.ask(&["compact", "--all", "--grace", "1ms"]).well();
     }
+    // What the killed ones had made goes an hour later: here it is taken away by hand.
+    let left = History::read(Store::directory(&root));
+    let left: Vec<String> = left.orphans().into_iter().map(str::to_owned).collect();
+    assert!(!left.is_empty() && left.iter().all(|path| path.contains("-c")), "{left:?}");
+    for path in left {
+        std::fs::remove_file(root.join(path)).unwrap();
+    }
     let history = source.assert_exact(Store::directory(&root), 300);
     let parquet = history.objects.keys().filter(|path| path.ends_with(".parquet")).count();
-    assert_eq!(parquet, history.live.len(), "left-overs stay");
+    assert_eq!(parquet, history.live.len(), "old objects stay");
     bygone.ask(&["verify"]).well();
     // And the state that a capture had all the while is the one that the facts give.
     bygone.forget();

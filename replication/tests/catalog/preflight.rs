@@ -161,12 +161,12 @@ fn each_refusal_is_of_its_own_kind_and_says_what_to_do() {
         (
             Given::with(|given| given.slot = None),
             StartRefused::SlotMissing { slot: slot(), resume: RESUME },
-            &["does not exist any more", "0/2000", "begin a new history"],
+            &["does not exist any more", "0/2000", "--on-gap reconcile"],
         ),
         (
             Given::with_slot(|slot| slot.confirmed_flush_lsn = Some(Lsn(0x2001))),
             StartRefused::SlotAhead { slot: slot(), confirmed: Lsn(0x2001), resume: RESUME },
-            &["0/2001", "0/2000", "begin a new history"],
+            &["0/2001", "0/2000", "--on-gap reconcile"],
         ),
         (
             Given::with_slot(|slot| slot.plugin = Some("wal2json".to_owned())),

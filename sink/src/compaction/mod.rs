@@ -58,6 +58,11 @@ pub struct Done {
 
 /// Input bytes after which what was merged is committed: a pass that is cut short loses no more than that.
 const COMMIT_BYTES: u64 = 256 << 20;
+/// No more is merged for a commit that has waited so long.
+const LONGEST_GATHERING: Duration = Duration::from_secs(300);
+/// A file that no commit names is left behind by a compaction that died once its number is so old, whatever the grace is: one that
+/// goes on gives up well before that.
+const LEFT_BEHIND: Duration = Duration::from_secs(3600);
 /// Times that a commit is tried while a capture commits, too.
 const ATTEMPTS: usize = 50;
 
@@ -124,9 +129,8 @@ impl Compactor {
         let mut merged: Vec<Merged> = Vec::new();
         let mut outcome = Ok(());
         for group in groups {
-            // Files that wait too long for their commit would pass for left behind.
             let full = merged.iter().map(|merged| merged.bytes).sum::<u64>() >= COMMIT_BYTES;
-            if full || began.elapsed() > self.policy.grace / 4 {
+            if full || began.elapsed() > LONGEST_GATHERING {
                 break;
             }
             match rewrite::rewrite(&self.store, &group, self.state.next_seq, &self.stop).await {
@@ -142,16 +146,8 @@ impl Compactor {
                 }
             }
         }
-        let committed = self.commit(&merged).await;
-        if committed.is_err() {
-            // No commit names them, and none will.
-            for merged in &merged {
-                if let Err(error) = self.store.delete(&merged.add.path).await {
-                    tracing::debug!(%error, path = merged.add.path, "a merged file stays without a commit");
-                }
-            }
-        }
-        committed?;
+        // After an error it is not known whether a commit names the new files: what none names is swept up later.
+        self.commit(&merged, began).await?;
         for merged in merged {
             done.merged += merged.remove.len();
             done.into += 1;
@@ -161,12 +157,19 @@ impl Compactor {
     }
 
     /// Has the log name the new files in place of the old ones, whoever else writes to it.
-    async fn commit(&mut self, merged: &[Merged]) -> Result<()> {
+    async fn commit(&mut self, merged: &[Merged], began: Instant) -> Result<()> {
         if merged.is_empty() {
             return Ok(());
         }
         failpoint::hit("compact.before_commit")?;
         for _ in 0..ATTEMPTS {
+            if began.elapsed() > LEFT_BEHIND / 2 {
+                return Err(Error::new(
+                    ErrorKind::Conflict,
+                    "a compaction took too long",
+                    "its files may have been swept up as left behind; they are given up",
+                ));
+            }
             let gone =
                 merged.iter().flat_map(|merged| &merged.remove).find(|path| self.state.file(path).is_none());
             if let Some(path) = gone {

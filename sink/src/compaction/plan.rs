@@ -42,7 +42,8 @@ fn due(files: &[&LiveFile], policy: &Policy) -> Option<Group> {
     let fan_in = policy.fan_in.max(2);
     let (mut least, mut size) = (0, SMALLEST);
     loop {
-        let below = |file: &LiveFile| file.add.bytes < size && file.add.bytes < policy.target_bytes;
+        // A file is read into memory as a whole: those of more than half the target stay as they are.
+        let below = |file: &LiveFile| file.add.bytes < size && file.add.bytes <= policy.target_bytes / 2;
         for stretch in files.chunk_by(|a, b| below(a) && below(b)) {
             let mut bytes = 0;
             let fits = stretch.iter().take_while(|file| {

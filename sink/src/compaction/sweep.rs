@@ -10,14 +10,15 @@ use crate::log::{self, LogState};
 use crate::store::Store;
 use crate::timestamp::Timestamp;
 
-use super::Done;
+use super::{Done, LEFT_BEHIND};
 
 /// Removes objects that a commit older than `grace` has removed, and files of compactions that never came to their commit.
 ///
 /// A crash in between costs nothing: what is left is found again.
 pub(super) async fn sweep(store: &Store, state: &LogState, grace: Duration, done: &mut Done) -> Result<()> {
     let removed: HashMap<&str, u64> = state.removed().collect();
-    let grace = i64::try_from(grace.as_micros()).unwrap_or(i64::MAX);
+    let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
+    let (grace, left_behind) = (micros(grace), micros(grace.max(LEFT_BEHIND)));
     let now = Timestamp::now().0;
     let mut ages = Ages { store, at: HashMap::new() };
     for directory in DATA {
@@ -25,12 +26,12 @@ pub(super) async fn sweep(store: &Store, state: &LogState, grace: Duration, done
             let path = object.path.as_str();
             // The commit since which nobody needs it, or for which it was made in vain.
             let since = match removed.get(path) {
-                Some(seq) => Some(*seq),
-                None if !state.names(path) => compacted_seq(path),
+                Some(seq) => Some((*seq, grace)),
+                None if !state.names(path) => compacted_seq(path).map(|seq| (seq, left_behind)),
                 None => None,
             };
-            let Some(seq) = since.filter(|seq| *seq < state.next_seq) else { continue };
-            if now.saturating_sub(ages.of(seq).await?) < grace {
+            let Some((seq, age)) = since.filter(|(seq, _)| *seq < state.next_seq) else { continue };
+            if now.saturating_sub(ages.of(seq).await?) < age {
                 continue;
             }
             failpoint::hit("compact.before_delete")?;

@@ -13,6 +13,7 @@ use tokio_postgres::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::{Add, LiveFile};
 use crate::read::{self, Archive, Columns, Fact, FactFilter, Flow, TableHistory};
+use crate::schema::SYSTEM_COLUMNS;
 use crate::value::{Row, RowError, Status, render};
 
 use super::{told, within};
@@ -20,24 +21,6 @@ use super::{told, within};
 /// Bytes that are sent at a time, and how many such pieces wait.
 const PIECE: usize = 256 << 10;
 const WAITING: usize = 8;
-
-/// Columns of every history table, in order.
-pub(super) const SYSTEM: [&str; 14] = [
-    "_id",
-    "_entity_id",
-    "_version",
-    "_op",
-    "_valid_from",
-    "_deleted_at",
-    "_lsn",
-    "_seq",
-    "_xid",
-    "_changed",
-    "_actor",
-    "_context",
-    "_unknown",
-    "_schema",
-];
 
 /// Copies the facts of one commit out of a file that holds them, and perhaps others.
 pub(super) async fn facts(
@@ -55,8 +38,10 @@ pub(super) async fn facts(
         return Err(Error::new(ErrorKind::Damaged, "the log is damaged", detail));
     };
     table.files = vec![file.clone()];
-    let columns: Vec<String> = SYSTEM
+    // Values that files keep as text beside their column stand in the column itself here.
+    let columns: Vec<String> = SYSTEM_COLUMNS
         .iter()
+        .filter(|name| **name != "_raw")
         .map(|name| (*name).to_owned())
         .chain(version.columns.iter().map(|column| column.physical.clone()))
         .map(|name| quote_identifier(&name))

@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 const MOST_DIGITS: usize = 17;
 
 /// Appends a `double precision`.
-pub(super) fn double(value: f64, out: &mut String) {
+pub fn double(value: f64, out: &mut String) {
     let bits = value.abs().to_bits();
     let fraction = bits & ((1 << 52) - 1);
     let exponent = i32::try_from(bits >> 52).unwrap_or(0);
@@ -21,7 +21,7 @@ pub(super) fn double(value: f64, out: &mut String) {
 }
 
 /// Appends a `real`.
-pub(super) fn single(value: f32, out: &mut String) {
+pub fn single(value: f32, out: &mut String) {
     let bits = value.abs().to_bits();
     let fraction = u64::from(bits & ((1 << 23) - 1));
     let exponent = i32::try_from(bits >> 23).unwrap_or(0);

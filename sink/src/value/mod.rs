@@ -6,7 +6,7 @@
 mod array;
 mod binary;
 mod civil;
-mod float;
+pub mod float;
 mod kind;
 mod numeric;
 mod printed;

@@ -11,12 +11,13 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use futures_util::TryStreamExt as _;
 
+use bygone_sink::value::float::{double, single};
 use bygone_sink::value::{Kind, RowBuilder};
 
 use super::super::changes::damaged;
 use super::super::counted;
 use super::super::sheet::{Cell, Heading, Sheet, json_string, left, right};
-use super::super::value::{cell as value_cell, fields, float_text};
+use super::super::value::{cell as value_cell, fields};
 use crate::cli::Format;
 use crate::error::{Error, Result};
 
@@ -75,10 +76,8 @@ fn cell(array: &dyn Array, row: usize) -> Result<Cell> {
             number => numbered(number),
         },
         DataType::UInt64 => Cell::number(array.as_primitive::<UInt64Type>().value(row)),
-        DataType::Float32 => {
-            float(float_text(f64::from(array.as_primitive::<Float32Type>().value(row)), true))
-        }
-        DataType::Float64 => float(float_text(array.as_primitive::<Float64Type>().value(row), false)),
+        DataType::Float32 => float(|out| single(array.as_primitive::<Float32Type>().value(row), out)),
+        DataType::Float64 => float(|out| double(array.as_primitive::<Float64Type>().value(row), out)),
         DataType::Timestamp(unit, zone) => {
             let micros = match unit {
                 TimeUnit::Second => {
@@ -134,7 +133,9 @@ fn temporal<const N: usize>(kind: &Kind, value: [u8; N]) -> Result<Cell> {
     fields.first().map_or(Ok(Cell::Null), |field| value_cell(kind, *field).map_err(damaged))
 }
 
-fn float(text: String) -> Cell {
+fn float(print: impl FnOnce(&mut String)) -> Cell {
+    let mut text = String::new();
+    print(&mut text);
     // The text of a finite float is JSON as it is.
     if text.ends_with(|c: char| c.is_ascii_digit()) {
         Cell::Value { json: text.clone(), text }
