@@ -17,6 +17,18 @@ pub(crate) struct Cli {
     /// Say nothing but warnings and errors.
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
+    /// How log lines are written: for people, or one JSON object a line.
+    #[arg(long, global = true, env = "BYGONE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub(crate) log_format: LogFormat,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line: timestamp, level, fields.
+    Json,
 }
 
 #[derive(Debug, Subcommand)]

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::query::lookup::did_you_mean;
 
 /// Flags of `run` that are no settings of a capture.
-const NOT_IN_FILES: [&str; 6] = ["config", "help", "version", "verbose", "quiet", "discard"];
+const NOT_IN_FILES: [&str; 7] = ["config", "help", "version", "verbose", "quiet", "log-format", "discard"];
 /// Settings that hold addresses with passwords in them.
 const SECRETS: [&str; 2] = ["source", "facts"];
 

@@ -28,7 +28,7 @@ use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
 use crate::capture::RunOptions;
-use crate::cli::{Cli, Command, Run};
+use crate::cli::{Cli, Command, LogFormat, Run};
 use crate::error::{Error, Result};
 
 /// A thread that fails must not leave the others acknowledging: the process ends at once.
@@ -174,10 +174,12 @@ fn start_logging(cli: &Cli) {
         (false, _) => "debug",
     };
     let filter = EnvFilter::try_from_env("BYGONE_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .init();
+    let lines =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    match cli.log_format {
+        LogFormat::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+        LogFormat::Json => {
+            lines.json().flatten_event(true).with_current_span(false).with_span_list(false).init()
+        }
+    }
 }

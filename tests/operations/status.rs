@@ -63,3 +63,15 @@ fn a_capture_tells_from_outside_where_it_stands() {
     let (code, report) = ask(&bygone, &[]);
     assert_eq!((code, &report["history"]["gaps"][0]["kind"]), (Some(0), &"gap".into()), "{report:#}");
 }
+
+#[test]
+fn log_lines_can_be_json() {
+    let server = Postgres::start();
+    server.run("create table orders (id int primary key); insert into orders values (1)");
+    let scratch = Scratch::new("history");
+    let mut bygone = Bygone::new(server.url(), scratch.join("history")).options(&["--log-format", "json"]);
+    let outcome = bygone.until_current();
+    let lines: Vec<Value> = outcome.stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let attached = lines.iter().find(|line| line["message"] == "attached").unwrap();
+    assert_eq!((&attached["level"], &attached["tables"]), (&"INFO".into(), &1.into()), "{attached}");
+}
