@@ -394,6 +394,10 @@ impl Capture {
                 Err(error) => error,
             };
             if self.stop.load(Ordering::SeqCst) {
+                if error.policy() == Policy::Retry {
+                    tracing::info!(%error, "stopped; what was not committed yet is read again at the next start");
+                    return Ok(Rest::Stopped);
+                }
                 return Err(error);
             }
             self.check_fence(&error).await?;

@@ -84,12 +84,13 @@ fn a_history_that_holds_what_the_source_holds_is_verified_while_the_capture_runs
 fn what_went_by_unpublished_is_found_row_by_row_and_repaired_by_the_capture() {
     let mut case = Case::running();
     // Between two looks at the catalog, publications are as they were both times.
-    case.server.run("alter publication bygone drop table orders, lines");
+    // In one transaction, so that no look at the catalog can come between.
     case.server.run(
-        "insert into orders values (7, 'unheard', 7); update orders set total = 0.5 where id = 2; delete from orders where id = 1;
-         insert into lines values ('line 0'), ('other'); delete from lines where line = 'line 2'",
+        "begin; alter publication bygone drop table orders, lines;
+         insert into orders values (7, 'unheard', 7); update orders set total = 0.5 where id = 2; delete from orders where id = 1;
+         insert into lines values ('line 0'), ('other'); delete from lines where line = 'line 2';
+         alter publication bygone add table orders, lines; commit",
     );
-    case.server.run("alter publication bygone add table orders, lines");
     case.server.run("update orders set customer = 'heard' where id = 3");
 
     let found = case.reconcile(&[]).refused(&[

@@ -242,7 +242,7 @@ fn a_slot_that_idled_too_long_stops_bygone_with_the_remedy(server: Postgres) {
     let history = scratch.join("history");
     let mut bygone = Bygone::new(server.url(), &history);
     bygone.until_current();
-    let before = contents(&history);
+    let before = facts_and_log(&history);
     std::thread::sleep(Duration::from_millis(1500));
     server.run("insert into orders values (4, 'dee', 4)");
     server.run("checkpoint");
