@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bygone_replication::backoff::Backoff;
 use bygone_sink::error::ErrorKind;
-use bygone_sink::store::Store;
+use bygone_sink::store::{Location, Store, StoreOptions};
 use tokio::time::Instant;
 
 use crate::error::{Error, Result};
@@ -15,6 +15,20 @@ use crate::error::{Error, Result};
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long the end of a run waits for a target that does not answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Where a history is kept.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) location: Location,
+    pub(crate) options: StoreOptions,
+}
+
+impl Place {
+    /// A store there, which shares nothing with others.
+    pub(crate) fn open(&self) -> Result<Store> {
+        Ok(Store::open(&self.location, &self.options)?)
+    }
+}
 
 /// What follows a log.
 pub(crate) trait Sink: Send + Sync + 'static {
@@ -39,9 +53,11 @@ pub(crate) struct Follower {
 }
 
 impl Follower {
-    pub(crate) fn start(sink: impl Sink, store: Store) -> Self {
+    /// Follows the log at a place, through a store of its own: one that has failed takes no more writes, and must not be the
+    /// capture's.
+    pub(crate) fn start(sink: impl Sink, place: Place) -> Self {
         let ending = Arc::new(AtomicBool::new(false));
-        let task = tokio::spawn(follow(sink, store, Arc::clone(&ending)));
+        let task = tokio::spawn(follow(sink, place, Arc::clone(&ending)));
         Self { ending, task }
     }
 
@@ -54,12 +70,12 @@ impl Follower {
     }
 }
 
-async fn follow<S: Sink>(sink: S, store: Store, ending: Arc<AtomicBool>) -> Result<()> {
+async fn follow<S: Sink>(sink: S, place: Place, ending: Arc<AtomicBool>) -> Result<()> {
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(60));
     let mut since: Option<Instant> = None;
     let what = sink.what();
     loop {
-        let Err(error) = follow_once(&sink, &store, &ending, &mut backoff).await else { return Ok(()) };
+        let Err(error) = follow_once(&sink, &place, &ending, &mut backoff).await else { return Ok(()) };
         if let Error::Sink(reason) = &error
             && matches!(
                 reason.kind(),
@@ -82,11 +98,11 @@ async fn follow<S: Sink>(sink: S, store: Store, ending: Arc<AtomicBool>) -> Resu
 
 async fn follow_once<S: Sink>(
     sink: &S,
-    store: &Store,
+    place: &Place,
     ending: &AtomicBool,
     backoff: &mut Backoff,
 ) -> Result<()> {
-    let mut open = sink.open(store).await?;
+    let mut open = sink.open(&place.open()?).await?;
     loop {
         // Looked at before: what the log holds at the end is taken after that.
         let last = ending.load(Ordering::SeqCst);

@@ -147,7 +147,8 @@ pub(crate) async fn run(options: RunOptions) -> Result<()> {
     }
     let location = Location::parse(&options.history)?;
     let store_options = StoreOptions { retry_for: options.store_timeout, ..StoreOptions::default() };
-    let store = Store::open(&location, &store_options)?;
+    let place = follower::Place { location, options: store_options };
+    let store = place.open()?;
     let stop = Arc::new(AtomicBool::new(false));
     watch_signals(Arc::clone(&stop))?;
     let memory = Memory::of(options.memory);
@@ -156,7 +157,7 @@ pub(crate) async fn run(options: RunOptions) -> Result<()> {
     if let Some(address) = options.listen {
         metrics::listen(address, Arc::clone(&metrics), options.ready_within)?;
     }
-    let mut capture = Capture::new(options, connect, store, memory, stop, attached, metrics)?;
+    let mut capture = Capture::new(options, connect, store, place, memory, stop, attached, metrics)?;
     capture.bridge_first().await?;
     let copied = capture.copy_missing().await;
     let compacting = capture.compact_in_background().await?;
@@ -223,15 +224,19 @@ struct Capture {
     established: bool,
     /// Sinks that roll forward from the log.
     followers: Vec<follower::Follower>,
+    /// Where the history is kept, for those who open a store of their own.
+    place: follower::Place,
     /// A table came whose values have to be read as text.
     text_only: bool,
 }
 
 impl Capture {
+    #[expect(clippy::too_many_arguments, reason = "one caller, which has all of it at hand")]
     fn new(
         options: RunOptions,
         connect: ConnectOptions,
         store: Store,
+        place: follower::Place,
         memory: Memory,
         stop: Arc<AtomicBool>,
         attached: Attached,
@@ -350,6 +355,7 @@ impl Capture {
             target,
             established: false,
             followers: Vec::new(),
+            place,
             text_only: false,
         })
     }
@@ -361,7 +367,7 @@ impl Capture {
         };
         let log = Arc::clone(&self.pipeline()?.committer.log);
         let state = log.lock().await.state().clone();
-        Ok(Some(Background::start(self.store.clone(), state, self.options.compaction, every)))
+        Ok(Some(Background::start(self.place.open()?, state, self.options.compaction, every)))
     }
 
     /// Has other sinks follow the log, now that it is sure that this capture goes on with it.
@@ -370,10 +376,10 @@ impl Capture {
             return;
         }
         if let Some(target) = self.options.facts.clone() {
-            self.followers.push(follower::Follower::start(target, self.store.clone()));
+            self.followers.push(follower::Follower::start(target, self.place.clone()));
         }
         if self.options.delta {
-            self.followers.push(follower::Follower::start(delta::View, self.store.clone()));
+            self.followers.push(follower::Follower::start(delta::View, self.place.clone()));
         }
     }
 

@@ -4,6 +4,7 @@ use arrow::datatypes::{DataType, Field, SchemaRef, TimeUnit};
 use serde_json::{Map, Value, json};
 
 use crate::log::{Add, Commit, ContentHash};
+use crate::timestamp::Timestamp;
 
 /// A table's columns, over all its schema versions: they only grow.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -117,7 +118,7 @@ impl Commitment<'_> {
         for (file, add) in &self.add {
             let mut partition = Map::new();
             partition.insert("_date".to_owned(), date_of(file).into());
-            let stats = json!({"numRecords": add.rows, "minValues": {}, "maxValues": {}, "nullCount": {}});
+            let stats = statistics(add);
             lines.push(json!({"add": {"path": file, "partitionValues": partition, "size": add.bytes, "modificationTime": at,
                 "dataChange": self.data_change, "stats": stats.to_string()}}));
         }
@@ -128,6 +129,33 @@ impl Commitment<'_> {
         text.into_bytes()
     }
 }
+
+/// What the log knows of a file's facts: where they lie in the WAL and in time.
+///
+/// Delta's statistics hold milliseconds, so that a time is rounded away from the values between the two.
+fn statistics(add: &Add) -> Value {
+    const STEP: i64 = 1000;
+    let [first, last] = add.lsn.map(bygone_replication::Lsn::as_i64);
+    let [earliest, latest] = add.valid_from.map(|at| at.0);
+    let down = earliest.div_euclid(STEP).saturating_mul(STEP);
+    let up = latest.div_euclid(STEP).saturating_add(1).saturating_mul(STEP);
+    let (mut min, mut max) = (Map::new(), Map::new());
+    // The names of transactions' columns have no underscore.
+    let (lsn, time) = if add.schema == 0 { ("lsn", "valid_from") } else { ("_lsn", "_valid_from") };
+    if first >= 0 && first <= last {
+        min.insert(lsn.to_owned(), first.into());
+        max.insert(lsn.to_owned(), last.into());
+    }
+    // Years of more than four digits are written in a way that not every reader takes.
+    if (0..FAR).contains(&down) && up < FAR {
+        min.insert(time.to_owned(), Timestamp(down).to_string().into());
+        max.insert(time.to_owned(), Timestamp(up).to_string().into());
+    }
+    json!({"numRecords": add.rows, "minValues": min, "maxValues": max, "nullCount": {}})
+}
+
+/// The first moment of the year 10000.
+const FAR: i64 = 253_402_300_800_000_000;
 
 fn app_id(history: &str) -> String {
     format!("bygone/{history}")

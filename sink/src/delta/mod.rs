@@ -67,9 +67,27 @@ impl DeltaView {
                 actions::read_back(&bytes, &view.archive.manifest().id).ok_or_else(|| foreign(&path))?;
             view.tables.insert(root, Written { version: version + 1, seq: Some(seq), schema });
         }
-        // Commits are shown one after the other: before the last that any table shows, nothing is missing.
-        view.next = view.tables.values().filter_map(|written| written.seq).max().unwrap_or(0);
+        view.next = view.first_lacking();
         Ok(view)
+    }
+
+    /// The first commit that a table of the view may lack; the log's next one where none lacks any. A table whose
+    /// `_delta_log` is gone is made anew from the log's beginning, whatever the others show.
+    fn first_lacking(&self) -> u64 {
+        let log = self.archive.log();
+        let mut last: BTreeMap<String, u64> =
+            log.tables().filter_map(root_of).map(|root| (root, 0)).collect();
+        let files = log.files().map(|(path, file)| (path, file.added_by));
+        for (path, seq) in files.chain(log.removed()) {
+            let Some((root, _)) = actions::within(path) else { continue };
+            let known = last.entry(root.to_owned()).or_default();
+            *known = (*known).max(seq);
+        }
+        let lacking = last.into_iter().filter_map(|(root, last)| match self.tables.get(&root) {
+            Some(Written { seq: Some(seq), .. }) => (*seq < last).then_some(seq + 1),
+            _ => Some(0),
+        });
+        lacking.min().unwrap_or(log.next_seq)
     }
 
     /// The next commit of the log to be shown.
@@ -106,8 +124,21 @@ impl DeltaView {
         }
         for path in &commit.body.remove {
             let Some((root, file)) = actions::within(path) else { continue };
+            if !touched.contains_key(root) {
+                let Some(table) = self.table_at(root) else { continue };
+                touched.insert(root.to_owned(), (table, Commitment::default()));
+            }
             if let Some((_, own)) = touched.get_mut(root) {
                 own.remove.push(file);
+            }
+        }
+        // A table without a fact is an empty table, not none.
+        for schema in &commit.body.schemas {
+            let Some(root) = root_of(&schema.table) else { continue };
+            if !self.tables.contains_key(&root) {
+                let (_, own) =
+                    touched.entry(root).or_insert_with(|| (schema.table.clone(), Commitment::default()));
+                own.schema = own.schema.max(schema.schema);
             }
         }
         for (root, (table, mut own)) in touched {
@@ -116,7 +147,8 @@ impl DeltaView {
                 continue;
             }
             own.data_change = !merged;
-            let newest = own.add.iter().map(|(_, add)| add.schema).max().unwrap_or(0).max(written.schema);
+            let newest = own.add.iter().map(|(_, add)| add.schema).max().unwrap_or(0);
+            let newest = newest.max(own.schema).max(written.schema);
             let (before, after) = (self.columns(&table, written.schema)?, self.columns(&table, newest)?);
             let is_new = written.version == 0;
             own.columns = (is_new || before != after).then_some(&after);
@@ -125,9 +157,14 @@ impl DeltaView {
             let bytes = own.to_bytes(commit, &self.archive.manifest().id, &table);
             let path = actions::commit_path(&root, written.version);
             failpoint::hit("delta.before_put")?;
-            // The same bytes count as ours.
-            if self.archive.store().put_new(&path, Bytes::from(bytes)).await? == PutOutcome::AlreadyExists {
-                return Err(foreign(&path));
+            // The same bytes count as ours; so do those of another release that shows the same commit there.
+            let outcome = self.archive.store().put_new(&path, Bytes::from(bytes)).await?;
+            if outcome == PutOutcome::AlreadyExists {
+                let found = self.archive.store().get(&path).await?;
+                let shown = actions::read_back(&found, &self.archive.manifest().id);
+                if shown.is_none_or(|(seq, _)| seq != commit.seq) {
+                    return Err(foreign(&path));
+                }
             }
             self.tables.insert(
                 root,
@@ -135,6 +172,15 @@ impl DeltaView {
             );
         }
         Ok(())
+    }
+
+    /// The table whose files lie in a directory.
+    fn table_at(&self, root: &str) -> Option<String> {
+        if root == TRANSACTIONS {
+            return Some(TRANSACTIONS.to_owned());
+        }
+        let mut tables = self.archive.log().tables();
+        tables.find(|table| root_of(table).as_deref() == Some(root)).map(str::to_owned)
     }
 
     /// The columns of a table's files up to a schema version.
@@ -146,6 +192,12 @@ impl DeltaView {
         let versions = history.versions.iter().filter(|version| version.schema.version <= up_to);
         Ok(Columns::of(versions.map(|version| std::sync::Arc::clone(version.schema.arrow()))))
     }
+}
+
+/// The directory of a table that the log calls so.
+fn root_of(table: &str) -> Option<String> {
+    let name = log::parse_table_text(table)?;
+    Some(format!("tables/{}", log::table_dir(&name.schema, &name.name)))
 }
 
 fn foreign(path: &str) -> Error {
