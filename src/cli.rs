@@ -340,6 +340,10 @@ pub(crate) struct Merging {
     /// How long files that were merged stay for readers that had begun.
     #[arg(long = "grace", env = "BYGONE_COMPACT_GRACE", default_value = "1h", value_parser = parse_duration, value_name = "DURATION")]
     pub(crate) grace: Duration,
+    /// Make no slabs: copies of the rows laid out by time in slabs/, by which "as of" takes as long as a scan of the table, however
+    /// long its history. They may be removed at any time.
+    #[arg(long, env = "BYGONE_NO_SLABS")]
+    pub(crate) no_slabs: bool,
 }
 
 /// Fact tables in PostgreSQL.

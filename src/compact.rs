@@ -8,12 +8,13 @@ use bygone_sink::compaction::{Compactor, Done, Policy};
 use bygone_sink::failpoint;
 use bygone_sink::history::History;
 use bygone_sink::log::LogState;
+use bygone_sink::slabs::{self, Slabber};
 use bygone_sink::store::{Location, Store, StoreOptions};
 
 use tokio::sync::Notify;
 
 use crate::cli::{Compact, Merging};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::query::sheet::Cell;
 
 /// The policy that the command line asks for.
@@ -33,7 +34,7 @@ pub(crate) async fn compact(arguments: &Compact) -> Result<()> {
     }
     let state = history.state().clone();
     let before = state.files().len();
-    let mut compactor = Compactor::new(store, state, policy, Arc::new(AtomicBool::new(false)));
+    let mut compactor = Compactor::new(store.clone(), state, policy, Arc::new(AtomicBool::new(false)));
     if arguments.dry_run {
         let (files, into) = compactor.due();
         eprintln!("bygone: of {before} files, {files} would become {into}");
@@ -41,7 +42,29 @@ pub(crate) async fn compact(arguments: &Compact) -> Result<()> {
     }
     let done = compactor.pass().await?;
     eprintln!("bygone: {}", told(&done));
+    if !arguments.merging.no_slabs {
+        let slabber = Slabber::new(store, slabs::Policy::default(), Arc::new(AtomicBool::new(false)));
+        let (_, made) = slab_pass(slabber, compactor.state().clone()).await;
+        eprintln!("bygone: {}", slabs_told(&made?));
+    }
     Ok(())
+}
+
+fn slabs_told(done: &slabs::Done) -> String {
+    format!("{} slabs were made ({} rows, {})", done.slabs, done.rows, Cell::bytes(done.bytes).text())
+}
+
+/// A pass on a thread that it may keep busy.
+async fn slab_pass(mut slabber: Slabber, log: LogState) -> (Option<Slabber>, Result<slabs::Done>) {
+    let runtime = tokio::runtime::Handle::current();
+    let task = tokio::task::spawn_blocking(move || {
+        let done = runtime.block_on(slabber.pass(&log));
+        (slabber, done)
+    });
+    match task.await {
+        Ok((slabber, done)) => (Some(slabber), done.map_err(Into::into)),
+        Err(error) => (None, Err(Error::other(format!("the making of slabs has failed: {error}")))),
+    }
 }
 
 fn told(done: &Done) -> String {
@@ -65,9 +88,16 @@ pub(crate) struct Background {
 
 impl Background {
     /// Begins; a pass that fails is tried again the next time, for a history can be written without.
-    pub(crate) fn start(store: Store, state: LogState, policy: Policy, every: Duration) -> Self {
+    pub(crate) fn start(
+        store: Store,
+        state: LogState,
+        policy: Policy,
+        slabs: Option<slabs::Policy>,
+        every: Duration,
+    ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let wake = Arc::new(Notify::new());
+        let mut slabber = slabs.map(|policy| Slabber::new(store.clone(), policy, Arc::clone(&stop)));
         let mut compactor = Compactor::new(store, state, policy, Arc::clone(&stop));
         let task = tokio::spawn({
             let (stop, wake) = (Arc::clone(&stop), Arc::clone(&wake));
@@ -83,6 +113,14 @@ impl Background {
                         Err(error) => {
                             tracing::warn!(%error, "small files could not be merged: tried again later");
                         }
+                    }
+                    let Some(ready) = slabber.take() else { continue };
+                    let (ready, made) = slab_pass(ready, compactor.state().clone()).await;
+                    slabber = ready;
+                    match made {
+                        Ok(done) if done == slabs::Done::default() => {}
+                        Ok(done) => tracing::debug!("{}", slabs_told(&done)),
+                        Err(error) => tracing::warn!(%error, "a slab could not be made: tried again later"),
                     }
                 }
             }

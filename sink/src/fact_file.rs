@@ -41,12 +41,18 @@ pub(crate) fn damaged(path: &str, what: &str) -> Error {
 /// The facts of one batch.
 #[derive(Debug)]
 pub(crate) struct FactRows<'a> {
-    path: &'a str,
-    schema: Arc<TableSchema>,
     entity_id: &'a StringArray,
     version: &'a Int64Array,
     lsn: &'a Int64Array,
     deleted_at: &'a TimestampMicrosecondArray,
+    rows: RowColumns<'a>,
+}
+
+/// The rows of one batch, whatever else is said of them.
+#[derive(Debug)]
+pub(crate) struct RowColumns<'a> {
+    path: &'a str,
+    schema: Arc<TableSchema>,
     unknown: &'a ListArray,
     raw: &'a MapArray,
     columns: Vec<Option<&'a ArrayRef>>,
@@ -55,22 +61,17 @@ pub(crate) struct FactRows<'a> {
 impl<'a> FactRows<'a> {
     /// What the facts were written under.
     pub(crate) fn schema(&self) -> &Arc<TableSchema> {
-        &self.schema
+        &self.rows.schema
     }
 
     /// The facts of a batch that was written under `schema`.
     pub(crate) fn new(path: &'a str, schema: Arc<TableSchema>, batch: &'a RecordBatch) -> Result<Self> {
-        let columns = schema.columns.iter().map(|column| batch.column_by_name(&column.physical)).collect();
         Ok(Self {
             entity_id: system(path, batch, "_entity_id", |array| array.as_string_opt::<i32>())?,
             version: system(path, batch, "_version", |array| array.as_any().downcast_ref())?,
             lsn: system(path, batch, "_lsn", |array| array.as_any().downcast_ref())?,
             deleted_at: system(path, batch, "_deleted_at", |array| array.as_any().downcast_ref())?,
-            unknown: system(path, batch, "_unknown", |array| array.as_list_opt::<i32>())?,
-            raw: system(path, batch, "_raw", |array| array.as_map_opt())?,
-            path,
-            schema,
-            columns,
+            rows: RowColumns::new(path, schema, batch)?,
         })
     }
 
@@ -91,6 +92,25 @@ impl<'a> FactRows<'a> {
     }
 
     /// The row of a fact.
+    pub(crate) fn row(&self, at: usize, row: &mut RowBuilder) -> Result<()> {
+        self.rows.row(at, row)
+    }
+}
+
+impl<'a> RowColumns<'a> {
+    /// The rows of a batch that were written under `schema`.
+    pub(crate) fn new(path: &'a str, schema: Arc<TableSchema>, batch: &'a RecordBatch) -> Result<Self> {
+        let columns = schema.columns.iter().map(|column| batch.column_by_name(&column.physical)).collect();
+        Ok(Self {
+            unknown: system(path, batch, "_unknown", |array| array.as_list_opt::<i32>())?,
+            raw: system(path, batch, "_raw", |array| array.as_map_opt())?,
+            path,
+            schema,
+            columns,
+        })
+    }
+
+    /// The row at a place.
     pub(crate) fn row(&self, at: usize, row: &mut RowBuilder) -> Result<()> {
         let unknown = self.unknown.is_valid(at).then(|| self.unknown.value(at));
         let unknown = unknown.as_ref().and_then(|names| names.as_string_opt::<i32>());

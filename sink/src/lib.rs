@@ -15,6 +15,7 @@ pub mod log;
 mod parquet_layout;
 pub mod read;
 pub mod schema;
+pub mod slabs;
 pub mod state;
 pub mod store;
 pub mod timestamp;

@@ -33,6 +33,7 @@ use bygone_replication::pattern::Patterns;
 use bygone_replication::preflight::StartRefused;
 use bygone_replication::{Lsn, Policy, publication, slot};
 use bygone_sink::compaction;
+use bygone_sink::slabs;
 use bygone_sink::encoder::{Encoder, EncoderLimits, FileNumbers};
 use bygone_sink::error::ErrorKind as SinkErrorKind;
 use bygone_sink::failpoint;
@@ -99,6 +100,8 @@ pub(crate) struct RunOptions {
     /// How often files are merged; never where none is given.
     pub(crate) compact_every: Option<Duration>,
     pub(crate) compaction: compaction::Policy,
+    /// How slabs are made; none are where it is not given.
+    pub(crate) slabs: Option<slabs::Policy>,
     /// Bytes of WAL that the source may keep for the slot.
     pub(crate) max_slot_lag: Option<u64>,
     /// Go on with a source whose past is not the history's.
@@ -367,7 +370,8 @@ impl Capture {
         };
         let log = Arc::clone(&self.pipeline()?.committer.log);
         let state = log.lock().await.state().clone();
-        Ok(Some(Background::start(self.place.open()?, state, self.options.compaction, every)))
+        let RunOptions { compaction, slabs, .. } = &self.options;
+        Ok(Some(Background::start(self.place.open()?, state, *compaction, *slabs, every)))
     }
 
     /// Has other sinks follow the log, now that it is sure that this capture goes on with it.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bygone_sink::read::{AsOf, Columns, Fact, Flow, TableHistory};
+use bygone_sink::read::{AsOf, Columns, Flow, LiveRow, TableHistory};
 use bygone_sink::schema::TableSchema;
 use bygone_sink::value::{Field, Kind, Status};
 
@@ -46,7 +46,7 @@ pub(super) async fn as_of(arguments: &Arguments) -> Result<()> {
     let rows = AsOf::find(&archive, &table, at.cut).await?;
     let mut sink = Rows::new(arguments, &table, &schema, shown, condition)?;
     let columns = Columns::Some(attnums);
-    let mut visit = |fact: &Fact<'_>| sink.take(fact);
+    let mut visit = |row: &LiveRow<'_>| sink.take(row);
     if rows.len() <= SORTED {
         rows.sorted_rows(&columns, &mut visit).await?;
     } else {
@@ -135,11 +135,11 @@ impl<'a> Rows<'a> {
         })
     }
 
-    fn take(&mut self, fact: &Fact<'_>) -> Flow {
+    fn take(&mut self, row: &LiveRow<'_>) -> Flow {
         if self.finished.count >= self.limit {
             return Flow::Break(());
         }
-        match self.put(fact) {
+        match self.put(row) {
             Ok(()) => Flow::Continue(()),
             Err(error) => {
                 self.failed = Some(error);
@@ -148,8 +148,8 @@ impl<'a> Rows<'a> {
         }
     }
 
-    fn put(&mut self, fact: &Fact<'_>) -> Result<()> {
-        let row = self.shaper.row(fact.schema, fact.row)?;
+    fn put(&mut self, row: &LiveRow<'_>) -> Result<()> {
+        let row = self.shaper.row(row.schema, row.row)?;
         let kinds = self.schema.kinds();
         let fields: Vec<Field<'_>> = fields(row, kinds).map_err(damaged)?;
         if !self.condition.holds(&fields, kinds) {

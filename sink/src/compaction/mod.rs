@@ -120,6 +120,12 @@ impl Compactor {
         (groups.iter().map(|group| group.files.len()).sum(), groups.len())
     }
 
+    /// The log as it was last read.
+    #[must_use]
+    pub fn state(&self) -> &LogState {
+        &self.state
+    }
+
     fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }

@@ -183,7 +183,7 @@ impl Archive {
     }
 
     async fn transaction_places(&self, add: &log::Add) -> Result<Vec<(Lsn, Timestamp)>> {
-        let builder = file::open(&self.store, add).await?;
+        let builder = file::open(&self.store, &add.path, add.bytes).await?;
         let mask = ProjectionMask::columns(builder.parquet_schema(), ["lsn", "valid_from"]);
         let mut batches = file::read(&add.path, builder.with_projection(mask))?;
         let mut places = Vec::new();

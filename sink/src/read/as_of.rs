@@ -1,16 +1,25 @@
 //! A table as of a moment: the last version of each entity.
+//!
+//! Where a [slab](crate::slabs) answers for the moment, its rows are filtered. Behind the last slab its rows are taken that no later
+//! fact is of, and the last versions of the entities that have facts since. Without slabs the last version of each entity is
+//! looked for among all facts.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::Arc;
 
 use arrow::array::{Array, Int64Array, StringArray, TimestampMicrosecondArray};
+use bygone_replication::Lsn;
 use parquet::arrow::ProjectionMask;
 
-use super::facts::facts_at;
+use super::facts::{facts_at, rows_at};
 use super::file::{self, column};
 use super::{Archive, Columns, Cut, Fact, FactFilter, Flow, OwnedFact, TableHistory};
 use crate::entity::{StateKey, state_key};
 use crate::error::Result;
+use crate::schema::TableSchema;
+use crate::slabs::{BEGAN, ENDED, Slab, SlabFile, SlabSet};
+use crate::timestamp::Timestamp;
 
 /// Where the last version of an entity stands. 24 bytes, and some 40 for the entity's key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,12 +37,26 @@ pub struct Winners {
     live: usize,
 }
 
+/// A row of a table as of a moment.
+#[derive(Clone, Copy, Debug)]
+pub struct LiveRow<'a> {
+    /// Which one.
+    pub entity_id: &'a str,
+    /// The schema version that it was written under.
+    pub schema: &'a Arc<TableSchema>,
+    /// Its values, of that schema version.
+    pub row: &'a [u8],
+}
+
 /// A table as of a moment, ready to be read.
 #[derive(Debug)]
 pub struct AsOf<'a> {
     archive: &'a Archive,
     table: &'a TableHistory,
-    winners: Winners,
+    /// Rows in files of a slab.
+    in_slab: Vec<(SlabFile, Vec<u32>)>,
+    /// Rows among the facts: which of the table's files, and where in it.
+    in_facts: Vec<(u32, u32)>,
 }
 
 impl Winners {
@@ -42,11 +65,17 @@ impl Winners {
     /// # Errors
     /// Where a file cannot be read.
     pub async fn find(archive: &Archive, table: &TableHistory, cut: Cut) -> Result<Self> {
+        Self::find_after(archive, table, Lsn::ZERO, cut).await
+    }
+
+    /// Finds them among the facts behind a position.
+    async fn find_after(archive: &Archive, table: &TableHistory, after: Lsn, cut: Cut) -> Result<Self> {
         let mut found = Self { last: HashMap::new(), live: 0 };
         let filter = FactFilter { until: Some(cut), ..FactFilter::default() };
         for (number, file) in table.files.iter().enumerate() {
-            if filter.may_take_file(file) {
-                found.take_file(archive, u32::try_from(number).unwrap_or(u32::MAX), &file.add, cut).await?;
+            if filter.may_take_file(file) && file.add.lsn[1] > after {
+                let number = u32::try_from(number).unwrap_or(u32::MAX);
+                found.take_file(archive, number, &file.add, after, cut).await?;
             }
         }
         found.live = found.last.values().filter(|winner| winner.live).count();
@@ -58,10 +87,11 @@ impl Winners {
         archive: &Archive,
         number: u32,
         add: &crate::log::Add,
+        after: Lsn,
         cut: Cut,
     ) -> Result<()> {
         const NEEDED: [&str; 5] = ["_entity_id", "_version", "_deleted_at", "_lsn", "_valid_from"];
-        let builder = file::open(archive.store(), add).await?;
+        let builder = file::open(archive.store(), &add.path, add.bytes).await?;
         let mask = ProjectionMask::columns(builder.parquet_schema(), NEEDED);
         let mut batches = file::read(&add.path, builder.with_projection(mask))?;
         let mut row = 0u32;
@@ -72,7 +102,7 @@ impl Winners {
             let lsn: &Int64Array = column(&add.path, &batch, "_lsn")?;
             let valid_from: &TimestampMicrosecondArray = column(&add.path, &batch, "_valid_from")?;
             for at in 0..batch.num_rows() {
-                if cut.covers(lsn.value(at), valid_from.value(at)) {
+                if lsn.value(at) > after.as_i64() && cut.covers(lsn.value(at), valid_from.value(at)) {
                     let winner = Winner {
                         version: version.value(at),
                         file: number,
@@ -100,6 +130,13 @@ impl Winners {
     pub const fn live(&self) -> usize {
         self.live
     }
+
+    fn places(&self) -> Vec<(u32, u32)> {
+        let live = self.last.values().filter(|winner| winner.live);
+        let mut places: Vec<(u32, u32)> = live.map(|winner| (winner.file, winner.row)).collect();
+        places.sort_unstable();
+        places
+    }
 }
 
 impl<'a> AsOf<'a> {
@@ -108,29 +145,81 @@ impl<'a> AsOf<'a> {
     /// # Errors
     /// Where a file cannot be read.
     pub async fn find(archive: &'a Archive, table: &'a TableHistory, cut: Cut) -> Result<AsOf<'a>> {
-        Ok(Self { winners: Winners::find(archive, table, cut).await?, archive, table })
+        let slabs = SlabSet::load(archive.store(), &table.log_name).await?;
+        let mut found = Self { archive, table, in_slab: Vec::new(), in_facts: Vec::new() };
+        let time = if slabs.all().is_empty() { None } else { as_time(archive, table, cut).await? };
+        if let Some((slab, time)) = time.and_then(|time| Some((slabs.at(time)?, time))) {
+            found.filter(slab, |began, ended, _| {
+                began.is_none_or(|began| began <= time.0) && ended.is_none_or(|ended| time.0 < ended)
+            }).await?;
+        } else if let Some(slab) = time.and_then(|time| slabs.before(time)) {
+            let since = Winners::find_after(archive, table, slab.to, cut).await?;
+            found.in_facts = since.places();
+            found.filter(slab, |_, ended, entity_id| {
+                ended.is_none() && !since.last.contains_key(&state_key(entity_id))
+            }).await?;
+        } else {
+            found.in_facts = Winners::find(archive, table, cut).await?.places();
+        }
+        Ok(found)
+    }
+
+    /// Takes rows of a slab, by when they began and ended and whose they are.
+    async fn filter(
+        &mut self,
+        slab: &Slab,
+        wanted: impl Fn(Option<i64>, Option<i64>, &str) -> bool,
+    ) -> Result<()> {
+        for slab_file in &slab.files {
+            let path = &slab_file.path;
+            let builder = file::open(self.archive.store(), path, slab_file.bytes).await?;
+            let mask = ProjectionMask::columns(builder.parquet_schema(), ["_entity_id", BEGAN, ENDED]);
+            let mut batches = file::read(path, builder.with_projection(mask))?;
+            let (mut rows, mut before) = (Vec::new(), 0u32);
+            while let Some(batch) = file::next(path, &mut batches).await? {
+                let entity_id: &StringArray = column(path, &batch, "_entity_id")?;
+                let began: &TimestampMicrosecondArray = column(path, &batch, BEGAN)?;
+                let ended: &TimestampMicrosecondArray = column(path, &batch, ENDED)?;
+                let time = |array: &TimestampMicrosecondArray, at| array.is_valid(at).then(|| array.value(at));
+                let places = (before..).zip(0..batch.num_rows());
+                rows.extend(
+                    places
+                        .filter(|(_, at)| wanted(time(began, *at), time(ended, *at), entity_id.value(*at)))
+                        .map(|(row, _)| row),
+                );
+                before = before.saturating_add(u32::try_from(batch.num_rows()).unwrap_or(u32::MAX));
+            }
+            self.in_slab.push((slab_file.clone(), rows));
+        }
+        Ok(())
     }
 
     /// How many rows there are.
     #[must_use]
-    pub const fn len(&self) -> usize {
-        self.winners.live()
+    pub fn len(&self) -> usize {
+        self.in_slab.iter().map(|(_, rows)| rows.len()).sum::<usize>() + self.in_facts.len()
     }
 
     /// There are none.
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Walks over the rows, in the order of their facts.
+    /// Walks over the rows, in no order.
     ///
     /// # Errors
     /// Where a file cannot be read.
-    pub async fn rows(&self, columns: &Columns, visit: &mut dyn FnMut(&Fact<'_>) -> Flow) -> Result<()> {
-        let live = self.winners.last.values().filter(|winner| winner.live);
-        let mut places: Vec<(u32, u32)> = live.map(|winner| (winner.file, winner.row)).collect();
-        walk(self.archive, self.table, &mut places, columns, &mut |_, fact| visit(fact)).await
+    pub async fn rows(&self, columns: &Columns, visit: &mut dyn FnMut(&LiveRow<'_>) -> Flow) -> Result<()> {
+        for (slab_file, rows) in &self.in_slab {
+            if rows_at(self.archive.store(), self.table, slab_file, rows, columns, visit).await?.is_break() {
+                return Ok(());
+            }
+        }
+        let mut visit = |_: (u32, u32), fact: &Fact<'_>| {
+            visit(&LiveRow { entity_id: &fact.head.entity_id, schema: fact.schema, row: fact.row })
+        };
+        walk(self.archive, self.table, &self.in_facts, columns, &mut visit).await
     }
 
     /// Walks over the rows in the order of their entities: whole numbers by size, other keys by their text. Holds all of
@@ -141,17 +230,18 @@ impl<'a> AsOf<'a> {
     pub async fn sorted_rows(
         &self,
         columns: &Columns,
-        visit: &mut dyn FnMut(&Fact<'_>) -> Flow,
+        visit: &mut dyn FnMut(&LiveRow<'_>) -> Flow,
     ) -> Result<()> {
-        let mut rows: Vec<(StateKey, OwnedFact)> = Vec::with_capacity(self.len());
-        let mut keep = |fact: &Fact<'_>| {
-            rows.push((state_key(&fact.head.entity_id), fact.to_owned()));
+        let mut rows: Vec<(StateKey, String, Arc<TableSchema>, Box<[u8]>)> = Vec::with_capacity(self.len());
+        let mut keep = |row: &LiveRow<'_>| {
+            let key = state_key(row.entity_id);
+            rows.push((key, row.entity_id.to_owned(), Arc::clone(row.schema), row.row.into()));
             Flow::Continue(())
         };
         self.rows(columns, &mut keep).await?;
-        rows.sort_by(|(a, _), (b, _)| a.cmp(b));
-        for (_, OwnedFact { head, schema, row }) in &rows {
-            if visit(&Fact { head, schema, row }).is_break() {
+        rows.sort_by(|a, b| a.0.cmp(&b.0));
+        for (_, entity_id, schema, row) in &rows {
+            if visit(&LiveRow { entity_id, schema, row }).is_break() {
                 break;
             }
         }
@@ -159,14 +249,48 @@ impl<'a> AsOf<'a> {
     }
 }
 
+/// The time that parts the table's facts as a cut does; none where a fact before it and one after it have one time, or no fact
+/// comes before it.
+async fn as_time(archive: &Archive, table: &TableHistory, cut: Cut) -> Result<Option<Timestamp>> {
+    let lsn = match cut {
+        Cut::Time(time) => return Ok(Some(time)),
+        Cut::Lsn(lsn) => lsn,
+    };
+    let (mut last, mut next): (Option<Timestamp>, Option<Timestamp>) = (None, None);
+    let earlier = |a: Option<Timestamp>, b: Timestamp| Some(a.map_or(b, |a| a.min(b)));
+    for live in &table.files {
+        let add = &live.add;
+        if add.lsn[1] <= lsn {
+            last = last.max(Some(add.valid_from[1]));
+        } else if add.lsn[0] > lsn {
+            next = earlier(next, add.valid_from[0]);
+        } else {
+            let builder = file::open(archive.store(), &add.path, add.bytes).await?;
+            let mask = ProjectionMask::columns(builder.parquet_schema(), ["_lsn", "_valid_from"]);
+            let mut batches = file::read(&add.path, builder.with_projection(mask))?;
+            while let Some(batch) = file::next(&add.path, &mut batches).await? {
+                let lsns: &Int64Array = column(&add.path, &batch, "_lsn")?;
+                let valid_from: &TimestampMicrosecondArray = column(&add.path, &batch, "_valid_from")?;
+                for (at, time) in lsns.values().iter().zip(valid_from.values()) {
+                    if *at <= lsn.as_i64() {
+                        last = last.max(Some(Timestamp(*time)));
+                    } else {
+                        next = earlier(next, Timestamp(*time));
+                    }
+                }
+            }
+        }
+    }
+    Ok(last.filter(|last| next.is_none_or(|next| *last < next)))
+}
+
 async fn walk(
     archive: &Archive,
     table: &TableHistory,
-    places: &mut [(u32, u32)],
+    places: &[(u32, u32)],
     columns: &Columns,
     visit: &mut dyn FnMut((u32, u32), &Fact<'_>) -> Flow,
 ) -> Result<()> {
-    places.sort_unstable();
     for chunk in places.chunk_by(|a, b| a.0 == b.0) {
         let Some((number, _)) = chunk.first().copied() else { continue };
         let file = usize::try_from(number).ok().and_then(|at| table.files.get(at));
@@ -208,6 +332,7 @@ pub async fn diff(archive: &Archive, table: &TableHistory, from: Cut, to: Cut) -
         }
     }
     let mut places: Vec<(u32, u32)> = sides.keys().copied().collect();
+    places.sort_unstable();
     let mut changes: HashMap<StateKey, Change> = HashMap::new();
     let mut take = |place: (u32, u32), fact: &Fact<'_>| {
         if let Some((key, is_after)) = sides.get(&place) {
@@ -221,7 +346,7 @@ pub async fn diff(archive: &Archive, table: &TableHistory, from: Cut, to: Cut) -
         }
         Flow::Continue(())
     };
-    walk(archive, table, &mut places, &Columns::All, &mut take).await?;
+    walk(archive, table, &places, &Columns::All, &mut take).await?;
     let mut changes: Vec<(StateKey, Change)> = changes.into_iter().collect();
     changes.sort_by(|(a, _), (b, _)| a.cmp(b));
     Ok(changes.into_iter().map(|(_, change)| change).collect())

@@ -15,11 +15,12 @@ use parquet::arrow::arrow_reader::{ArrowPredicate, ArrowPredicateFn, RowFilter, 
 use parquet::file::metadata::RowGroupMetaData;
 
 use super::file::{self, Builder, column, excludes_text, integer_bounds};
-use super::{Cut, Flow, TableHistory};
+use super::{Cut, Flow, LiveRow, TableHistory};
 use crate::error::Result;
-use crate::fact_file::{FactRows, damaged};
+use crate::fact_file::{FactRows, RowColumns, damaged};
 use crate::log::LiveFile;
 use crate::schema::{SYSTEM_COLUMNS, TableSchema};
+use crate::slabs::SlabFile;
 use crate::store::Store;
 use crate::timestamp::Timestamp;
 use crate::value::RowBuilder;
@@ -121,7 +122,7 @@ pub async fn facts(
         if !filter.may_take_file(file) {
             continue;
         }
-        let builder = file::open(store, &file.add).await?;
+        let builder = file::open(store, &file.add.path, file.add.bytes).await?;
         let groups: Vec<usize> = builder
             .metadata()
             .row_groups()
@@ -238,17 +239,75 @@ pub(super) async fn facts_at(
     columns: &Columns,
     visit: &mut dyn FnMut(u32, &Fact<'_>) -> Flow,
 ) -> Result<Flow> {
-    let builder = file::open(store, &file.add).await?;
-    let total: i64 = builder.metadata().row_groups().iter().map(RowGroupMetaData::num_rows).sum();
-    let total = usize::try_from(total).unwrap_or(0);
-    let ranges =
-        rows.iter().filter_map(|row| usize::try_from(*row).ok()).map(|row| row..row.saturating_add(1));
-    let selection = RowSelection::from_consecutive_ranges(ranges, total);
+    let builder = file::open(store, &file.add.path, file.add.bytes).await?;
+    let selection = selection(&builder, rows);
     let mut walk = Walk::new(table, &file.add.path);
     walk.over(builder.with_row_selection(selection), columns, &mut |at, fact| {
         rows.get(at).map_or(Flow::Break(()), |row| visit(*row, fact))
     })
     .await
+}
+
+/// Walks over the rows of one file of a slab at known places, given in order.
+pub(super) async fn rows_at(
+    store: &Store,
+    table: &TableHistory,
+    file: &SlabFile,
+    rows: &[u32],
+    columns: &Columns,
+    visit: &mut dyn FnMut(&LiveRow<'_>) -> Flow,
+) -> Result<Flow> {
+    let path = &file.path;
+    let schema = table
+        .version(file.schema)
+        .ok_or_else(|| damaged(path, &format!("the log has no schema {} of its table", file.schema)))?;
+    let builder = file::open(store, path, file.bytes).await?;
+    let selection = selection(&builder, rows);
+    let mask = mask(&builder, table, &crate::slabs::KEPT, columns);
+    let mut batches = file::read(path, builder.with_row_selection(selection).with_projection(mask))?;
+    let mut row = RowBuilder::default();
+    while let Some(batch) = file::next(path, &mut batches).await? {
+        let entity_id: &StringArray = column(path, &batch, "_entity_id")?;
+        let values = RowColumns::new(path, Arc::clone(schema), &batch)?;
+        for at in 0..batch.num_rows() {
+            values.row(at, &mut row)?;
+            if visit(&LiveRow { entity_id: entity_id.value(at), schema, row: row.bytes() }).is_break() {
+                return Ok(Flow::Break(()));
+            }
+        }
+    }
+    Ok(Flow::Continue(()))
+}
+
+fn selection(builder: &Builder, rows: &[u32]) -> RowSelection {
+    let total: i64 = builder.metadata().row_groups().iter().map(RowGroupMetaData::num_rows).sum();
+    let ranges =
+        rows.iter().filter_map(|row| usize::try_from(*row).ok()).map(|row| row..row.saturating_add(1));
+    RowSelection::from_consecutive_ranges(ranges, usize::try_from(total).unwrap_or(0))
+}
+
+/// These columns of bygone's, and those of the user's that are wanted, as they are called in any schema version.
+fn mask(builder: &Builder, table: &TableHistory, system: &[&str], columns: &Columns) -> ProjectionMask {
+    let mut names: Vec<&str> = system.to_vec();
+    for version in &table.versions {
+        names.extend(
+            version
+                .schema
+                .columns
+                .iter()
+                .filter(|column| match columns {
+                    Columns::All => true,
+                    Columns::Some(attnums) => attnums.contains(&column.column.attnum),
+                })
+                .map(|column| column.physical.as_str()),
+        );
+    }
+    // Roots, not paths: a column may be called like a part of another one.
+    let descriptor = builder.parquet_schema();
+    let roots = descriptor.root_schema().get_fields().iter().enumerate();
+    let wanted: Vec<usize> =
+        roots.filter(|(_, field)| names.contains(&field.name())).map(|(at, _)| at).collect();
+    ProjectionMask::roots(descriptor, wanted)
 }
 
 /// The facts of one file.
@@ -270,26 +329,7 @@ impl<'a> Walk<'a> {
         columns: &Columns,
         visit: &mut dyn FnMut(usize, &Fact<'_>) -> Flow,
     ) -> Result<Flow> {
-        let mut names: Vec<&str> = SYSTEM_COLUMNS.to_vec();
-        for version in &self.table.versions {
-            names.extend(
-                version
-                    .schema
-                    .columns
-                    .iter()
-                    .filter(|column| match columns {
-                        Columns::All => true,
-                        Columns::Some(attnums) => attnums.contains(&column.column.attnum),
-                    })
-                    .map(|column| column.physical.as_str()),
-            );
-        }
-        // Roots, not paths: a column may be called like a part of another one.
-        let descriptor = builder.parquet_schema();
-        let roots = descriptor.root_schema().get_fields().iter().enumerate();
-        let wanted: Vec<usize> =
-            roots.filter(|(_, field)| names.contains(&field.name())).map(|(at, _)| at).collect();
-        let mask = ProjectionMask::roots(descriptor, wanted);
+        let mask = mask(&builder, self.table, &SYSTEM_COLUMNS, columns);
         let mut batches = file::read(self.path, builder.with_projection(mask))?;
         let mut before = 0;
         while let Some(batch) = file::next(self.path, &mut batches).await? {

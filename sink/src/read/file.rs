@@ -17,7 +17,6 @@ use parquet::file::statistics::Statistics;
 
 use crate::error::{Error, Result};
 use crate::fact_file::damaged;
-use crate::log::Add;
 use crate::store::Store;
 
 /// The end of a file that is read at first: footers of small files fit in, so that one request tells all.
@@ -32,7 +31,7 @@ const ROWS: usize = 8_192;
 
 /// A file in a store.
 #[derive(Clone, Debug)]
-pub(super) struct StoredFile {
+pub(crate) struct StoredFile {
     store: Store,
     path: String,
     bytes: u64,
@@ -104,25 +103,25 @@ fn cut_out(pieces: &[(Range<u64>, Bytes)], range: &Range<u64>) -> parquet::error
     cut.ok_or_else(|| ParquetError::General("a piece of the file is missing".to_owned()))
 }
 
-pub(super) type Builder = ParquetRecordBatchStreamBuilder<StoredFile>;
-pub(super) type Batches = ParquetRecordBatchStream<StoredFile>;
+pub(crate) type Builder = ParquetRecordBatchStreamBuilder<StoredFile>;
+pub(crate) type Batches = ParquetRecordBatchStream<StoredFile>;
 
 /// Opens a file by its footer.
-pub(super) async fn open(store: &Store, add: &Add) -> Result<Builder> {
-    let mut file = StoredFile { store: store.clone(), path: add.path.clone(), bytes: add.bytes };
+pub(crate) async fn open(store: &Store, path: &str, bytes: u64) -> Result<Builder> {
+    let mut file = StoredFile { store: store.clone(), path: path.to_owned(), bytes };
     // Offsets let a reader that wants some rows skip the pages without any.
     let options = ArrowReaderOptions::new().with_offset_index_policy(PageIndexPolicy::Optional);
     let metadata = ArrowReaderMetadata::load_async(&mut file, options)
         .await
-        .map_err(|error| failed(&add.path, error))?;
+        .map_err(|error| failed(path, error))?;
     Ok(ParquetRecordBatchStreamBuilder::new_with_metadata(file, metadata).with_batch_size(ROWS))
 }
 
-pub(super) fn read(path: &str, builder: Builder) -> Result<Batches> {
+pub(crate) fn read(path: &str, builder: Builder) -> Result<Batches> {
     builder.build().map_err(|error| failed(path, error))
 }
 
-pub(super) async fn next(path: &str, batches: &mut Batches) -> Result<Option<RecordBatch>> {
+pub(crate) async fn next(path: &str, batches: &mut Batches) -> Result<Option<RecordBatch>> {
     batches.try_next().await.map_err(|error| failed(path, error))
 }
 
@@ -138,15 +137,22 @@ fn failed(path: &str, error: ParquetError) -> Error {
 }
 
 /// A column of a batch, as an array of its type.
-pub(super) fn column<'a, T: 'static>(path: &str, batch: &'a RecordBatch, name: &str) -> Result<&'a T> {
+pub(crate) fn column<'a, T: 'static>(path: &str, batch: &'a RecordBatch, name: &str) -> Result<&'a T> {
     batch
         .column_by_name(name)
         .and_then(|array: &ArrayRef| array.as_any().downcast_ref())
         .ok_or_else(|| damaged(path, &format!("it lacks column {name}, or that has another type")))
 }
 
+/// How many rows of a file have no value in a column, as its statistics say.
+pub(crate) async fn null_count(store: &Store, path: &str, bytes: u64, name: &str) -> Result<u64> {
+    let builder = open(store, path, bytes).await?;
+    let counts = builder.metadata().row_groups().iter().map(|group| statistics(group, name)?.null_count_opt());
+    counts.sum::<Option<u64>>().ok_or_else(|| damaged(path, &format!("no statistics count nulls of {name}")))
+}
+
 /// The least and the greatest whole number of a column in a row group, where its statistics say.
-pub(super) fn integer_bounds(group: &RowGroupMetaData, name: &str) -> Option<(i64, i64)> {
+pub(crate) fn integer_bounds(group: &RowGroupMetaData, name: &str) -> Option<(i64, i64)> {
     match statistics(group, name)? {
         Statistics::Int64(bounds) => Some((*bounds.min_opt()?, *bounds.max_opt()?)),
         _ => None,
@@ -154,7 +160,7 @@ pub(super) fn integer_bounds(group: &RowGroupMetaData, name: &str) -> Option<(i6
 }
 
 /// No text of the column in a row group is this one, as its statistics say.
-pub(super) fn excludes_text(group: &RowGroupMetaData, name: &str, text: &str) -> bool {
+pub(crate) fn excludes_text(group: &RowGroupMetaData, name: &str, text: &str) -> bool {
     match statistics(group, name) {
         // Bounds may be cut short, and are then still bounds.
         Some(Statistics::ByteArray(bounds)) => {

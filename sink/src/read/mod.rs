@@ -7,13 +7,13 @@
 mod archive;
 mod as_of;
 mod facts;
-mod file;
+pub(crate) mod file;
 mod reshape;
 mod table;
 mod transaction;
 
 pub use archive::{Archive, CommitPlace, Doubt};
-pub use as_of::{AsOf, Change, Winners, diff};
+pub use as_of::{AsOf, Change, LiveRow, Winners, diff};
 pub use facts::{Columns, Fact, FactFilter, Head, OwnedFact, facts};
 pub use reshape::Reshape;
 pub use table::{Extent, TableHistory, Version};

@@ -83,7 +83,7 @@ impl Archive {
             if out {
                 continue;
             }
-            let builder = file::open(self.store(), add).await?;
+            let builder = file::open(self.store(), &add.path, add.bytes).await?;
             let wanted = filter.xid.filter(|xid| *xid > LOW);
             let groups: Vec<usize> = builder
                 .metadata()
@@ -127,7 +127,7 @@ impl Archive {
         visit: &mut dyn FnMut(Transaction) -> Flow,
     ) -> Result<()> {
         let Some(file) = self.log().file(path) else { return Ok(()) };
-        let builder = file::open(self.store(), &file.add).await?;
+        let builder = file::open(self.store(), &file.add.path, file.add.bytes).await?;
         let mut batches = file::read(path, builder)?;
         while let Some(batch) = file::next(path, &mut batches).await? {
             for at in 0..batch.num_rows() {

@@ -130,6 +130,15 @@ impl Store {
         Ok(StagedFile::new(self.clone(), self.temporary_file()?))
     }
 
+    /// A file without a name, for what does not fit into memory: beside what is staged, and gone with the process.
+    ///
+    /// # Errors
+    /// Where no file can be created.
+    pub(crate) fn scratch_file(&self) -> Result<std::fs::File> {
+        // The name goes with the path; the file stays as long as it is open.
+        Ok(self.temporary_file()?.into_file())
+    }
+
     fn temporary_file(&self) -> Result<NamedTempFile> {
         match &*self.0 {
             Kind::Local(store) => store.staging_file(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bygone_replication::table::TableName;
 use bygone_sink::read::{
-    Archive, AsOf, Columns, Cut, Fact, FactFilter, Flow, OwnedFact, TableHistory, Transaction,
+    Archive, AsOf, Columns, Cut, Fact, FactFilter, Flow, LiveRow, OwnedFact, TableHistory, Transaction,
     TransactionFilter, facts,
 };
 use bygone_sink::schema::TableSchema;
@@ -117,13 +117,13 @@ impl Plan {
             wanted.columns().into_iter().filter_map(|at| Some(schema.columns.get(at)?.column.attnum));
         let columns = Columns::Some(attnums.collect());
         let mut shaper = super::super::changes::Shaper::new(&table, &schema);
-        let mut take = |fact: &Fact<'_>| {
-            let held = shaper.row(fact.schema, fact.row).and_then(|row| {
+        let mut take = |live: &LiveRow<'_>| {
+            let held = shaper.row(live.schema, live.row).and_then(|row| {
                 let fields = fields(row, schema.kinds()).map_err(damaged)?;
                 Ok(wanted.holds(&fields, schema.kinds()))
             });
             match held {
-                Ok(true) => found.push(fact.head.entity_id.clone()),
+                Ok(true) => found.push(live.entity_id.to_owned()),
                 Ok(false) => {}
                 Err(error) => {
                     failed = Some(error);

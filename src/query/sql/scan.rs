@@ -19,10 +19,11 @@ use futures_util::stream;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
+use bygone_replication::Lsn;
 use bygone_sink::batch::{FactBatch, FactHead};
 use bygone_sink::fact::{Context, Op, Origin};
 use bygone_sink::read::{
-    Archive, AsOf, Columns, Cut, Fact, FactFilter, Flow, OwnedFact, TableHistory, facts,
+    Archive, AsOf, Columns, Cut, Fact, FactFilter, Flow, Head, LiveRow, OwnedFact, TableHistory, facts,
 };
 use bygone_sink::schema::{SYSTEM_COLUMNS, SchemaColumn, TableSchema};
 
@@ -155,16 +156,20 @@ impl Scan {
         let columns = self.columns(target);
         let (store, table) = (self.archive.store(), &*self.table);
         let mut left = self.limit.unwrap_or(usize::MAX);
-        let mut take = |fact: &Fact<'_>| {
+        let mut take = |row: &LiveRow<'_>, head: Option<&Head>| {
             if left == 0 {
                 return Flow::Break(());
             }
             left -= 1;
-            sink.take(fact)
+            sink.take(row, head)
         };
         match (self.what, &self.filter.entities) {
-            (What::History, _) => facts(store, table, &self.filter, &columns, &mut take).await?,
+            (What::History, _) => {
+                let mut take = |fact: &Fact<'_>| take(&live_row(fact), Some(fact.head));
+                facts(store, table, &self.filter, &columns, &mut take).await?;
+            }
             (What::At(cut), None) => {
+                let mut take = |row: &LiveRow<'_>| take(row, None);
                 AsOf::find(&self.archive, table, cut).await?.rows(&columns, &mut take).await?;
             }
             (What::At(cut), Some(entities)) => {
@@ -183,7 +188,7 @@ impl Scan {
                 };
                 facts(store, table, &filter, &columns, &mut keep).await?;
                 for OwnedFact { head, schema, row } in last.values().filter(|fact| !fact.head.tombstone) {
-                    if take(&Fact { head, schema, row }).is_break() {
+                    if take(&LiveRow { entity_id: &head.entity_id, schema, row }, None).is_break() {
                         break;
                     }
                 }
@@ -205,6 +210,10 @@ impl Scan {
         attnums.dedup();
         Columns::Some(attnums)
     }
+}
+
+fn live_row<'a>(fact: &Fact<'a>) -> LiveRow<'a> {
+    LiveRow { entity_id: &fact.head.entity_id, schema: fact.schema, row: fact.row }
 }
 
 fn send(sender: &mpsc::Sender<DataFusionResult<RecordBatch>>, batch: DataFusionResult<RecordBatch>) -> Flow {
@@ -300,8 +309,9 @@ impl<'a> Rows<'a> {
         }
     }
 
-    fn take(&mut self, fact: &Fact<'_>) -> Flow {
-        let put = self.put(fact);
+    /// Takes a row, and what is said of its fact where that is asked for.
+    fn take(&mut self, row: &LiveRow<'_>, head: Option<&Head>) -> Flow {
+        let put = self.put(row, head);
         let full =
             put.and_then(|()| if self.batch.is_full() { self.flush() } else { Ok(Flow::Continue(())) });
         full.unwrap_or_else(|error| {
@@ -310,33 +320,34 @@ impl<'a> Rows<'a> {
         })
     }
 
-    fn put(&mut self, fact: &Fact<'_>) -> Result<()> {
-        let head = fact.head;
+    fn put(&mut self, live: &LiveRow<'_>, head: Option<&Head>) -> Result<()> {
+        let row = self.shaper.row(live.schema, live.row)?;
+        let time = head.map_or(0, |head| head.valid_from.0);
         let origin = Origin {
-            lsn: head.lsn,
-            xid: head.xid,
-            committed_at: head.valid_from.0,
-            valid_from: head.valid_from.0,
+            lsn: head.map_or(Lsn::ZERO, |head| head.lsn),
+            xid: head.map_or(0, |head| head.xid),
+            committed_at: time,
+            valid_from: time,
         };
-        let context = Context { actor: head.actor.clone(), json: head.context.clone() };
+        let context = head.map(|head| Context { actor: head.actor.clone(), json: head.context.clone() });
         let as_batch = FactHead {
-            entity_id: &head.entity_id,
-            version: head.version,
+            entity_id: live.entity_id,
+            version: head.map_or(0, |head| head.version),
             op: Op::Snapshot,
-            tombstone: head.tombstone,
-            seq: u32::try_from(head.seq).unwrap_or(u32::MAX),
+            tombstone: head.is_some_and(|head| head.tombstone),
+            seq: head.map_or(0, |head| u32::try_from(head.seq).unwrap_or(u32::MAX)),
             changed: None,
-            context: Some(&context),
+            context: context.as_ref(),
         };
-        let row = self.shaper.row(fact.schema, fact.row)?;
         self.batch.append(&origin, &as_batch, row).map_err(damaged)?;
+        let Some(head) = head else { return Ok(()) };
         self.id.append_value(&head.id);
         self.op.append_value(&head.op);
         for name in head.changed.iter().flatten() {
             self.changed.values().append_value(name);
         }
         self.changed.append(head.changed.is_some());
-        self.version.append_value(fact.schema.version);
+        self.version.append_value(live.schema.version);
         let next = self.begins.as_ref().and_then(|all| all.of_version(&head.entity_id, head.version + 1));
         self.valid_to.append_option(next);
         Ok(())

@@ -1,0 +1,155 @@
+//! The slabs that a table has.
+
+use std::collections::BTreeMap;
+
+use bygone_replication::Lsn;
+
+use super::ENDED;
+use super::path::{Name, directory};
+use crate::error::Result;
+use crate::read::file;
+use crate::store::{Object, Store};
+use crate::timestamp::Timestamp;
+
+/// A slab: the stretch `(from, to]` of the WAL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slab {
+    /// K1: rows that lived there were carried over.
+    pub from: Lsn,
+    /// K2: rows that began up to there are in it.
+    pub to: Lsn,
+    /// From when on it answers for times, and up to when (exclusive).
+    pub times: [Timestamp; 2],
+    /// Its files.
+    pub files: Vec<SlabFile>,
+}
+
+/// A file of a slab: rows of one schema version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlabFile {
+    /// Where it is kept.
+    pub path: String,
+    /// Its size.
+    pub bytes: u64,
+    /// The schema version that its rows were written under.
+    pub schema: i32,
+}
+
+impl Slab {
+    /// It answers for a time.
+    #[must_use]
+    pub fn covers(&self, time: Timestamp) -> bool {
+        let [from, to] = self.times;
+        from <= time && time < to
+    }
+
+    /// How many rows lived at its end.
+    ///
+    /// # Errors
+    /// Where a file cannot be read.
+    pub async fn live(&self, store: &Store) -> Result<u64> {
+        let mut live = 0;
+        for file in &self.files {
+            live += file::null_count(store, &file.path, file.bytes, ENDED).await?;
+        }
+        Ok(live)
+    }
+}
+
+/// The slabs of a table, oldest first. They do not overlap; between two there may be a stretch without, where somebody removed one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SlabSet {
+    slabs: Vec<Slab>,
+}
+
+impl SlabSet {
+    /// Those that a store holds of a table, by its name in the log.
+    ///
+    /// # Errors
+    /// Where the store does not say.
+    pub async fn load(store: &Store, log_name: &str) -> Result<Self> {
+        let Some(directory) = directory(log_name) else { return Ok(Self::default()) };
+        Ok(Self::of(&directory, store.list(&directory).await?))
+    }
+
+    fn of(directory: &str, objects: Vec<Object>) -> Self {
+        /// What the parts of one slab have in common.
+        type Whole = (Lsn, std::cmp::Reverse<Lsn>, [Timestamp; 2], u32, u32);
+        let mut wholes: BTreeMap<Whole, BTreeMap<u32, SlabFile>> = BTreeMap::new();
+        for object in objects {
+            if let Some(name) = Name::parse(directory, &object.path) {
+                let file = SlabFile { path: object.path, bytes: object.bytes, schema: name.schema };
+                let whole = (name.from, std::cmp::Reverse(name.to), name.times, name.tag, name.parts);
+                wholes.entry(whole).or_default().insert(name.part, file);
+            }
+        }
+        let mut slabs: Vec<Slab> = Vec::new();
+        for ((from, std::cmp::Reverse(to), times, _, parts), files) in wholes {
+            // Two makers at once may have come to different cuts: of stretches that overlap one is taken.
+            let behind = slabs.last().is_none_or(|last| last.to <= from && last.times[1] <= times[0]);
+            let whole = (1..=parts).eq(files.keys().copied());
+            if behind && whole && from < to && times[0] <= times[1] {
+                slabs.push(Slab { from, to, times, files: files.into_values().collect() });
+            }
+        }
+        Self { slabs }
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn all(&self) -> &[Slab] {
+        &self.slabs
+    }
+
+    /// The newest.
+    #[must_use]
+    pub fn last(&self) -> Option<&Slab> {
+        self.slabs.last()
+    }
+
+    /// The one that answers for a time.
+    #[must_use]
+    pub fn at(&self, time: Timestamp) -> Option<&Slab> {
+        self.slabs.iter().find(|slab| slab.covers(time))
+    }
+
+    /// The newest that ends at a time or before.
+    #[must_use]
+    pub fn before(&self, time: Timestamp) -> Option<&Slab> {
+        self.slabs.iter().rev().find(|slab| slab.times[1] <= time)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(from: u64, to: u64, part: u32, parts: u32) -> Object {
+        let times = [Timestamp(from.cast_signed() * 10), Timestamp(to.cast_signed() * 10)];
+        let name = Name { from: Lsn(from), to: Lsn(to), times, tag: 7, part, parts, schema: 1 };
+        Object { path: name.path("slabs/public.t"), bytes: 1 }
+    }
+
+    fn stretches(objects: Vec<Object>) -> Vec<(u64, u64, usize)> {
+        let set = SlabSet::of("slabs/public.t", objects);
+        set.all().iter().map(|slab| (slab.from.0, slab.to.0, slab.files.len())).collect()
+    }
+
+    #[test]
+    fn only_whole_slabs_that_do_not_overlap_are_taken() {
+        let part = object;
+        assert_eq!(stretches(vec![part(0, 5, 1, 2)]), []);
+        assert_eq!(stretches(vec![part(0, 5, 1, 2), part(0, 5, 2, 2), part(5, 9, 1, 1)]), [(0, 5, 2), (5, 9, 1)]);
+        assert_eq!(stretches(vec![part(0, 5, 1, 1), part(0, 7, 1, 1), part(5, 9, 1, 1)]), [(0, 7, 1)]);
+        assert_eq!(stretches(vec![part(0, 5, 1, 1), part(7, 9, 1, 1)]), [(0, 5, 1), (7, 9, 1)]);
+    }
+
+    #[test]
+    fn a_moment_finds_its_slab() {
+        let set = SlabSet::of("slabs/public.t", vec![object(0, 5, 1, 1), object(5, 9, 1, 1)]);
+        let at = |time| set.at(Timestamp(time)).map(|slab| slab.from.0);
+        assert_eq!([at(-1), at(49), at(50), at(90)], [None, Some(0), Some(5), None]);
+        let before = |time| set.before(Timestamp(time)).map(|slab| slab.from.0);
+        assert_eq!([before(49), before(50), before(89), before(90)], [None, Some(0), Some(0), Some(5)]);
+    }
+}
