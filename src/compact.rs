@@ -22,6 +22,12 @@ pub(crate) fn policy(merging: Merging) -> Policy {
     Policy { target_bytes: merging.compact_size, grace: merging.grace, ..Policy::default() }
 }
 
+/// How slabs are made, if they are.
+pub(crate) fn slab_policy(merging: Merging) -> Option<slabs::Policy> {
+    let policy = slabs::Policy { least: merging.slab_rows, ..slabs::Policy::default() };
+    (!merging.no_slabs).then_some(policy)
+}
+
 /// Merges what is due, once.
 pub(crate) async fn compact(arguments: &Compact) -> Result<()> {
     failpoint::init()?;
@@ -42,8 +48,8 @@ pub(crate) async fn compact(arguments: &Compact) -> Result<()> {
     }
     let done = compactor.pass().await?;
     eprintln!("bygone: {}", told(&done));
-    if !arguments.merging.no_slabs {
-        let slabber = Slabber::new(store, slabs::Policy::default(), Arc::new(AtomicBool::new(false)));
+    if let Some(policy) = slab_policy(arguments.merging) {
+        let slabber = Slabber::new(store, policy, Arc::new(AtomicBool::new(false)));
         let (_, made) = slab_pass(slabber, compactor.state().clone()).await;
         eprintln!("bygone: {}", slabs_told(&made?));
     }

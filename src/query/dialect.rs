@@ -110,25 +110,48 @@ impl Dialect {
                     ),
                 )
             }
-            Self::Spark => {
-                // One path that stands for several: files share the directory of their table.
-                let common = files
-                    .first()
-                    .and_then(|file| file.rfind("/_date=").and_then(|at| file.get(..=at)))
-                    .unwrap_or("");
-                let rest: Vec<&str> =
-                    files.iter().map(|file| file.strip_prefix(common).unwrap_or(file)).collect();
-                let path = match rest.as_slice() {
-                    [one] => format!("{common}{one}"),
-                    several => format!("{common}{{{}}}", several.join(",")),
-                };
-                let base = self.string(common);
-                let sql = format!(
-                    "create or replace temporary view {view} using parquet\noptions (path {}, basePath {base}, mergeSchema 'true');\n\n",
-                    self.string(&path)
+            Self::Spark => self.parquet_view(view, files, "/_date=", true),
+        }
+    }
+
+    /// The same for files of slabs, with the columns that their directories stand for.
+    pub(super) fn slab_files(self, view: &str, files: &[String]) -> (String, String) {
+        match self {
+            Self::DuckDb => {
+                let list: Vec<String> = files.iter().map(|file| self.string(file)).collect();
+                let list = list.join(",\n    ");
+                let types = "{'_slab_from': bigint, '_slab_to': bigint}";
+                let source = format!(
+                    "read_parquet([\n    {list}\n  ], hive_partitioning = true, hive_types = {types})"
                 );
-                (sql, view.to_owned())
+                (String::new(), source)
             }
+            Self::Spark => self.parquet_view(view, files, "/_slab_from=", false),
+        }
+    }
+
+    /// Spark's view over files, which share what comes before `fork`: one path that stands for several.
+    fn parquet_view(self, view: &str, files: &[String], fork: &str, merge: bool) -> (String, String) {
+        let common =
+            files.first().and_then(|file| file.rfind(fork).and_then(|at| file.get(..=at))).unwrap_or("");
+        let rest: Vec<&str> = files.iter().map(|file| file.strip_prefix(common).unwrap_or(file)).collect();
+        let path = match rest.as_slice() {
+            [one] => format!("{common}{one}"),
+            several => format!("{common}{{{}}}", several.join(",")),
+        };
+        let base = self.string(common);
+        let sql = format!(
+            "create or replace temporary view {view} using parquet\noptions (path {}, basePath {base}, mergeSchema '{merge}');\n\n",
+            self.string(&path)
+        );
+        (sql, view.to_owned())
+    }
+
+    /// A moment in microseconds since the Unix epoch.
+    pub(super) fn micros(self, moment: &str) -> String {
+        match self {
+            Self::DuckDb => format!("epoch_us({moment})"),
+            Self::Spark => format!("unix_micros({moment})"),
         }
     }
 

@@ -6,9 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bygone_replication::Lsn;
-use bygone_sink::log::EventLsn;
+use bygone_sink::log::{EventLsn, LiveFile};
 use bygone_sink::read::{Archive, TableHistory, Version};
 use bygone_sink::schema::{SYSTEM_COLUMNS, SchemaColumn, TableSchema};
+use bygone_sink::slabs::{Slab, SlabSet};
 use bygone_sink::store::Location;
 use bygone_sink::timestamp::Timestamp;
 use bygone_sink::value::Kind;
@@ -119,6 +120,7 @@ pub(super) fn relation_names(tables: &[TableHistory]) -> Result<BTreeMap<String,
 struct Column {
     /// What it is called.
     name: String,
+    kind: Kind,
     /// It is a column of the table now.
     live: bool,
     /// Its value in `T_history`: what the fact says.
@@ -147,6 +149,125 @@ impl Read {
     }
 }
 
+/// Stands in the newest branches for "the moment is not in a slab any more".
+const SINCE: &str = "/*since*/";
+/// Stands in the newest branches for "facts up to the moment".
+const UNTIL: &str = "/*until*/";
+
+/// What the views make of a table's slabs: as of a moment in one, its rows are filtered; behind the last, its rows stand but for
+/// those with facts since.
+struct Slabs {
+    /// Their files by schema version, with what the live columns are there.
+    files: Vec<(Vec<String>, String)>,
+    /// The files of the last.
+    last: Vec<(Vec<String>, String)>,
+    /// Until when they answer.
+    ends: Timestamp,
+    /// Files with facts since, with what the live columns are there.
+    since: Option<(Vec<String>, String)>,
+    to: Lsn,
+}
+
+impl Slabs {
+    /// Those of a table; none where they do not answer for all of its past.
+    async fn new(
+        archive: &Archive,
+        table: &TableHistory,
+        names: &[&str],
+        dialect: Dialect,
+        location: &Location,
+    ) -> Result<Option<Self>> {
+        let set = SlabSet::load(archive.store(), &table.log_name).await?;
+        let (Some(last), all) = (set.last(), set.all()) else { return Ok(None) };
+        let begins = all.first().is_some_and(|first| first.from == Lsn::ZERO);
+        let whole = all.iter().zip(all.iter().skip(1)).all(|(one, next)| one.to == next.from);
+        // A directory that is called like a partition would be taken for one.
+        if names.is_empty() || !begins || !whole || location.to_string().contains('=') {
+            return Ok(None);
+        }
+        let named = |schemas: &BTreeSet<i32>| {
+            let live = columns_ever(table).into_iter().filter(|(_, _, live)| *live);
+            let columns = live.zip(names).map(|((schema, column, _), name)| {
+                let value = written(table, schemas, schema, column, dialect);
+                format!("{value} as {}", dialect.identifier(name))
+            });
+            columns.collect::<Vec<_>>().join(", ")
+        };
+        let of = |slabs: &[Slab]| {
+            let mut files: BTreeMap<i32, Vec<String>> = BTreeMap::new();
+            for file in slabs.iter().flat_map(|slab| &slab.files) {
+                files.entry(file.schema).or_default().push(dialect.address(location, &file.path));
+            }
+            let files = files.into_iter();
+            files.map(|(schema, files)| (files, named(&BTreeSet::from([schema])))).collect::<Vec<_>>()
+        };
+        let newer: Vec<&LiveFile> = table.files.iter().filter(|file| file.add.lsn[1] > last.to).collect();
+        let since = (!newer.is_empty()).then(|| {
+            let addresses = newer.iter().map(|file| dialect.address(location, &file.add.path)).collect();
+            (addresses, named(&schemas_of(newer.iter().copied())))
+        });
+        let (files, ends, to) = (of(all), last.times[1], last.to);
+        Ok(Some(Self { files, last: of(std::slice::from_ref(last)), ends, since, to }))
+    }
+
+    /// What has to come first; branches for the rows of a moment in a slab; and branches for those of a moment behind, in which
+    /// [`SINCE`] and [`UNTIL`] stand for conditions.
+    fn branches(
+        &self,
+        dialect: Dialect,
+        name: &str,
+        columns: &[String],
+        bound: &str,
+    ) -> (String, Vec<String>, Vec<String>) {
+        let (mut before, mut in_slabs, mut newest) = (String::new(), Vec::new(), Vec::new());
+        let mut source = |suffix: String, files: &[String], slab: bool| {
+            let view = dialect.identifier(&format!("{name}{suffix}"));
+            let (first, source) =
+                if slab { dialect.slab_files(&view, files) } else { dialect.files(&view, files) };
+            before.push_str(&first);
+            source
+        };
+        let of = |relation: &str| {
+            let columns = columns.iter().map(|column| format!("{relation}.{column}, "));
+            format!("{}{relation}._schema, {relation}._raw", columns.collect::<String>())
+        };
+        let since = self
+            .since
+            .as_ref()
+            .map(|(files, values)| (source("_files_since".to_owned(), files, false), values));
+        let t = dialect.parameter();
+        let micros = dialect.micros(t);
+        for (at, (files, values)) in self.files.iter().enumerate() {
+            let source = source(format!("_files_slabs_{at}"), files, true);
+            in_slabs.push(format!(
+                "select {values}, _schema, _raw from {source}\nwhere _slab_from <= {micros} and {micros} < _slab_to\n  \
+                 and (_began is null or _began <= {t}) and (_ended is null or {t} < _ended) and {bound} is not null"
+            ));
+        }
+        let behind = format!("_lsn > {}{UNTIL}", self.to.as_i64());
+        for (at, (files, values)) in self.last.iter().enumerate() {
+            let source = source(format!("_files_last_{at}"), files, true);
+            newest.push(match &since {
+                Some((newer, _)) => format!(
+                    "select {} from (\n  select {values}, _schema, _raw, _entity_id from {source} where _ended is null{SINCE}\n\
+                     ) as carried left join (\n  select distinct _entity_id as _newer from {newer} where {behind}\n) as newer on carried._entity_id = newer._newer\nwhere newer._newer is null",
+                    of("carried")
+                ),
+                None => format!("select {values}, _schema, _raw from {source} where _ended is null{SINCE}"),
+            });
+        }
+        if let Some((newer, values)) = &since {
+            newest.push(format!(
+                "select {} from (\n  select {values}, _schema, _raw, _entity_id, _version, _deleted_at from {newer} where {behind}{SINCE}\n\
+                 ) as newer join (\n  select _entity_id, max(_version) as _version from {newer} where {behind} group by _entity_id\n\
+                 ) as latest using (_entity_id, _version)\nwhere newer._deleted_at is null",
+                of("newer")
+            ));
+        }
+        (before, in_slabs, newest)
+    }
+}
+
 /// The relations of one table.
 struct Relations {
     dialect: Dialect,
@@ -154,6 +275,7 @@ struct Relations {
     title: String,
     files: Vec<String>,
     columns: Vec<Column>,
+    slabs: Option<Slabs>,
     from: Option<Timestamp>,
     until: Option<Timestamp>,
     /// Times from which on, and up to which, nothing is known of the table, with the reason.
@@ -172,6 +294,7 @@ impl Relations {
             Some(extent) => archive.time_of_place(extent.from).await?,
             None => None,
         };
+        let in_files = schemas_of(&table.files);
         let mut columns = Vec::new();
         let mut used: BTreeSet<String> = SYSTEM_COLUMNS.iter().map(|name| (*name).to_owned()).collect();
         used.insert("_valid_to".to_owned());
@@ -189,18 +312,23 @@ impl Relations {
                 )));
             };
             columns.push(Column {
-                written: written(table, schema, column, dialect),
+                written: written(table, &in_files, schema, column, dialect),
                 read: read(archive, table, schema, column, &name, dialect).await?,
                 name,
+                kind: column.kind.clone(),
                 live,
             });
         }
+        let names: Vec<&str> =
+            columns.iter().filter(|column| column.live).map(|column| column.name.as_str()).collect();
+        let slabs = Slabs::new(archive, table, &names, dialect, location).await?;
         Ok(Self {
             dialect,
             name: name.to_owned(),
             title: table.log_name.replace(['\n', '\r'], " "),
             files: table.files.iter().map(|file| dialect.address(location, &file.add.path)).collect(),
             columns,
+            slabs,
             from,
             until: archive.known_until().1,
             unknown: unknown(archive, table).await?,
@@ -239,23 +367,42 @@ impl Relations {
             )
         };
         let bound = self.bound();
-        let then = if self.files.is_empty() {
-            // No row would ask whether the moment is known.
-            let nulls = live
-                .iter()
-                .map(|column| format!("{} as {}", column.written, dialect.identifier(&column.name)));
+        // A query without rows would not ask whether the moment is known.
+        let ask = || {
+            let nulls = live.iter().map(|column| {
+                format!("{} as {}", dialect.cast("null", &column.kind), dialect.identifier(&column.name))
+            });
             format!("select {}\nwhere {bound} is null", nulls.collect::<Vec<_>>().join(", "))
-        } else {
-            format!("select {}\n{}", list(true), last(&format!(" where _valid_from <= {bound}")))
+        };
+        let (mut before, mut now_is) = (before, format!("select {}\n{}", list(false), last("")));
+        let then = match &self.slabs {
+            _ if self.files.is_empty() => ask(),
+            None => format!("select {}\n{}", list(true), last(&format!(" where _valid_from <= {bound}"))),
+            Some(slabs) => {
+                let columns: Vec<String> =
+                    live.iter().map(|column| dialect.identifier(&column.name)).collect();
+                let (sources, in_slabs, newest) = slabs.branches(dialect, &self.name, &columns, &bound);
+                before.push_str(&sources);
+                let since = format!(" and {bound} >= {}", dialect.instant(slabs.ends));
+                let until = format!(" and _valid_from <= {}", dialect.parameter());
+                let rows = |branches: Vec<String>| branches.join("\nunion all\n");
+                let newest = |since: &str, until: &str| {
+                    newest
+                        .iter()
+                        .map(|branch| branch.replace(SINCE, since).replace(UNTIL, until))
+                        .collect::<Vec<_>>()
+                };
+                now_is = format!("select {}\nfrom (\n{}\n) as known", list(false), rows(newest("", "")));
+                let all = [in_slabs, newest(&since, &until)].concat();
+                format!("select {}\nfrom (\n{}\n) as known\nunion all\n{}", list(true), rows(all), ask())
+            }
         };
         format!(
-            "\n-- {}\n{before}{} {history} as\nselect {}\nfrom {source};\n\n{} {now} as\nselect {}\n{};\n\n{}\n",
+            "\n-- {}\n{before}{} {history} as\nselect {}\nfrom {source};\n\n{} {now} as\n{now_is};\n\n{}\n",
             self.title,
             dialect.create_view(),
             all.join(",\n    "),
             dialect.create_view(),
-            list(false),
-            last(""),
             dialect.table_function(&as_of, &then)
         )
     }
@@ -337,10 +484,19 @@ pub(super) fn columns_ever(table: &TableHistory) -> Vec<(&TableSchema, &SchemaCo
     columns
 }
 
+/// The schema versions that files were written under.
+fn schemas_of<'a>(files: impl IntoIterator<Item = &'a LiveFile>) -> BTreeSet<i32> {
+    files.into_iter().map(|file| file.add.schema).collect()
+}
+
 /// The forms that a column has had in the files, the newest first: the same column under other names or types.
-fn forms<'a>(table: &'a TableHistory, schema: &TableSchema, column: &SchemaColumn) -> Vec<&'a SchemaColumn> {
+fn forms<'a>(
+    table: &'a TableHistory,
+    in_files: &BTreeSet<i32>,
+    schema: &TableSchema,
+    column: &SchemaColumn,
+) -> Vec<&'a SchemaColumn> {
     let mut forms: Vec<&SchemaColumn> = Vec::new();
-    let in_files: BTreeSet<i32> = table.files.iter().map(|file| file.add.schema).collect();
     // What no file was written under is in no file.
     for version in table.versions.iter().rev().filter(|version| in_files.contains(&version.schema.version)) {
         let position = version.schema.counterpart(schema, column);
@@ -353,8 +509,15 @@ fn forms<'a>(table: &'a TableHistory, schema: &TableSchema, column: &SchemaColum
     forms
 }
 
-fn written(table: &TableHistory, schema: &TableSchema, column: &SchemaColumn, dialect: Dialect) -> String {
-    let forms: Vec<String> = forms(table, schema, column)
+/// A column's value, whatever form it has in files of these schema versions.
+fn written(
+    table: &TableHistory,
+    in_files: &BTreeSet<i32>,
+    schema: &TableSchema,
+    column: &SchemaColumn,
+    dialect: Dialect,
+) -> String {
+    let forms: Vec<String> = forms(table, in_files, schema, column)
         .into_iter()
         .map(|form| {
             let name = dialect.identifier(&form.physical);
@@ -379,7 +542,7 @@ async fn read(
     let mut value = dialect.identifier(name);
     // Infinity and the like stand in _raw; these types have them in the engine, too.
     if matches!(column.kind, Kind::Date | Kind::Timestamp | Kind::Timestamptz) {
-        let raw = forms(table, schema, column)
+        let raw = forms(table, &schemas_of(&table.files), schema, column)
             .into_iter()
             .filter_map(|form| dialect.raw(&form.physical, &column.kind));
         let all: Vec<String> = std::iter::once(value.clone()).chain(raw).collect();

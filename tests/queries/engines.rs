@@ -43,12 +43,18 @@ fn a_table_as_of_any_moment_is_what_the_source_returned() {
     }
     shop.server.run("insert into wide (id) values (1000)");
     shop.capture();
-    for (at, (lsn, time)) in moments.iter().enumerate() {
-        for moment in [lsn, time] {
-            let csv = shop.ask(&["as-of", "wide", "--at", moment, "--format", "csv"]);
-            shop.assert_saved(&csv, &format!("m{at}"));
+    let check_all = |shop: &Shop| {
+        for (at, (lsn, time)) in moments.iter().enumerate() {
+            for moment in [lsn, time] {
+                let csv = shop.ask(&["as-of", "wide", "--at", moment, "--format", "csv"]);
+                shop.assert_saved(&csv, &format!("m{at}"));
+            }
         }
-    }
+    };
+    check_all(&shop);
+    // The same through slabs, and behind the last of them.
+    make_slabs(&shop, "4", 3);
+    check_all(&shop);
     let files: Vec<String> = moments
         .iter()
         .enumerate()
@@ -118,6 +124,15 @@ fn a_table_as_of_any_moment_is_what_the_source_returned() {
         assert!(text.contains("nothing is known of public.wide") && text.contains(words), "{refusal}");
     }
     assert_same_rows("Spark", &told);
+}
+
+/// Makes slabs of so many rows, and at least so many of them.
+#[track_caller]
+fn make_slabs(shop: &Shop, rows: &str, least: u32) {
+    let told = shop.bygone.ask(&["compact", "--slab-rows", rows]).well().stderr;
+    let made = told.lines().find_map(|line| line.strip_prefix("bygone: ")?.split_once(" slabs were made"));
+    let made: u32 = made.and_then(|(count, _)| count.parse().ok()).unwrap_or_else(|| panic!("{told}"));
+    assert!(made >= least, "{told}");
 }
 
 /// Of each moment: its number, how many rows there are, and how many differ.
@@ -292,6 +307,10 @@ fn fifty_moments_under_load_read_as_the_source_had_them() {
     });
     shop.bygone.terminate(rustix::process::Signal::TERM, std::time::Duration::from_secs(20));
     shop.server.run("insert into orders values (1000, 'last', 1, null)");
+    shop.capture();
+    make_slabs(&shop, "60", 2);
+    // Only some of the moments lie behind the last slab, and some of the facts too.
+    shop.server.run("update orders set total = 7 where id % 2 = 0; delete from orders where id < 5");
     shop.capture();
     let mut checks = String::new();
     for (at, (lsn, time)) in moments.iter().enumerate() {

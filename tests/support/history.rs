@@ -237,12 +237,13 @@ impl History {
         self.live.values().filter(|entry| entry.table != TRANSACTIONS).map(|entry| entry.rows).sum()
     }
 
-    /// Objects that no commit names.
+    /// Objects that no commit names, and none should: what is made from the facts (Delta logs, slabs) is in no commit.
     pub(crate) fn orphans(&self) -> Vec<&str> {
         let mut found = Vec::new();
         for path in self.objects.keys() {
             let known = path == "bygone.json"
                 || path.contains("/_delta_log/")
+                || path.starts_with("slabs/")
                 || self.named.contains(path)
                 || path.strip_prefix("log/").is_some_and(|name| name.len() == 25 && name.ends_with(".json"));
             if !known {

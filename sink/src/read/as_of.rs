@@ -149,15 +149,19 @@ impl<'a> AsOf<'a> {
         let mut found = Self { archive, table, in_slab: Vec::new(), in_facts: Vec::new() };
         let time = if slabs.all().is_empty() { None } else { as_time(archive, table, cut).await? };
         if let Some((slab, time)) = time.and_then(|time| Some((slabs.at(time)?, time))) {
-            found.filter(slab, |began, ended, _| {
-                began.is_none_or(|began| began <= time.0) && ended.is_none_or(|ended| time.0 < ended)
-            }).await?;
+            found
+                .filter(slab, |began, ended, _| {
+                    began.is_none_or(|began| began <= time.0) && ended.is_none_or(|ended| time.0 < ended)
+                })
+                .await?;
         } else if let Some(slab) = time.and_then(|time| slabs.before(time)) {
             let since = Winners::find_after(archive, table, slab.to, cut).await?;
             found.in_facts = since.places();
-            found.filter(slab, |_, ended, entity_id| {
-                ended.is_none() && !since.last.contains_key(&state_key(entity_id))
-            }).await?;
+            found
+                .filter(slab, |_, ended, entity_id| {
+                    ended.is_none() && !since.last.contains_key(&state_key(entity_id))
+                })
+                .await?;
         } else {
             found.in_facts = Winners::find(archive, table, cut).await?.places();
         }
@@ -180,7 +184,8 @@ impl<'a> AsOf<'a> {
                 let entity_id: &StringArray = column(path, &batch, "_entity_id")?;
                 let began: &TimestampMicrosecondArray = column(path, &batch, BEGAN)?;
                 let ended: &TimestampMicrosecondArray = column(path, &batch, ENDED)?;
-                let time = |array: &TimestampMicrosecondArray, at| array.is_valid(at).then(|| array.value(at));
+                let time =
+                    |array: &TimestampMicrosecondArray, at| array.is_valid(at).then(|| array.value(at));
                 let places = (before..).zip(0..batch.num_rows());
                 rows.extend(
                     places
@@ -232,7 +237,8 @@ impl<'a> AsOf<'a> {
         columns: &Columns,
         visit: &mut dyn FnMut(&LiveRow<'_>) -> Flow,
     ) -> Result<()> {
-        let mut rows: Vec<(StateKey, String, Arc<TableSchema>, Box<[u8]>)> = Vec::with_capacity(self.len());
+        type Kept = (StateKey, String, Arc<TableSchema>, Box<[u8]>);
+        let mut rows: Vec<Kept> = Vec::with_capacity(self.len());
         let mut keep = |row: &LiveRow<'_>| {
             let key = state_key(row.entity_id);
             rows.push((key, row.entity_id.to_owned(), Arc::clone(row.schema), row.row.into()));

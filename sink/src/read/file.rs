@@ -111,9 +111,8 @@ pub(crate) async fn open(store: &Store, path: &str, bytes: u64) -> Result<Builde
     let mut file = StoredFile { store: store.clone(), path: path.to_owned(), bytes };
     // Offsets let a reader that wants some rows skip the pages without any.
     let options = ArrowReaderOptions::new().with_offset_index_policy(PageIndexPolicy::Optional);
-    let metadata = ArrowReaderMetadata::load_async(&mut file, options)
-        .await
-        .map_err(|error| failed(path, error))?;
+    let metadata =
+        ArrowReaderMetadata::load_async(&mut file, options).await.map_err(|error| failed(path, error))?;
     Ok(ParquetRecordBatchStreamBuilder::new_with_metadata(file, metadata).with_batch_size(ROWS))
 }
 
@@ -147,7 +146,8 @@ pub(crate) fn column<'a, T: 'static>(path: &str, batch: &'a RecordBatch, name: &
 /// How many rows of a file have no value in a column, as its statistics say.
 pub(crate) async fn null_count(store: &Store, path: &str, bytes: u64, name: &str) -> Result<u64> {
     let builder = open(store, path, bytes).await?;
-    let counts = builder.metadata().row_groups().iter().map(|group| statistics(group, name)?.null_count_opt());
+    let counts =
+        builder.metadata().row_groups().iter().map(|group| statistics(group, name)?.null_count_opt());
     counts.sum::<Option<u64>>().ok_or_else(|| damaged(path, &format!("no statistics count nulls of {name}")))
 }
 

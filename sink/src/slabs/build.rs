@@ -140,9 +140,10 @@ fn batch(schema: &SchemaRef, gathered: &Gathered, rows: &[Row]) -> Result<Record
     let columns = schema.fields().iter().map(|field| match field.name().as_str() {
         BEGAN => Ok(times(|row| row.began)),
         ENDED => Ok(times(|row| row.ended)),
-        name => taken.column_by_name(name).cloned().ok_or_else(|| {
-            Error::new(ErrorKind::Damaged, "rows of a slab lack a column", name.to_owned())
-        }),
+        name => taken
+            .column_by_name(name)
+            .cloned()
+            .ok_or_else(|| Error::new(ErrorKind::Damaged, "rows of a slab lack a column", name.to_owned())),
     });
     let columns: Vec<ArrayRef> = columns.collect::<Result<_>>()?;
     RecordBatch::try_new(Arc::clone(schema), columns).map_err(|error| failed(&error))

@@ -178,7 +178,8 @@ impl Gathering<'_> {
             if places.is_empty() {
                 continue;
             }
-            let taken = take_record_batch(&rows, &UInt32Array::from(places)).map_err(|error| failed(&error))?;
+            let taken =
+                take_record_batch(&rows, &UInt32Array::from(places)).map_err(|error| failed(&error))?;
             self.held += taken.get_array_memory_size();
             part.heaps.entry(schema.version).or_default().batches.push(taken);
         }

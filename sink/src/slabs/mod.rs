@@ -135,7 +135,8 @@ impl Slabber {
         }
         match cut::find(archive, table, last, live, self.policy.least).await? {
             cut::Found::At(cut) => {
-                let made = build::build(&self.store, table, last, &cut, self.policy.memory, &self.stop).await?;
+                let made =
+                    build::build(&self.store, table, last, &cut, self.policy.memory, &self.stop).await?;
                 let Some(made) = made else { return Ok(false) };
                 done.slabs += 1;
                 done.rows += made.rows;

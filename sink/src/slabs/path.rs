@@ -7,8 +7,8 @@
 
 use bygone_replication::Lsn;
 
-use crate::log::path::table_dir;
 use crate::log::parse_table_text;
+use crate::log::path::table_dir;
 use crate::timestamp::Timestamp;
 
 /// The directory of all slabs.
@@ -93,7 +93,9 @@ mod tests {
             "slabs/public.~4f~dd~20~~4e~ame/_slab_from=-5/_slab_to=7/0000000000000000-00000000015d6b88-0000beef-2of3-s4.parquet"
         );
         assert_eq!(Name::parse(&directory, &path), Some(name));
-        for (from, to) in [("-2of3", "-02of3"), ("s4", "s4-"), ("_to=7", "_to=+7"), ("slabs/", "slab/"), (".parquet", "")] {
+        for (from, to) in
+            [("-2of3", "-02of3"), ("s4", "s4-"), ("_to=7", "_to=+7"), ("slabs/", "slab/"), (".parquet", "")]
+        {
             assert_eq!(Name::parse(&directory, &path.replacen(from, to, 1)), None, "{from} {to}");
         }
     }

@@ -139,7 +139,10 @@ mod tests {
     fn only_whole_slabs_that_do_not_overlap_are_taken() {
         let part = object;
         assert_eq!(stretches(vec![part(0, 5, 1, 2)]), []);
-        assert_eq!(stretches(vec![part(0, 5, 1, 2), part(0, 5, 2, 2), part(5, 9, 1, 1)]), [(0, 5, 2), (5, 9, 1)]);
+        assert_eq!(
+            stretches(vec![part(0, 5, 1, 2), part(0, 5, 2, 2), part(5, 9, 1, 1)]),
+            [(0, 5, 2), (5, 9, 1)]
+        );
         assert_eq!(stretches(vec![part(0, 5, 1, 1), part(0, 7, 1, 1), part(5, 9, 1, 1)]), [(0, 7, 1)]);
         assert_eq!(stretches(vec![part(0, 5, 1, 1), part(7, 9, 1, 1)]), [(0, 5, 1), (7, 9, 1)]);
     }
