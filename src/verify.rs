@@ -48,12 +48,13 @@ pub(crate) async fn verify(arguments: &Verify) -> Result<ExitCode> {
                 println!("warning  {}", described(warning));
             }
             println!(
-                "{}: {} commits, {} files, {} rows, {} bytes{}",
+                "{}: {} commits, {} files, {} rows, {} bytes{}{}",
                 if report.is_ok() { "whole" } else { "NOT WHOLE" },
                 report.commits,
                 report.files,
                 report.rows,
                 report.bytes,
+                if report.slabs == 0 { String::new() } else { format!(", {} slabs", report.slabs) },
                 report
                     .head
                     .as_ref()

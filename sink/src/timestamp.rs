@@ -22,11 +22,7 @@ impl Timestamp {
     /// The clock of this machine.
     #[must_use]
     pub fn now() -> Self {
-        let micros = match SystemTime::now().duration_since(UNIX_EPOCH) {
-            Ok(since) => i64::try_from(since.as_micros()).unwrap_or(i64::MAX),
-            Err(before) => i64::try_from(before.duration().as_micros()).map_or(i64::MIN, i64::wrapping_neg),
-        };
-        Self(micros)
+        SystemTime::now().into()
     }
 
     /// The moment of a Postgres `timestamptz` as it travels: microseconds since 2000-01-01. What lies beyond this
@@ -116,6 +112,15 @@ impl fmt::Debug for Timestamp {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a time: {0:?} (expected the form 2026-11-23T23:19:17.123456Z)")]
 pub struct ParseTimestampError(String);
+
+impl From<SystemTime> for Timestamp {
+    fn from(time: SystemTime) -> Self {
+        Self(match time.duration_since(UNIX_EPOCH) {
+            Ok(since) => i64::try_from(since.as_micros()).unwrap_or(i64::MAX),
+            Err(before) => i64::try_from(before.duration().as_micros()).map_or(i64::MIN, i64::wrapping_neg),
+        })
+    }
+}
 
 impl FromStr for Timestamp {
     type Err = ParseTimestampError;

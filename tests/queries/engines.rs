@@ -128,7 +128,7 @@ fn a_table_as_of_any_moment_is_what_the_source_returned() {
 
 /// Makes slabs of so many rows, and at least so many of them.
 #[track_caller]
-fn make_slabs(shop: &Shop, rows: &str, least: u32) {
+pub(super) fn make_slabs(shop: &Shop, rows: &str, least: u32) {
     let told = shop.bygone.ask(&["compact", "--slab-rows", rows]).well().stderr;
     let made = told.lines().find_map(|line| line.strip_prefix("bygone: ")?.split_once(" slabs were made"));
     let made: u32 = made.and_then(|(count, _)| count.parse().ok()).unwrap_or_else(|| panic!("{told}"));

@@ -11,6 +11,7 @@ mod inventory;
 mod moments;
 mod restore;
 mod rows;
+mod slabs;
 mod sql;
 
 use std::io::Write;

@@ -25,7 +25,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::log::LogState;
 use crate::read::{Archive, TableHistory};
 use crate::store::Store;
@@ -108,9 +108,22 @@ impl Slabber {
             if table.known.is_empty() || clashes(&table) {
                 continue;
             }
+            self.tidy(&name).await?;
             while !self.stopped() && self.next_slab(&archive, &table, &mut done).await? {}
         }
         Ok(done)
+    }
+
+    /// Removes what makers left that were ended by force.
+    async fn tidy(&self, table: &str) -> Result<()> {
+        for path in SlabSet::load(&self.store, table).await?.left_behind() {
+            match self.store.delete(path).await {
+                // Where nothing may be removed it stays: no reader takes it.
+                Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::ReadOnly) => break,
+                done => done?,
+            }
+        }
+        Ok(())
     }
 
     /// Makes a table's next slab; says whether it was due.

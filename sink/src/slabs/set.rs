@@ -11,6 +11,9 @@ use crate::read::file;
 use crate::store::{Object, Store};
 use crate::timestamp::Timestamp;
 
+/// Microseconds after which nobody is taken to be still at work on a slab, or to be reading one that was replaced.
+const LEFT_BEHIND: i64 = 3_600_000_000;
+
 /// A slab: the stretch `(from, to]` of the WAL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slab {
@@ -60,6 +63,8 @@ impl Slab {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SlabSet {
     slabs: Vec<Slab>,
+    /// Files of others: unfinished ones, and such as overlap one of these.
+    strays: Vec<Object>,
 }
 
 impl SlabSet {
@@ -75,24 +80,36 @@ impl SlabSet {
     fn of(directory: &str, objects: Vec<Object>) -> Self {
         /// What the parts of one slab have in common.
         type Whole = (Lsn, std::cmp::Reverse<Lsn>, [Timestamp; 2], u32, u32);
-        let mut wholes: BTreeMap<Whole, BTreeMap<u32, SlabFile>> = BTreeMap::new();
+        let mut wholes: BTreeMap<Whole, BTreeMap<u32, (i32, Object)>> = BTreeMap::new();
         for object in objects {
             if let Some(name) = Name::parse(directory, &object.path) {
-                let file = SlabFile { path: object.path, bytes: object.bytes, schema: name.schema };
                 let whole = (name.from, std::cmp::Reverse(name.to), name.times, name.tag, name.parts);
-                wholes.entry(whole).or_default().insert(name.part, file);
+                wholes.entry(whole).or_default().insert(name.part, (name.schema, object));
             }
         }
-        let mut slabs: Vec<Slab> = Vec::new();
+        let (mut slabs, mut strays): (Vec<Slab>, Vec<Object>) = Default::default();
         for ((from, std::cmp::Reverse(to), times, _, parts), files) in wholes {
             // Two makers at once may have come to different cuts: of stretches that overlap one is taken.
             let behind = slabs.last().is_none_or(|last| last.to <= from && last.times[1] <= times[0]);
             let whole = (1..=parts).eq(files.keys().copied());
             if behind && whole && from < to && times[0] <= times[1] {
-                slabs.push(Slab { from, to, times, files: files.into_values().collect() });
+                let file = |(schema, object): (i32, Object)| SlabFile {
+                    path: object.path,
+                    bytes: object.bytes,
+                    schema,
+                };
+                slabs.push(Slab { from, to, times, files: files.into_values().map(file).collect() });
+            } else {
+                strays.extend(files.into_values().map(|(_, object)| object));
             }
         }
-        Self { slabs }
+        Self { slabs, strays }
+    }
+
+    /// Files that no reader takes, and no maker that is still at work has: left for longer than an hour.
+    pub(super) fn left_behind(&self) -> impl Iterator<Item = &str> {
+        let before = Timestamp::now().0.saturating_sub(LEFT_BEHIND);
+        self.strays.iter().filter(move |object| object.modified.0 < before).map(|object| object.path.as_str())
     }
 
     /// All of them.
@@ -127,7 +144,7 @@ mod tests {
     fn object(from: u64, to: u64, part: u32, parts: u32) -> Object {
         let times = [Timestamp(from.cast_signed() * 10), Timestamp(to.cast_signed() * 10)];
         let name = Name { from: Lsn(from), to: Lsn(to), times, tag: 7, part, parts, schema: 1 };
-        Object { path: name.path("slabs/public.t"), bytes: 1 }
+        Object { path: name.path("slabs/public.t"), bytes: 1, modified: Timestamp(0) }
     }
 
     fn stretches(objects: Vec<Object>) -> Vec<(u64, u64, usize)> {

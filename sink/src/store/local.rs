@@ -317,7 +317,8 @@ fn walk(directory: &Path, prefix: &str, depth: usize, objects: &mut Vec<Object>)
             Err(err) => return Err(failed(err)),
         };
         if metadata.is_file() {
-            objects.push(Object { path, bytes: metadata.len() });
+            let modified = metadata.modified().map_err(failed)?.into();
+            objects.push(Object { path, bytes: metadata.len(), modified });
         } else if metadata.is_dir() && (!link || prefix.is_empty()) {
             walk(&entry.path(), &path, depth + 1, objects)?;
         }

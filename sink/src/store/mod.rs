@@ -29,6 +29,7 @@ use tempfile::NamedTempFile;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
+use crate::timestamp::Timestamp;
 use local::LocalStore;
 use remote::RemoteStore;
 
@@ -54,6 +55,8 @@ pub struct Object {
     pub path: String,
     /// Its length in bytes.
     pub bytes: u64,
+    /// When it was written, by the store's own clock.
+    pub modified: Timestamp,
 }
 
 /// How a [`Store`] behaves.

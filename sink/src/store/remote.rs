@@ -404,7 +404,8 @@ impl RemoteStore {
         let found = self.store.list(Some(&key)).try_filter_map(async |meta| {
             let path = meta.location.as_ref().get(skip..).filter(|path| super::check_path(path).is_ok());
             // Names that no object of a history can have are passed over: they are not ours.
-            Ok(path.map(|path| Object { path: path.to_owned(), bytes: meta.size }))
+            let modified = Timestamp(meta.last_modified.timestamp_micros());
+            Ok(path.map(|path| Object { path: path.to_owned(), bytes: meta.size, modified }))
         });
         found.try_collect().await.map_err(|err| self.translate("cannot list objects", prefix, err))
     }

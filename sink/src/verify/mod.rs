@@ -1,4 +1,4 @@
-//! Whether a history is what was written: the chain of commits, and every live file's bytes.
+//! Whether a history is what was written: the chain of commits, every live file's bytes, and the slabs made from them.
 //!
 //! What the chain proves: nobody changed, removed or inserted anything before the last commit without changing every later
 //! one. What it does not prove: who can write to the history can make up a whole new chain, or cut commits off its end. Who
@@ -7,6 +7,7 @@
 mod chain;
 mod files;
 mod report;
+mod slabs;
 
 use std::collections::BTreeMap;
 
@@ -25,8 +26,9 @@ pub struct Expectation {
     pub sha256: ContentHash,
 }
 
-/// Recomputes the chain and the hash, length and row count of every live file. Memory is bounded by the number of files
-/// and commits' names, not by their size. `progress` is called after each commit and each file.
+/// Recomputes the chain and the hash, length and row count of every live file; where these are whole, holds the slabs
+/// against the facts. Memory is bounded by the number of files and commits' names, not by their size. `progress` is called
+/// after each commit and each file.
 ///
 /// # Errors
 /// [`ErrorKind::NoHistory`] where there is none, and where the store does not answer. What is wrong with the history is in
@@ -43,6 +45,9 @@ pub async fn verify(
     verify_manifest(store, &objects, &mut report).await?;
     let named = chain::verify(store, &objects, expected, &mut report, &mut progress).await?;
     files::verify(store, &objects, &named, &mut report, &mut progress).await?;
+    if report.is_ok() {
+        slabs::verify(store, &mut report).await?;
+    }
     report.ok = report.problems.is_empty();
     Ok(report)
 }

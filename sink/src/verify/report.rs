@@ -21,6 +21,10 @@ pub struct Report {
     pub rows: u64,
     /// Bytes of them.
     pub bytes: u64,
+    /// Slabs that hold what the facts say. They are looked at where log and files are whole.
+    pub slabs: u64,
+    /// Rows in them.
+    pub slab_rows: u64,
     /// The last commit. Kept elsewhere, it lets a later verification prove that nothing up to here was changed.
     pub head: Option<Head>,
     /// What is wrong.
@@ -131,6 +135,10 @@ pub enum ProblemKind {
     RowCount,
     /// A commit that only moves facts from file to file moves out more, or fewer, than it moves in.
     LostFacts,
+    /// A slab holds other rows than the facts it was made from, or cannot be read.
+    FalseSlab,
+    /// A slab cannot be held against the facts: the one before it is missing.
+    UnprovenSlab,
     /// A data file that no commit names: an orphan, or of a commit that is under way.
     UnreferencedFile,
     /// An object that is no part of a history.

@@ -1,0 +1,71 @@
+//! The slabs, each held against the facts that it was made from.
+
+use super::report::{Problem, ProblemKind, Report};
+use crate::error::{ErrorKind, Result};
+use crate::read::{Archive, TableHistory};
+use crate::slabs::{Proof, Slab, SlabSet, prove};
+use crate::store::Store;
+
+/// Bytes of rows in memory at once.
+const MEMORY: usize = 64 << 20;
+
+/// To be called for a history whose log and files are whole: a slab is no better than the facts that it is held against.
+pub(super) async fn verify(store: &Store, report: &mut Report) -> Result<()> {
+    let archive = Archive::open(store).await?;
+    let known = archive.known_until().0;
+    for name in archive.log().tables() {
+        let table = archive.table(name)?;
+        let slabs = SlabSet::load(store, name).await?;
+        let mut before = None;
+        // One that was made meanwhile is left for the next time.
+        for slab in slabs.all().iter().filter(|slab| slab.to <= known) {
+            if !verify_slab(store, &table, before, slab, report).await? {
+                // Those that follow carried its rows over.
+                break;
+            }
+            before = Some(slab);
+        }
+    }
+    Ok(())
+}
+
+/// Says whether the slab holds what the facts say.
+async fn verify_slab(
+    store: &Store,
+    table: &TableHistory,
+    before: Option<&Slab>,
+    slab: &Slab,
+    report: &mut Report,
+) -> Result<bool> {
+    let path = slab.files.first().map_or("", |file| &file.path);
+    match prove(store, table, before, slab, MEMORY).await {
+        Ok(Proof::Holds(rows)) => {
+            report.slabs += 1;
+            report.slab_rows = report.slab_rows.saturating_add(rows);
+            Ok(true)
+        }
+        Ok(Proof::Differs(held, said)) => {
+            let what = format!("the slab holds other rows than the facts; {}", remedy(path));
+            report.problems.push(
+                Problem::new(ProblemKind::FalseSlab, path, &what)
+                    .values(format!("{said} rows"), format!("{held} rows")),
+            );
+            Ok(false)
+        }
+        Ok(Proof::Alone) => {
+            let what = format!("the slab before it is missing: nothing proves its rows; {}", remedy(path));
+            report.warning(ProblemKind::UnprovenSlab, path, &what);
+            Ok(false)
+        }
+        Err(err) if matches!(err.kind(), ErrorKind::Damaged | ErrorKind::NotFound) => {
+            report.problem(ProblemKind::FalseSlab, path, &format!("{err}; {}", remedy(path)));
+            Ok(false)
+        }
+        Err(err) => Err(err),
+    }
+}
+
+fn remedy(path: &str) -> String {
+    let directory = path.split("/_slab_from=").next().unwrap_or(path);
+    format!("remove {directory}/, `bygone compact` makes it anew")
+}
