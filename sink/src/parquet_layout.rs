@@ -2,16 +2,34 @@
 
 use arrow::datatypes::{DataType, SchemaRef};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
-use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
 use parquet::schema::types::ColumnPath;
+
+use crate::slabs::{BEGAN, ENDED};
 
 /// Bytes of an encoded row group after which a new one is begun: large enough to compress and to scan well, small
 /// enough to be held in memory while it is made.
 pub(crate) const ROW_GROUP_BYTES: usize = 16 << 20;
 const ROW_GROUP_ROWS: usize = 256 * 1024;
 
-/// Writer properties for files of these columns.
+/// Writer properties for files of facts with these columns.
 pub(crate) fn properties(schema: &SchemaRef) -> WriterProperties {
+    facts(schema).build()
+}
+
+/// Writer properties for slabs. Their rows are not in the order of time: the times of transactions that changed many rows recur
+/// all over a file.
+pub(crate) fn slab_properties(schema: &SchemaRef) -> WriterProperties {
+    let times = [BEGAN, ENDED].map(|name| ColumnPath::new(vec![name.to_owned()]));
+    let properties = times.into_iter().fold(facts(schema), |properties, time| {
+        properties
+            .set_column_dictionary_enabled(time.clone(), true)
+            .set_column_encoding(time, Encoding::PLAIN)
+    });
+    properties.build()
+}
+
+fn facts(schema: &SchemaRef) -> WriterPropertiesBuilder {
     let mut properties = WriterProperties::builder()
         .set_created_by(format!("bygone {}", env!("CARGO_PKG_VERSION")))
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
@@ -46,5 +64,5 @@ pub(crate) fn properties(schema: &SchemaRef) -> WriterProperties {
             _ => properties,
         };
     }
-    properties.build()
+    properties
 }

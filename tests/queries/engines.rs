@@ -53,7 +53,7 @@ fn a_table_as_of_any_moment_is_what_the_source_returned() {
     };
     check_all(&shop);
     // The same through slabs, and behind the last of them.
-    make_slabs(&shop, "4", 3);
+    make_slabs(&shop, "4", 2);
     check_all(&shop);
     let files: Vec<String> = moments
         .iter()

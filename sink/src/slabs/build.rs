@@ -66,7 +66,7 @@ pub(super) async fn build(
         let none = Gathered { schema, batches: Vec::new(), rows: Vec::new() };
         sealed.push((version, write(store, &none)?.seal().await?));
     }
-    let Stretch { from, to, times } = *stretch;
+    let Stretch { from, to, times, .. } = *stretch;
     let total = u32::try_from(sealed.len()).unwrap_or(u32::MAX);
     let mut hash = Sha256::new();
     sealed.iter().for_each(|(_, file)| hash.update(file.sha256().0));
@@ -102,8 +102,10 @@ pub(super) async fn parts(
             rows += count;
         }
     }
-    let needed = usize::try_from(bytes / memory.max(1) as u64).unwrap_or(usize::MAX);
-    Ok(needed.saturating_add(1).max(if rows > ALONE { 2 } else { 1 }).min(1_024))
+    // The files may hold more than the stretch: merged ones hold the facts of many.
+    let bytes = u128::from(bytes) * u128::from(stretch.rows.min(rows)) / u128::from(rows.max(1));
+    let needed = usize::try_from(bytes / memory.max(1) as u128).unwrap_or(usize::MAX);
+    Ok(needed.saturating_add(1).max(if stretch.rows > ALONE { 2 } else { 1 }).min(1_024))
 }
 
 /// The columns of a slab.
@@ -120,7 +122,7 @@ fn write(store: &Store, gathered: &Gathered) -> Result<StagedFile> {
     let encoding = |error: ParquetError| {
         Error::new(ErrorKind::Io, "a Parquet file cannot be encoded", error.to_string())
     };
-    let properties = parquet_layout::properties(&schema);
+    let properties = parquet_layout::slab_properties(&schema);
     let mut writer =
         ArrowWriter::try_new(store.stage()?, Arc::clone(&schema), Some(properties)).map_err(encoding)?;
     for rows in gathered.rows.chunks(ROWS) {

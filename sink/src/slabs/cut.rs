@@ -15,12 +15,19 @@ use crate::read::{Archive, TableHistory};
 use crate::store::Store;
 use crate::timestamp::Timestamp;
 
+/// How many rows have ended in a slab for one that lives at its end. A slab holds the rows that lived at its beginning beside
+/// those that began in it: more of these make all slabs smaller, and a scan of one longer. With one, slabs hold two rows for a
+/// fact and a scan took 1.65 times as long as one of the rows alone; with two it is one and a half, and 1.8 (docs/performance.md).
+pub(super) const ENDED_FOR_ONE_ALIVE: u64 = 2;
+
 /// The stretch of a slab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stretch {
     pub(super) from: Lsn,
     pub(super) to: Lsn,
     pub(super) times: [Timestamp; 2],
+    /// How many rows its slab has, about.
+    pub(super) rows: u64,
 }
 
 /// What came of looking for a cut.
@@ -43,7 +50,7 @@ struct Step {
     change: i8,
 }
 
-/// The first position behind `last` up to which as many rows have ended as live there, and at least `least`.
+/// The first position behind `last` up to which twice as many rows have ended as live there, and at least `least`.
 ///
 /// Only positions before the end of the log are settled: facts at its very end may still come, of a snapshot or a comparison.
 pub(super) async fn find(
@@ -58,7 +65,9 @@ pub(super) async fn find(
     let overlaps = |file: &&LiveFile| file.add.lsn[1] > from && file.add.lsn[0] < limit;
     let mut files: Vec<&LiveFile> = table.files.iter().filter(overlaps).collect();
     files.sort_by_key(|file| file.add.lsn[0]);
-    let mut choice = Choice { live: i64::try_from(live).unwrap_or(i64::MAX), ended: 0, least, latest: None };
+    let live_before = live;
+    let mut choice =
+        Choice { live: i64::try_from(live).unwrap_or(i64::MAX), facts: 0, ended: 0, least, latest: None };
     let mut begins = last.map(|slab| slab.times[1]);
     let mut waiting: BinaryHeap<Reverse<Step>> = BinaryHeap::new();
     for (at, live) in files.iter().enumerate() {
@@ -72,7 +81,13 @@ pub(super) async fn find(
             let whole = waiting.peek().is_none_or(|Reverse(next)| next.lsn != step.lsn);
             if whole && choice.is_due() {
                 let ends = Timestamp(choice.latest.unwrap_or(step.valid_from)).max(begins);
-                return Ok(Found::At(Stretch { from, to: Lsn::from_i64(step.lsn), times: [begins, ends] }));
+                let to = Lsn::from_i64(step.lsn);
+                return Ok(Found::At(Stretch {
+                    from,
+                    to,
+                    times: [begins, ends],
+                    rows: live_before + choice.facts,
+                }));
             }
         }
     }
@@ -81,6 +96,7 @@ pub(super) async fn find(
 
 struct Choice {
     live: i64,
+    facts: u64,
     ended: u64,
     least: u64,
     latest: Option<i64>,
@@ -88,13 +104,16 @@ struct Choice {
 
 impl Choice {
     fn take(&mut self, step: &Step) {
+        self.facts += 1;
         self.live += i64::from(step.change);
         self.ended += u64::from(step.ends);
         self.latest = self.latest.max(Some(step.valid_from));
     }
 
     fn lacks(&self) -> u64 {
-        u64::try_from(self.live).unwrap_or(0).max(self.least).saturating_sub(self.ended)
+        (ENDED_FOR_ONE_ALIVE * u64::try_from(self.live).unwrap_or(0))
+            .max(self.least)
+            .saturating_sub(self.ended)
     }
 
     fn is_due(&self) -> bool {

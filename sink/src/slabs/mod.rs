@@ -7,8 +7,8 @@
 //! `L < _to_lsn` (or null), and for a time T likewise by `_valid_from` and `_valid_to`: no join, no window, in any engine. It is
 //! the idea of the time-split B-tree (Lomet and Salzberg, 1989).
 //!
-//! A slab is cut when as many rows have ended in it as live at its end. So a scan reads at most about twice the rows that
-//! it finds, and slabs hold at most about two rows for each fact. Rows are kept in the order of their entities: the versions of
+//! A slab is cut when twice as many rows have ended in it as live at its end. So a scan reads at most about three times the rows
+//! that it finds, and slabs hold at most about one and a half rows for each fact. Rows are kept in the order of their entities: the versions of
 //! one lie side by side, and what did not change between them packs to next to nothing.
 //!
 //! Slabs hold no truth. They are made from facts, by [`Slabber`], and stand beside them in `slabs/`; the log does not know of them.
@@ -141,7 +141,7 @@ impl Slabber {
             None => 0,
         };
         let total: u64 = table.files.iter().map(|file| file.add.rows).sum();
-        let least = self.policy.least.max(live);
+        let least = self.policy.least.max(cut::ENDED_FOR_ONE_ALIVE * live);
         if behind < least {
             self.next_look.insert(table.log_name.clone(), total + (least - behind));
             return Ok(false);

@@ -44,7 +44,12 @@ pub async fn prove(
     if before.is_none() && slab.from != Lsn::ZERO {
         return Ok(Proof::Alone);
     }
-    let stretch = Stretch { from: slab.from, to: slab.to, times: slab.times };
+    let mut rows = 0;
+    for file in &slab.files {
+        let metadata = file::open(store, &file.path, file.bytes).await?.metadata().clone();
+        rows += u64::try_from(metadata.file_metadata().num_rows()).unwrap_or(0);
+    }
+    let stretch = Stretch { from: slab.from, to: slab.to, times: slab.times, rows };
     let mut said = Digests::default();
     let parts = parts(store, table, before, &stretch, memory).await?;
     for part in gather(store, table, before, &stretch, parts, memory).await? {
