@@ -344,6 +344,10 @@ pub(crate) struct Merging {
     /// long its history. They may be removed at any time.
     #[arg(long, env = "BYGONE_NO_SLABS")]
     pub(crate) no_slabs: bool,
+    /// Make no indexes: they say in which rows of a large file an entity's versions stand, so that `history` need not read it all. They
+    /// may be removed at any time.
+    #[arg(long, env = "BYGONE_NO_INDEX")]
+    pub(crate) no_index: bool,
     /// A table's first slab, and each that follows, is not made before so many of its rows have ended.
     #[arg(long, env = "BYGONE_SLAB_ROWS", default_value_t = bygone_sink::slabs::Policy::default().least, value_name = "ROWS",
         value_parser = clap::value_parser!(u64).range(1..))]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bygone_sink::compaction::{Compactor, Done, Policy};
 use bygone_sink::failpoint;
 use bygone_sink::history::History;
+use bygone_sink::index::{self, Indexer};
 use bygone_sink::log::LogState;
 use bygone_sink::slabs::{self, Slabber};
 use bygone_sink::store::{Location, Store, StoreOptions};
@@ -20,12 +21,6 @@ use crate::query::sheet::Cell;
 /// The policy that the command line asks for.
 pub(crate) fn policy(merging: Merging) -> Policy {
     Policy { target_bytes: merging.compact_size, grace: merging.grace, ..Policy::default() }
-}
-
-/// How slabs are made, if they are.
-pub(crate) fn slab_policy(merging: Merging) -> Option<slabs::Policy> {
-    let policy = slabs::Policy { least: merging.slab_rows, ..slabs::Policy::default() };
-    (!merging.no_slabs).then_some(policy)
 }
 
 /// Merges what is due, once.
@@ -48,28 +43,93 @@ pub(crate) async fn compact(arguments: &Compact) -> Result<()> {
     }
     let done = compactor.pass().await?;
     eprintln!("bygone: {}", told(&done));
-    if let Some(policy) = slab_policy(arguments.merging) {
-        let slabber = Slabber::new(store, policy, Arc::new(AtomicBool::new(false)));
-        let (_, made) = slab_pass(slabber, compactor.state().clone()).await;
-        eprintln!("bygone: {}", slabs_told(&made?));
+    let derived =
+        Derived::new(&store, DerivedPolicy::of(arguments.merging), &Arc::new(AtomicBool::new(false)));
+    let (_, made) = derived_pass(derived, compactor.state().clone()).await;
+    for told in made?.told() {
+        eprintln!("bygone: {told}");
     }
     Ok(())
 }
 
-fn slabs_told(done: &slabs::Done) -> String {
-    format!("{} slabs were made ({} rows, {})", done.slabs, done.rows, Cell::bytes(done.bytes).text())
+/// What is made from facts beside them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DerivedPolicy {
+    slabs: Option<slabs::Policy>,
+    indexes: bool,
+}
+
+impl DerivedPolicy {
+    /// The policy that the command line asks for.
+    pub(crate) fn of(merging: Merging) -> Self {
+        let policy = slabs::Policy { least: merging.slab_rows, ..slabs::Policy::default() };
+        Self { slabs: (!merging.no_slabs).then_some(policy), indexes: !merging.no_index }
+    }
+}
+
+/// The makers of it.
+#[derive(Debug)]
+struct Derived {
+    slabber: Option<Slabber>,
+    indexer: Option<Indexer>,
+}
+
+/// What they have made, as far as each was asked to.
+#[derive(Clone, Copy, Debug, Default)]
+struct Made {
+    slabs: Option<slabs::Done>,
+    indexes: Option<index::Done>,
+}
+
+impl Derived {
+    fn new(store: &Store, policy: DerivedPolicy, stop: &Arc<AtomicBool>) -> Self {
+        let slabber = policy.slabs.map(|policy| Slabber::new(store.clone(), policy, Arc::clone(stop)));
+        let indexer = policy.indexes.then(|| Indexer::new(store.clone(), Arc::clone(stop)));
+        Self { slabber, indexer }
+    }
+
+    async fn pass(&mut self, log: &LogState) -> Result<Made> {
+        let mut made = Made::default();
+        if let Some(slabber) = &mut self.slabber {
+            made.slabs = Some(slabber.pass(log).await?);
+        }
+        if let Some(indexer) = &mut self.indexer {
+            made.indexes = Some(indexer.pass(log).await?);
+        }
+        Ok(made)
+    }
+}
+
+impl Made {
+    fn is_nothing(&self) -> bool {
+        self.slabs.is_none_or(|done| done == slabs::Done::default())
+            && self.indexes.is_none_or(|done| done == index::Done::default())
+    }
+
+    fn told(&self) -> impl Iterator<Item = String> {
+        let size = |bytes| Cell::bytes(bytes).text().to_owned();
+        let slabs = self
+            .slabs
+            .map(|done| format!("{} slabs were made ({} rows, {})", done.slabs, done.rows, size(done.bytes)));
+        let indexes = self.indexes.map(|done| {
+            format!("{} indexes were made (of {} facts, {})", done.indexes, done.rows, size(done.bytes))
+        });
+        slabs.into_iter().chain(indexes)
+    }
 }
 
 /// A pass on a thread that it may keep busy.
-async fn slab_pass(mut slabber: Slabber, log: LogState) -> (Option<Slabber>, Result<slabs::Done>) {
+async fn derived_pass(mut derived: Derived, log: LogState) -> (Option<Derived>, Result<Made>) {
     let runtime = tokio::runtime::Handle::current();
     let task = tokio::task::spawn_blocking(move || {
-        let done = runtime.block_on(slabber.pass(&log));
-        (slabber, done)
+        let made = runtime.block_on(derived.pass(&log));
+        (derived, made)
     });
     match task.await {
-        Ok((slabber, done)) => (Some(slabber), done.map_err(Into::into)),
-        Err(error) => (None, Err(Error::other(format!("the making of slabs has failed: {error}")))),
+        Ok((derived, made)) => (Some(derived), made),
+        Err(error) => {
+            (None, Err(Error::other(format!("the making of slabs and indexes has failed: {error}"))))
+        }
     }
 }
 
@@ -98,12 +158,12 @@ impl Background {
         store: Store,
         state: LogState,
         policy: Policy,
-        slabs: Option<slabs::Policy>,
+        derived: DerivedPolicy,
         every: Duration,
     ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let wake = Arc::new(Notify::new());
-        let mut slabber = slabs.map(|policy| Slabber::new(store.clone(), policy, Arc::clone(&stop)));
+        let mut derived = Some(Derived::new(&store, derived, &stop));
         let mut compactor = Compactor::new(store, state, policy, Arc::clone(&stop));
         let task = tokio::spawn({
             let (stop, wake) = (Arc::clone(&stop), Arc::clone(&wake));
@@ -120,13 +180,15 @@ impl Background {
                             tracing::warn!(%error, "small files could not be merged: tried again later");
                         }
                     }
-                    let Some(ready) = slabber.take() else { continue };
-                    let (ready, made) = slab_pass(ready, compactor.state().clone()).await;
-                    slabber = ready;
+                    let Some(ready) = derived.take() else { continue };
+                    let (ready, made) = derived_pass(ready, compactor.state().clone()).await;
+                    derived = ready;
                     match made {
-                        Ok(done) if done == slabs::Done::default() => {}
-                        Ok(done) => tracing::debug!("{}", slabs_told(&done)),
-                        Err(error) => tracing::warn!(%error, "a slab could not be made: tried again later"),
+                        Ok(made) if made.is_nothing() => {}
+                        Ok(made) => made.told().for_each(|told| tracing::debug!("{told}")),
+                        Err(error) => {
+                            tracing::warn!(%error, "slabs or indexes could not be made: tried again later");
+                        }
                     }
                 }
             }

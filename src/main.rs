@@ -156,7 +156,7 @@ fn options(run: Run) -> Result<RunOptions> {
         ready_within: run.ready_within,
         compact_every: (!run.no_compact).then_some(run.compact_interval),
         compaction: compact::policy(run.merging),
-        slabs: compact::slab_policy(run.merging),
+        derived: compact::DerivedPolicy::of(run.merging),
         on_gap: run.on_gap,
         max_slot_lag: run.max_slot_lag,
         accept_fork: run.accept_fork,

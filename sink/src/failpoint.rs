@@ -20,7 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 pub const VARIABLE: &str = "BYGONE_FAILPOINTS";
 
 /// Every failpoint there is, in the order in which a commit passes them.
-pub const NAMES: [&str; 25] = [
+pub const NAMES: [&str; 26] = [
     "snapshot.after_slot",
     "gap.after_slot",
     "copy.begun",
@@ -41,6 +41,7 @@ pub const NAMES: [&str; 25] = [
     "compact.before_commit",
     "compact.after_commit",
     "compact.before_delete",
+    "index.before_file",
     "slab.before_file",
     "slab.after_file",
     "delta.before_put",

@@ -11,6 +11,7 @@ mod fact_file;
 pub mod fact_tables;
 pub mod failpoint;
 pub mod history;
+pub mod index;
 pub mod log;
 mod parquet_layout;
 pub mod read;

@@ -11,6 +11,10 @@ use crate::slabs::{BEGAN, ENDED};
 /// enough to be held in memory while it is made.
 pub(crate) const ROW_GROUP_BYTES: usize = 16 << 20;
 const ROW_GROUP_ROWS: usize = 256 * 1024;
+/// Rows in a page of a merged file.
+const MERGED_PAGE_ROWS: usize = 4 * 1024;
+/// Rows in a row group of an index.
+pub(crate) const INDEX_GROUP_ROWS: usize = 16 * 1024;
 
 /// Writer properties for files of facts with these columns.
 pub(crate) fn properties(schema: &SchemaRef) -> WriterProperties {
@@ -27,6 +31,20 @@ pub(crate) fn slab_properties(schema: &SchemaRef) -> WriterProperties {
             .set_column_encoding(time, Encoding::PLAIN)
     });
     properties.build()
+}
+
+/// Writer properties for facts of many files in one. An entity's versions lie far apart in it, and a look-up reads a page for each: these are
+/// small.
+pub(crate) fn merged_properties(schema: &SchemaRef) -> WriterProperties {
+    facts(schema).set_data_page_row_count_limit(MERGED_PAGE_ROWS).build()
+}
+
+/// Writer properties for an index: small groups, of which a look-up reads one.
+pub(crate) fn index_properties(schema: &SchemaRef) -> WriterProperties {
+    facts(schema)
+        .set_max_row_group_row_count(Some(INDEX_GROUP_ROWS))
+        .set_statistics_enabled(EnabledStatistics::Chunk)
+        .build()
 }
 
 fn facts(schema: &SchemaRef) -> WriterPropertiesBuilder {

@@ -36,14 +36,13 @@ use bygone_sink::compaction;
 use bygone_sink::encoder::{Encoder, EncoderLimits, FileNumbers};
 use bygone_sink::error::ErrorKind as SinkErrorKind;
 use bygone_sink::failpoint;
-use bygone_sink::slabs;
 use bygone_sink::store::{Location, Store, StoreOptions};
 use bygone_sink::versioning::Versioner;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
 use crate::cli::OnGap;
-use crate::compact::Background;
+use crate::compact::{Background, DerivedPolicy};
 use crate::delta;
 use crate::error::{Error, Result};
 use crate::facts;
@@ -100,8 +99,8 @@ pub(crate) struct RunOptions {
     /// How often files are merged; never where none is given.
     pub(crate) compact_every: Option<Duration>,
     pub(crate) compaction: compaction::Policy,
-    /// How slabs are made; none are where it is not given.
-    pub(crate) slabs: Option<slabs::Policy>,
+    /// What is made from facts beside them.
+    pub(crate) derived: DerivedPolicy,
     /// Bytes of WAL that the source may keep for the slot.
     pub(crate) max_slot_lag: Option<u64>,
     /// Go on with a source whose past is not the history's.
@@ -370,8 +369,8 @@ impl Capture {
         };
         let log = Arc::clone(&self.pipeline()?.committer.log);
         let state = log.lock().await.state().clone();
-        let RunOptions { compaction, slabs, .. } = &self.options;
-        Ok(Some(Background::start(self.place.open()?, state, *compaction, *slabs, every)))
+        let RunOptions { compaction, derived, .. } = &self.options;
+        Ok(Some(Background::start(self.place.open()?, state, *compaction, *derived, every)))
     }
 
     /// Has other sinks follow the log, now that it is sure that this capture goes on with it.

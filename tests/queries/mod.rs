@@ -5,13 +5,14 @@
 
 mod conditions;
 mod cookbook;
+mod derived;
 mod engines;
 mod events;
 mod inventory;
 mod moments;
 mod restore;
 mod rows;
-mod slabs;
+
 mod sql;
 
 use std::io::Write;

@@ -88,7 +88,7 @@ fn copy(store: &Store, writer: Option<Writer>, add: &Add, bytes: Bytes) -> Resul
         Some(writer) => writer,
         None => {
             let schema = reader.schema();
-            let properties = parquet_layout::properties(&schema);
+            let properties = parquet_layout::merged_properties(&schema);
             ArrowWriter::try_new(store.stage()?, schema, Some(properties)).map_err(|error| failed(&error))?
         }
     };

@@ -18,6 +18,7 @@ use super::file::{self, Builder, column, excludes_text, integer_bounds};
 use super::{Cut, Flow, LiveRow, TableHistory};
 use crate::error::Result;
 use crate::fact_file::{FactRows, RowColumns, damaged};
+use crate::index::Finder;
 use crate::log::LiveFile;
 use crate::schema::{SYSTEM_COLUMNS, TableSchema};
 use crate::slabs::SlabFile;
@@ -118,8 +119,19 @@ pub async fn facts(
     columns: &Columns,
     visit: &mut dyn FnMut(&Fact<'_>) -> Flow,
 ) -> Result<()> {
-    for file in &table.files {
-        if !filter.may_take_file(file) {
+    let files: Vec<&LiveFile> = table.files.iter().filter(|file| filter.may_take_file(file)).collect();
+    let finder = match &filter.entities {
+        Some(entities) => Finder::of(store, table, &files, entities).await?,
+        None => Finder::default(),
+    };
+    let mut visit = |fact: &Fact<'_>| if filter.takes(fact.head) { visit(fact) } else { Flow::Continue(()) };
+    for file in files {
+        if let Some(rows) = finder.rows(&file.add.path) {
+            if !rows.is_empty()
+                && facts_at(store, table, file, rows, columns, &mut |_, fact| visit(fact)).await?.is_break()
+            {
+                break;
+            }
             continue;
         }
         let builder = file::open(store, &file.add.path, file.add.bytes).await?;
@@ -140,12 +152,7 @@ pub async fn facts(
             builder = builder.with_row_filter(rows);
         }
         let mut walk = Walk::new(table, &file.add.path);
-        let flow = walk
-            .over(builder, columns, &mut |_, fact| {
-                if filter.takes(fact.head) { visit(fact) } else { Flow::Continue(()) }
-            })
-            .await?;
-        if flow.is_break() {
+        if walk.over(builder, columns, &mut |_, fact| visit(fact)).await?.is_break() {
             break;
         }
     }

@@ -8,11 +8,8 @@ use super::ENDED;
 use super::path::{Name, directory};
 use crate::error::Result;
 use crate::read::file;
-use crate::store::{Object, Store};
+use crate::store::{LEFT_BEHIND, Object, Store};
 use crate::timestamp::Timestamp;
-
-/// Microseconds after which nobody is taken to be still at work on a slab, or to be reading one that was replaced.
-const LEFT_BEHIND: i64 = 3_600_000_000;
 
 /// A slab: the stretch `(from, to]` of the WAL.
 #[derive(Clone, Debug, PartialEq, Eq)]

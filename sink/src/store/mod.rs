@@ -59,6 +59,10 @@ pub struct Object {
     pub modified: Timestamp,
 }
 
+/// Microseconds after which nobody is taken to be still at work on a file that is made beside the log, or to be reading one that
+/// was replaced.
+pub(crate) const LEFT_BEHIND: i64 = 3_600_000_000;
+
 /// How a [`Store`] behaves.
 #[derive(Clone)]
 pub struct StoreOptions {

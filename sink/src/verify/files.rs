@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use super::chain::Named;
 use super::report::{Problem, ProblemKind, Progress, Report};
 use crate::error::{Error, ErrorKind, Result};
+use crate::index::INDEX;
 use crate::log::path::{DATA, commit_seq, fact_seq};
 use crate::log::{Add, ContentHash, MANIFEST};
 use crate::slabs::SLABS;
@@ -104,15 +105,15 @@ fn report_strangers(objects: &BTreeMap<String, u64>, named: &Named, report: &mut
                 _ => "no commit names the file: a writer ended before its commit",
             };
             report.warning(ProblemKind::UnreferencedFile, path, what);
-        } else if path != MANIFEST && commit_seq(path).is_none() && !is_slab(path) {
+        } else if path != MANIFEST && commit_seq(path).is_none() && !is_derived(path) {
             report.warning(ProblemKind::UnknownObject, path, "the object is no part of the history");
         }
     }
 }
 
-/// Slabs are made from facts and hold no truth: no commit names them.
-fn is_slab(path: &str) -> bool {
-    path.strip_prefix(SLABS).is_some_and(|rest| rest.starts_with('/'))
+/// Slabs and indexes are made from facts and hold no truth: no commit names them.
+fn is_derived(path: &str) -> bool {
+    path.split_once('/').is_some_and(|(first, _)| [SLABS, INDEX].contains(&first))
 }
 
 /// Reads a file and compares it with what the log says of it.

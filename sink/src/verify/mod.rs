@@ -1,13 +1,13 @@
-//! Whether a history is what was written: the chain of commits, every live file's bytes, and the slabs made from them.
+//! Whether a history is what was written: the chain of commits, every live file's bytes, and the slabs and indexes made from them.
 //!
 //! What the chain proves: nobody changed, removed or inserted anything before the last commit without changing every later
 //! one. What it does not prove: who can write to the history can make up a whole new chain, or cut commits off its end. Who
 //! keeps the [head](Report::head) of an earlier verification elsewhere can tell ([`Expectation`]).
 
 mod chain;
+mod derived;
 mod files;
 mod report;
-mod slabs;
 
 use std::collections::BTreeMap;
 
@@ -26,8 +26,8 @@ pub struct Expectation {
     pub sha256: ContentHash,
 }
 
-/// Recomputes the chain and the hash, length and row count of every live file; where these are whole, holds the slabs
-/// against the facts. Memory is bounded by the number of files and commits' names, not by their size. `progress` is called
+/// Recomputes the chain and the hash, length and row count of every live file; where these are whole, holds slabs
+/// and indexes against the facts. Memory is bounded by the number of files and commits' names, not by their size. `progress` is called
 /// after each commit and each file.
 ///
 /// # Errors
@@ -46,7 +46,7 @@ pub async fn verify(
     let named = chain::verify(store, &objects, expected, &mut report, &mut progress).await?;
     files::verify(store, &objects, &named, &mut report, &mut progress).await?;
     if report.is_ok() {
-        slabs::verify(store, &mut report).await?;
+        derived::verify(store, &mut report).await?;
     }
     report.ok = report.problems.is_empty();
     Ok(report)

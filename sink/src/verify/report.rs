@@ -25,6 +25,8 @@ pub struct Report {
     pub slabs: u64,
     /// Rows in them.
     pub slab_rows: u64,
+    /// Indexes that say where an entity's facts are.
+    pub indexes: u64,
     /// The last commit. Kept elsewhere, it lets a later verification prove that nothing up to here was changed.
     pub head: Option<Head>,
     /// What is wrong.
@@ -137,6 +139,8 @@ pub enum ProblemKind {
     LostFacts,
     /// A slab holds other rows than the facts it was made from, or cannot be read.
     FalseSlab,
+    /// An index is not of the facts in its file, or cannot be read.
+    FalseIndex,
     /// A slab cannot be held against the facts: the one before it is missing.
     UnprovenSlab,
     /// A data file that no commit names: an orphan, or of a commit that is under way.

@@ -1,4 +1,4 @@
-//! Slabs are proved against the facts, and whatever befalls them costs no more than making them anew.
+//! Slabs and indexes are proved against the facts, and whatever befalls them costs no more than making them anew.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -34,8 +34,8 @@ fn assert_moments(shop: &Shop, moments: &[String]) {
     }
 }
 
-/// The files of all slabs, in the order of their stretches.
-fn slab_files(shop: &Shop) -> Vec<PathBuf> {
+/// The files of all slabs, in the order of their stretches; or of all indexes.
+fn files_in(shop: &Shop, directory: &str) -> Vec<PathBuf> {
     fn below(directory: &Path, found: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
@@ -43,16 +43,15 @@ fn slab_files(shop: &Shop) -> Vec<PathBuf> {
         }
     }
     let mut found = Vec::new();
-    below(&shop.scratch.join("history/slabs"), &mut found);
+    below(&shop.scratch.join("history").join(directory), &mut found);
     found.sort();
     found
 }
 
-fn whole(told: &str) -> u64 {
+/// How many slabs, or indexes, a verification proved.
+fn proved(told: &str, what: &str) -> u64 {
     let count = told.lines().last().and_then(|line| {
-        line.strip_prefix("whole: ")?
-            .split(", ")
-            .find_map(|part| part.split(';').next()?.strip_suffix(" slabs"))
+        line.strip_prefix("whole: ")?.split(", ").find_map(|part| part.split(';').next()?.strip_suffix(what))
     });
     count.map_or(0, |count| count.parse().unwrap())
 }
@@ -61,9 +60,9 @@ fn whole(told: &str) -> u64 {
 fn verify_proves_slabs_and_names_the_false_one() {
     let (shop, moments) = changed_shop();
     make_slabs(&shop, "60", 3);
-    let slabs = whole(&shop.ask(&["verify"]));
+    let slabs = proved(&shop.ask(&["verify"]), " slabs");
     assert!(slabs >= 3, "{slabs} slabs");
-    let files = slab_files(&shop);
+    let files = files_in(&shop, "slabs");
     let (first, second) = (std::fs::read(&files[0]).unwrap(), std::fs::read(&files[1]).unwrap());
     for (bytes, what) in
         [(&first, "other rows than the facts"), (&second[..second.len() / 2].to_vec(), "Parquet")]
@@ -75,16 +74,16 @@ fn verify_proves_slabs_and_names_the_false_one() {
         assert!(told.stdout.contains("remove slabs/public.orders/"), "{}", told.stdout);
     }
     std::fs::write(&files[1], &second).unwrap();
-    assert_eq!(whole(&shop.ask(&["verify"])), slabs);
+    assert_eq!(proved(&shop.ask(&["verify"]), " slabs"), slabs);
     // Without the first one, the rows that the others carried over stand alone.
     std::fs::remove_file(&files[0]).unwrap();
     let told = shop.ask(&["verify"]);
-    assert!(whole(&told) == 0 && told.contains("the slab before it is missing"), "{told}");
+    assert!(proved(&told, " slabs") == 0 && told.contains("the slab before it is missing"), "{told}");
     assert_moments(&shop, &moments);
     std::fs::remove_dir_all(shop.scratch.join("history/slabs")).unwrap();
     assert_moments(&shop, &moments);
     make_slabs(&shop, "60", 3);
-    assert_eq!(whole(&shop.ask(&["verify"])), slabs);
+    assert_eq!(proved(&shop.ask(&["verify"]), " slabs"), slabs);
     assert_moments(&shop, &moments);
 }
 
@@ -103,11 +102,11 @@ fn a_kill_while_a_slab_is_made_costs_nothing() {
         shop.ask(&["verify"]);
     }
     make_slabs(&shop, "60", 1);
-    let slabs = whole(&shop.ask(&["verify"]));
+    let slabs = proved(&shop.ask(&["verify"]), " slabs");
     assert!(slabs >= 3, "{slabs} slabs");
     assert_moments(&shop, &moments);
     // A file that no whole slab has is taken away, when nobody can be at work on it any more.
-    let files = slab_files(&shop);
+    let files = files_in(&shop, "slabs");
     let whole = files.iter().find(|path| path.to_str().unwrap().contains("-1of1-")).unwrap();
     let stray = whole.to_str().unwrap().replace("-1of1-", "-1of2-");
     std::fs::copy(whole, &stray).unwrap();
@@ -117,5 +116,64 @@ fn a_kill_while_a_slab_is_made_costs_nothing() {
     std::fs::File::options().write(true).open(&stray).unwrap().set_modified(old).unwrap();
     shop.bygone.ask(&["compact", "--slab-rows", "60"]).well();
     assert!(!Path::new(&stray).exists());
-    assert_eq!(slab_files(&shop), files);
+    assert_eq!(files_in(&shop, "slabs"), files);
+}
+
+#[test]
+fn an_index_finds_what_reading_every_file_finds() {
+    let mut shop = Shop::with(
+        "create table orders (id int primary key, word text, total int);
+         insert into orders select n, 'w' || n % 7, n from generate_series(1, 60000) n",
+    );
+    for round in 0..3 {
+        shop.server.run(&format!("update orders set total = {round} where id % 5 = 0 or id = 59999"));
+        shop.capture();
+    }
+    shop.server.run("delete from orders where id = 10; update orders set id = 70000 where id = 20");
+    shop.capture();
+    let keys = ["1", "10", "20", "25", "59999", "60000", "70000"];
+    let ask = |shop: &Shop| -> Vec<String> {
+        keys.iter().map(|key| shop.ask(&["history", "orders", key, "--format", "json"])).collect()
+    };
+    let without = ask(&shop);
+    assert_eq!(without[3].matches("\"version\"").count(), 4, "{}", without[3]);
+    // One over the snapshot's file, then one over what it was merged into.
+    let told = shop.bygone.ask(&["compact", "--no-slabs"]).well().stderr;
+    assert!(told.contains("1 indexes were made (of 60000 facts"), "{told}");
+    assert_eq!(ask(&shop), without);
+    let old = files_in(&shop, "index");
+    shop.bygone.ask(&["compact", "--no-slabs", "--all", "--grace", "1ms"]).well();
+    assert_eq!(ask(&shop), without);
+    assert_eq!(proved(&shop.ask(&["verify"]), " indexes"), 1);
+    // Its file is gone; it follows after an hour.
+    assert_eq!(files_in(&shop, "index").len(), 2);
+    let long_ago = SystemTime::now() - Duration::from_secs(4_000);
+    std::fs::File::options().write(true).open(&old[0]).unwrap().set_modified(long_ago).unwrap();
+    shop.bygone.ask(&["compact"]).well();
+    let [index] = files_in(&shop, "index").try_into().unwrap();
+    assert_ne!(index, old[0]);
+
+    // What happens to it is told, and costs time alone, but for a forgery.
+    let good = std::fs::read(&index).unwrap();
+    std::fs::write(&index, &good[..good.len() / 2]).unwrap();
+    let told = shop.bygone.ask(&["verify"]);
+    assert_eq!(told.code(), Some(1));
+    assert!(
+        told.stdout.contains("PROBLEM") && told.stdout.contains("index/public.orders/"),
+        "{}",
+        told.stdout
+    );
+    assert_eq!(ask(&shop), without);
+    std::fs::remove_file(&index).unwrap();
+    assert_eq!(ask(&shop), without);
+    assert_eq!(proved(&shop.ask(&["verify"]), " indexes"), 0);
+    let killed = Bygone::new(shop.server.url(), shop.scratch.join("history"))
+        .env("BYGONE_FAILPOINTS", "index.before_file=abort")
+        .ask(&["compact"]);
+    assert_eq!(killed.code(), None, "{}", killed.stderr);
+    shop.bygone.ask(&["compact"]).well();
+    assert_eq!(std::fs::read(&index).unwrap(), good);
+    std::fs::write(&index, b"").unwrap();
+    shop.bygone.ask(&["compact", "--no-index"]).well();
+    assert_eq!(ask(&shop), without);
 }

@@ -1,7 +1,8 @@
-//! The slabs, each held against the facts that it was made from.
+//! Slabs and indexes, each held against the facts that it was made from.
 
 use super::report::{Problem, ProblemKind, Report};
 use crate::error::{ErrorKind, Result};
+use crate::index::{self, Indexes};
 use crate::read::{Archive, TableHistory};
 use crate::slabs::{Proof, Slab, SlabSet, prove};
 use crate::store::Store;
@@ -9,7 +10,7 @@ use crate::store::Store;
 /// Bytes of rows in memory at once.
 const MEMORY: usize = 64 << 20;
 
-/// To be called for a history whose log and files are whole: a slab is no better than the facts that it is held against.
+/// To be called for a history whose log and files are whole: what is made from facts is no better than the facts that it is held against.
 pub(super) async fn verify(store: &Store, report: &mut Report) -> Result<()> {
     let archive = Archive::open(store).await?;
     let known = archive.known_until().0;
@@ -25,6 +26,26 @@ pub(super) async fn verify(store: &Store, report: &mut Report) -> Result<()> {
             }
             before = Some(slab);
         }
+        verify_indexes(store, &table, report).await?;
+    }
+    Ok(())
+}
+
+async fn verify_indexes(store: &Store, table: &TableHistory, report: &mut Report) -> Result<()> {
+    let adds = || table.files.iter().map(|file| &file.add);
+    let indexes = Indexes::load(store, &table.log_name, adds()).await?;
+    for (add, index) in adds().filter_map(|add| Some((add, indexes.of(&add.path)?))) {
+        let what = match index::prove(store, add, index).await {
+            Ok(true) => {
+                report.indexes += 1;
+                continue;
+            }
+            Ok(false) => format!("the index is not of the facts in {}", add.path),
+            Err(err) if matches!(err.kind(), ErrorKind::Damaged | ErrorKind::NotFound) => err.to_string(),
+            Err(err) => return Err(err),
+        };
+        let what = format!("{what}; remove it, `bygone compact` makes it anew");
+        report.problem(ProblemKind::FalseIndex, &index.path, &what);
     }
     Ok(())
 }
