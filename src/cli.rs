@@ -348,6 +348,10 @@ pub(crate) struct Merging {
     /// may be removed at any time.
     #[arg(long, env = "BYGONE_NO_INDEX")]
     pub(crate) no_index: bool,
+    /// A checkpoint of the log, by which reading commands start as quickly after a year as after a day, is made after so many commits.
+    #[arg(long, env = "BYGONE_CHECKPOINT_EVERY", default_value_t = bygone_sink::checkpoint::EVERY, value_name = "COMMITS",
+        value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) checkpoint_every: u64,
     /// A table's first slab, and each that follows, is not made before so many of its rows have ended.
     #[arg(long, env = "BYGONE_SLAB_ROWS", default_value_t = bygone_sink::slabs::Policy::default().least, value_name = "ROWS",
         value_parser = clap::value_parser!(u64).range(1..))]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bygone_sink::checkpoint;
 use bygone_sink::compaction::{Compactor, Done, Policy};
 use bygone_sink::failpoint;
 use bygone_sink::history::History;
@@ -57,13 +58,18 @@ pub(crate) async fn compact(arguments: &Compact) -> Result<()> {
 pub(crate) struct DerivedPolicy {
     slabs: Option<slabs::Policy>,
     indexes: bool,
+    checkpoint_every: u64,
 }
 
 impl DerivedPolicy {
     /// The policy that the command line asks for.
     pub(crate) fn of(merging: Merging) -> Self {
         let policy = slabs::Policy { least: merging.slab_rows, ..slabs::Policy::default() };
-        Self { slabs: (!merging.no_slabs).then_some(policy), indexes: !merging.no_index }
+        Self {
+            slabs: (!merging.no_slabs).then_some(policy),
+            indexes: !merging.no_index,
+            checkpoint_every: merging.checkpoint_every,
+        }
     }
 }
 
@@ -72,11 +78,14 @@ impl DerivedPolicy {
 struct Derived {
     slabber: Option<Slabber>,
     indexer: Option<Indexer>,
+    store: Store,
+    checkpoint_every: u64,
 }
 
 /// What they have made, as far as each was asked to.
 #[derive(Clone, Copy, Debug, Default)]
 struct Made {
+    checkpoint: Option<u64>,
     slabs: Option<slabs::Done>,
     indexes: Option<index::Done>,
 }
@@ -85,11 +94,14 @@ impl Derived {
     fn new(store: &Store, policy: DerivedPolicy, stop: &Arc<AtomicBool>) -> Self {
         let slabber = policy.slabs.map(|policy| Slabber::new(store.clone(), policy, Arc::clone(stop)));
         let indexer = policy.indexes.then(|| Indexer::new(store.clone(), Arc::clone(stop)));
-        Self { slabber, indexer }
+        Self { slabber, indexer, store: store.clone(), checkpoint_every: policy.checkpoint_every }
     }
 
     async fn pass(&mut self, log: &LogState) -> Result<Made> {
-        let mut made = Made::default();
+        let mut made = Made {
+            checkpoint: checkpoint::make(&self.store, log, self.checkpoint_every).await?,
+            ..Made::default()
+        };
         if let Some(slabber) = &mut self.slabber {
             made.slabs = Some(slabber.pass(log).await?);
         }
@@ -102,7 +114,8 @@ impl Derived {
 
 impl Made {
     fn is_nothing(&self) -> bool {
-        self.slabs.is_none_or(|done| done == slabs::Done::default())
+        self.checkpoint.is_none()
+            && self.slabs.is_none_or(|done| done == slabs::Done::default())
             && self.indexes.is_none_or(|done| done == index::Done::default())
     }
 
@@ -114,7 +127,9 @@ impl Made {
         let indexes = self.indexes.map(|done| {
             format!("{} indexes were made (of {} facts, {})", done.indexes, done.rows, size(done.bytes))
         });
-        slabs.into_iter().chain(indexes)
+        let checkpoint =
+            self.checkpoint.map(|seq| format!("a checkpoint of the log was made, up to commit {seq}"));
+        checkpoint.into_iter().chain(slabs).chain(indexes)
     }
 }
 

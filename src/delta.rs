@@ -21,7 +21,7 @@ impl Sink for View {
     }
 
     async fn open(&self, store: &Store) -> Result<DeltaView> {
-        Ok(DeltaView::open(Archive::open(store).await?).await?)
+        Ok(DeltaView::open(Archive::open_whole(store, None).await?).await?)
     }
 
     async fn catch_up(open: &mut DeltaView) -> Result<u64> {

@@ -37,7 +37,7 @@ impl Sink for Target {
     }
 
     async fn open(&self, store: &Store) -> Result<FactTables> {
-        let archive = Archive::open(store).await?;
+        let archive = Archive::open_whole(store, None).await?;
         let client = session::connect_sql(&self.connect).await?;
         let tables = FactTables::open(client, archive, &self.schema).await?;
         tracing::info!(schema = self.schema, commit = tables.next(), "fact tables");

@@ -15,7 +15,7 @@ use crate::query::sheet::{Cell, Sheet, left, right};
 pub(crate) async fn reconcile(arguments: &Reconcile) -> Result<ExitCode> {
     let location = Location::parse(&arguments.history.history)?;
     let store = Store::open(&location, &StoreOptions::default())?;
-    let mut archive = Archive::open(&store).await?;
+    let mut archive = Archive::open_whole(&store, None).await?;
     let outcome = trial::reconcile(arguments, &mut archive).await?;
     tables(arguments.format, &outcome)?;
     differing(&outcome);

@@ -48,12 +48,17 @@ pub(crate) async fn verify(arguments: &Verify) -> Result<ExitCode> {
                 println!("warning  {}", described(warning));
             }
             println!(
-                "{}: {} commits, {} files, {} rows, {} bytes{}{}{}",
+                "{}: {} commits, {} files, {} rows, {} bytes{}{}{}{}",
                 if report.is_ok() { "whole" } else { "NOT WHOLE" },
                 report.commits,
                 report.files,
                 report.rows,
                 report.bytes,
+                if report.checkpoints == 0 {
+                    String::new()
+                } else {
+                    format!(", {} checkpoints", report.checkpoints)
+                },
                 if report.slabs == 0 { String::new() } else { format!(", {} slabs", report.slabs) },
                 if report.indexes == 0 { String::new() } else { format!(", {} indexes", report.indexes) },
                 report

@@ -1,6 +1,7 @@
 //! What bygone keeps: facts, versions, state, Parquet files and the hash-chained log.
 
 pub mod batch;
+pub mod checkpoint;
 pub mod compaction;
 pub mod delta;
 pub mod encoder;

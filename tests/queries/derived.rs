@@ -177,3 +177,88 @@ fn an_index_finds_what_reading_every_file_finds() {
     shop.bygone.ask(&["compact", "--no-index"]).well();
     assert_eq!(ask(&shop), without);
 }
+
+#[test]
+fn a_reader_starts_at_a_checkpoint_and_answers_the_same() {
+    let mut shop = Shop::with(
+        "create table orders (id int primary key, total int);
+         insert into orders select n, n from generate_series(1, 40) n",
+    );
+    let mut moments = Vec::new();
+    let mut go_on = |shop: &mut Shop, rounds: std::ops::Range<i32>| {
+        for round in rounds {
+            shop.server.run(&format!("update orders set total = {round} where id % 4 = {round} % 4"));
+            if round == 3 {
+                shop.server.run("alter table orders add note text; truncate orders; insert into orders values (1, 1, 'x'), (4, 4, 'y')");
+            }
+            moments.push(shop.save("orders", &format!("m{round}")));
+            shop.server.run("update orders set total = -1 where id = 1");
+            shop.capture();
+        }
+        moments.clone()
+    };
+    let ask = |shop: &Shop, moments: &[(String, String)]| -> Vec<String> {
+        let mut told: Vec<String> = [
+            &["history", "orders", "1", "--format", "json"][..],
+            &["transactions", "--format", "json"],
+            &["who", "nobody", "--format", "json"],
+        ]
+        .map(|question| shop.ask(question))
+        .to_vec();
+        for (at, (lsn, time)) in moments.iter().enumerate() {
+            for moment in [lsn, time] {
+                let rows = shop.ask(&["as-of", "orders", "--at", moment, "--format", "csv"]);
+                shop.assert_saved(&rows, &format!("m{at}"));
+                told.push(rows);
+            }
+        }
+        told
+    };
+    let compact = |shop: &Shop, every: &str| {
+        let told = shop.bygone.ask(&["compact", "--checkpoint-every", every]).well().stderr;
+        told.contains("a checkpoint of the log was made")
+    };
+    let saved = go_on(&mut shop, 0..8);
+    let without = ask(&shop, &saved);
+    assert!(!compact(&shop, "1000"));
+    assert!(compact(&shop, "5") && !compact(&shop, "5"));
+    assert!(ask(&shop, &saved) == without, "another answer");
+    assert_eq!(proved(&shop.ask(&["verify"]), " checkpoints"), 1);
+
+    // Commits after it, another one upon it, and both are what the log says.
+    let saved = go_on(&mut shop, 8..16);
+    let beside = ask(&shop, &saved);
+    assert!(compact(&shop, "5"));
+    assert!(ask(&shop, &saved) == beside, "another answer");
+    assert_eq!(proved(&shop.ask(&["verify"]), " checkpoints"), 2);
+    let checkpoints = files_in(&shop, "checkpoints");
+    let newest = &checkpoints[1];
+
+    // Nothing before it is read.
+    let early = shop.scratch.join("history/log/00000000000000000002.json");
+    let commit = std::fs::read(&early).unwrap();
+    std::fs::remove_file(&early).unwrap();
+    assert!(shop.ask(&["tables"]).contains("orders"));
+    assert_eq!(shop.bygone.ask(&["verify"]).code(), Some(1));
+    std::fs::write(&early, commit).unwrap();
+
+    // One of another log is left aside; one that lies is found by whoever looks.
+    let good = std::fs::read_to_string(newest).unwrap();
+    let hash = good.split("\"hash\":\"").nth(1).unwrap()[..64].to_owned();
+    std::fs::write(newest, good.replace(&hash, &"0".repeat(64))).unwrap();
+    assert!(ask(&shop, &saved) == beside, "another answer");
+    std::fs::write(newest, good.replace("\"epoch\":0", "\"epoch\":7")).unwrap();
+    let told = shop.bygone.ask(&["verify"]);
+    assert!(told.code() == Some(1) && told.stdout.contains("it is not what the log says"), "{}", told.stdout);
+    std::fs::write(newest, &good[..good.len() / 2]).unwrap();
+    assert!(ask(&shop, &saved) == beside, "another answer");
+    std::fs::remove_dir_all(shop.scratch.join("history/checkpoints")).unwrap();
+    assert!(ask(&shop, &saved) == beside, "another answer");
+    // The next takes the place of the oldest.
+    for round in 16..20 {
+        go_on(&mut shop, round..round + 1);
+        assert!(compact(&shop, "1"));
+    }
+    assert_eq!(files_in(&shop, "checkpoints").len(), 2);
+    shop.ask(&["verify"]);
+}

@@ -93,9 +93,15 @@ pub fn commits(store: &Store, range: Range<u64>) -> impl Stream<Item = Result<St
 /// # Errors
 /// [`ErrorKind::Damaged`] where one is missing between others.
 pub async fn commit_count(store: &Store) -> Result<u64> {
-    let mut next = 0;
+    commit_count_from(store, 0).await
+}
+
+/// The same where the commits before `first` are known: they are not listed.
+pub(crate) async fn commit_count_from(store: &Store, first: u64) -> Result<u64> {
+    let mut next = first;
+    let after = first.checked_sub(1).map_or_else(String::new, commit_path);
     // By path, which is by number.
-    for object in store.list("log").await? {
+    for object in store.list_after("log", &after).await? {
         // What is not called like a commit is none (checkpoints of later versions).
         let Some(seq) = commit_seq(&object.path) else { continue };
         if seq != next {

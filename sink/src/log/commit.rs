@@ -186,7 +186,7 @@ impl Commit {
     }
 }
 
-pub(super) fn to_bytes(document: &impl Serialize) -> Result<Vec<u8>> {
+pub(crate) fn to_bytes(document: &impl Serialize) -> Result<Vec<u8>> {
     let mut bytes = serde_json::to_vec(document).map_err(|err| {
         Error::new(ErrorKind::Conflict, "a document cannot be written as JSON", err.to_string())
             .with_source(err)
@@ -195,7 +195,7 @@ pub(super) fn to_bytes(document: &impl Serialize) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-pub(super) fn from_bytes<T: for<'de> Deserialize<'de>>(bytes: &[u8], path: &str) -> Result<T> {
+pub(crate) fn from_bytes<T: for<'de> Deserialize<'de>>(bytes: &[u8], path: &str) -> Result<T> {
     let damaged = |err: serde_json::Error| {
         Error::new(ErrorKind::Damaged, "not a document of a history", format!("{path}: {err}"))
             .with_source(err)

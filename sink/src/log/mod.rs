@@ -11,9 +11,10 @@ mod schema;
 mod state;
 mod writer;
 
-pub(crate) use chain::LONGEST;
+pub(crate) use chain::{LONGEST, commit_count_from};
 pub use chain::{StoredCommit, catch_up, commit_count, commits, load, read};
 pub use commit::{ASIDE, Add, CATALOG_SEEN, COMMITS, Commit, CommitBody, FORMAT, LSN_OFFSET, Source, Wal};
+pub(crate) use commit::{from_bytes, to_bytes};
 pub use event::{Event, EventKind, EventLsn, VERIFIED};
 pub use hash::ContentHash;
 pub use manifest::{MANIFEST, Manifest, ManifestSource};

@@ -136,6 +136,28 @@ impl LogState {
         &self.events
     }
 
+    /// A state as a checkpoint keeps it: these files, columns and events, and the rest as it stands here. What was removed is not
+    /// in it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidPath`] where a path leads out of the history.
+    pub(crate) fn restore(
+        self,
+        files: Vec<LiveFile>,
+        schemas: Vec<SchemaVersion>,
+        events: Vec<(u64, Event)>,
+    ) -> Result<Self> {
+        let mut state = Self { events, ..self };
+        for file in files {
+            check_data_path(&file.add.path)?;
+            state.files.insert(file.add.path.clone(), file);
+        }
+        for schema in schemas {
+            state.schemas.entry(schema.table.clone()).or_default().push(schema);
+        }
+        Ok(state)
+    }
+
     /// Goes on by one commit whose bytes have this hash. Changes nothing where it refuses.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ use futures_util::TryStreamExt;
 use parquet::arrow::ProjectionMask;
 
 use super::file::{self, column};
+use crate::checkpoint;
 use crate::error::{Error, ErrorKind, Result};
 use crate::history::read_manifest;
 use crate::log::path::TRANSACTIONS;
@@ -57,20 +58,39 @@ pub struct Archive {
 }
 
 impl Archive {
-    /// Opens a history as its last commit left it.
+    /// Opens a history as its last commit left it: by its newest [checkpoint](crate::checkpoint) and the commits since. Of files that
+    /// were removed it knows only what these say.
     ///
     /// # Errors
     /// [`ErrorKind::NoHistory`] where there is none, [`ErrorKind::NewerFormat`], [`ErrorKind::Damaged`].
     pub async fn open(store: &Store) -> Result<Self> {
         let manifest = read_manifest(store).await?;
-        let end = log::commit_count(store).await?;
-        let mut archive =
-            Self { store: store.clone(), manifest, log: LogState::default(), commits: Vec::new() };
-        let mut commits = std::pin::pin!(log::commits(store, 0..end));
+        let (log, commits) = checkpoint::newest(store).await?.unwrap_or_default();
+        let archive = Self { store: store.clone(), manifest, log, commits };
+        let end = log::commit_count_from(store, archive.log.next_seq).await?;
+        archive.up_to(end).await
+    }
+
+    /// Opens a history as commit `last` left it, or as it is, by all its commits.
+    ///
+    /// # Errors
+    /// As [`Archive::open`].
+    pub async fn open_whole(store: &Store, last: Option<u64>) -> Result<Self> {
+        let manifest = read_manifest(store).await?;
+        let end = match last {
+            Some(last) => last.saturating_add(1),
+            None => log::commit_count(store).await?,
+        };
+        let archive = Self { store: store.clone(), manifest, log: LogState::default(), commits: Vec::new() };
+        archive.up_to(end).await
+    }
+
+    async fn up_to(mut self, end: u64) -> Result<Self> {
+        let mut commits = std::pin::pin!(log::commits(&self.store, self.log.next_seq..end));
         while let Some(stored) = commits.try_next().await? {
-            archive.take(&stored)?;
+            self.take(&stored)?;
         }
-        Ok(archive)
+        Ok(self)
     }
 
     /// Reads the commits that came since, and gives them back.
@@ -115,7 +135,7 @@ impl Archive {
         &self.log
     }
 
-    /// Its commits, oldest first.
+    /// Its commits, oldest first; of those before a checkpoint only some.
     #[must_use]
     pub fn commits(&self) -> &[CommitPlace] {
         &self.commits

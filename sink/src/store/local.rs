@@ -238,11 +238,11 @@ impl LocalStore {
         .await
     }
 
-    pub(super) async fn list(&self, prefix: &str) -> Result<Vec<Object>> {
-        let (root, prefix) = (self.root.clone(), prefix.to_owned());
+    pub(super) async fn list(&self, prefix: &str, after: &str) -> Result<Vec<Object>> {
+        let (root, prefix, after) = (self.root.clone(), prefix.to_owned(), after.to_owned());
         blocking(move || {
             let mut objects = Vec::new();
-            walk(&root.join(&prefix), &prefix, 0, &mut objects)?;
+            walk(&root.join(&prefix), &prefix, &after, 0, &mut objects)?;
             Ok(objects)
         })
         .await
@@ -289,7 +289,7 @@ pub(super) fn remove_files_of_others(directory: &Path, chosen: impl Fn(&str) -> 
 /// Gathers the files below a directory. Names that no object can have are passed over: they are not ours.
 ///
 /// A symbolic link to a directory is followed at the top only (`tables` on another disk): deeper down it could be a loop.
-fn walk(directory: &Path, prefix: &str, depth: usize, objects: &mut Vec<Object>) -> Result<()> {
+fn walk(directory: &Path, prefix: &str, after: &str, depth: usize, objects: &mut Vec<Object>) -> Result<()> {
     if depth > MAX_DEPTH {
         return Ok(());
     }
@@ -309,7 +309,11 @@ fn walk(directory: &Path, prefix: &str, depth: usize, objects: &mut Vec<Object>)
             continue;
         }
         let path = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}/{name}") };
-        let link = entry.file_type().map_err(failed)?.is_symlink();
+        let file_type = entry.file_type().map_err(failed)?;
+        if file_type.is_file() && path.as_str() <= after {
+            continue;
+        }
+        let link = file_type.is_symlink();
         let metadata = match fs::metadata(entry.path()) {
             Ok(metadata) => metadata,
             // Removed meanwhile, or a dangling link.
@@ -320,7 +324,7 @@ fn walk(directory: &Path, prefix: &str, depth: usize, objects: &mut Vec<Object>)
             let modified = metadata.modified().map_err(failed)?.into();
             objects.push(Object { path, bytes: metadata.len(), modified });
         } else if metadata.is_dir() && (!link || prefix.is_empty()) {
-            walk(&entry.path(), &path, depth + 1, objects)?;
+            walk(&entry.path(), &path, after, depth + 1, objects)?;
         }
     }
     Ok(())
@@ -402,7 +406,7 @@ mod tests {
         let next = LocalStore::new(directory.path().to_owned());
         let own = next.staging_file().unwrap();
 
-        assert_eq!(next.list("").await.unwrap(), []);
+        assert_eq!(next.list("", "").await.unwrap(), []);
         assert_eq!(next.remove_stale_staging().await.unwrap(), 1);
 
         assert!(own.path().exists());
@@ -416,7 +420,7 @@ mod tests {
         std::os::unix::fs::symlink(directory.path(), directory.path().join("tables/t/loop")).unwrap();
         std::os::unix::fs::symlink(directory.path().join("tables"), directory.path().join("other")).unwrap();
 
-        let paths: Vec<_> = store.list("").await.unwrap().into_iter().map(|object| object.path).collect();
+        let paths: Vec<_> = store.list("", "").await.unwrap().into_iter().map(|object| object.path).collect();
 
         assert_eq!(
             paths.iter().filter(|path| path.starts_with("tables/")).collect::<Vec<_>>(),

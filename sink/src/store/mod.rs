@@ -273,12 +273,20 @@ impl Store {
     /// # Errors
     /// Where the store does not say. A directory that does not exist holds nothing.
     pub async fn list(&self, prefix: &str) -> Result<Vec<Object>> {
-        if !prefix.is_empty() {
-            check_path(prefix)?;
+        self.list_after(prefix, "").await
+    }
+
+    /// Those of them that come after a path, in the order of paths. A bucket is asked for no others.
+    ///
+    /// # Errors
+    /// As [`Store::list`].
+    pub async fn list_after(&self, prefix: &str, after: &str) -> Result<Vec<Object>> {
+        for path in [prefix, after].into_iter().filter(|path| !path.is_empty()) {
+            check_path(path)?;
         }
         let mut objects = match &*self.0 {
-            Kind::Local(store) => store.list(prefix).await?,
-            Kind::Remote(store) => store.list(prefix).await?,
+            Kind::Local(store) => store.list(prefix, after).await?,
+            Kind::Remote(store) => store.list(prefix, after).await?,
         };
         objects.sort_unstable();
         Ok(objects)

@@ -398,10 +398,14 @@ impl RemoteStore {
         found.map(|meta| meta.size).map_err(|err| self.translate("cannot look up an object", path, err))
     }
 
-    pub(super) async fn list(&self, prefix: &str) -> Result<Vec<Object>> {
+    pub(super) async fn list(&self, prefix: &str, after: &str) -> Result<Vec<Object>> {
         let key = self.key(prefix)?;
+        let found = match after {
+            "" => self.store.list(Some(&key)),
+            after => self.store.list_with_offset(Some(&key), &self.key(after)?),
+        };
         let skip = if self.prefix.is_empty() { 0 } else { self.prefix.len() + 1 };
-        let found = self.store.list(Some(&key)).try_filter_map(async |meta| {
+        let found = found.try_filter_map(async |meta| {
             let path = meta.location.as_ref().get(skip..).filter(|path| super::check_path(path).is_ok());
             // Names that no object of a history can have are passed over: they are not ours.
             let modified = Timestamp(meta.last_modified.timestamp_micros());

@@ -1,6 +1,7 @@
-//! Slabs and indexes, each held against the facts that it was made from.
+//! Checkpoints, slabs and indexes, each held against what it was made from.
 
 use super::report::{Problem, ProblemKind, Report};
+use crate::checkpoint;
 use crate::error::{ErrorKind, Result};
 use crate::index::{self, Indexes};
 use crate::read::{Archive, TableHistory};
@@ -12,7 +13,22 @@ const MEMORY: usize = 64 << 20;
 
 /// To be called for a history whose log and files are whole: what is made from facts is no better than the facts that it is held against.
 pub(super) async fn verify(store: &Store, report: &mut Report) -> Result<()> {
-    let archive = Archive::open(store).await?;
+    let archive = Archive::open_whole(store, None).await?;
+    for (seq, path) in
+        checkpoint::all(store).await?.into_iter().filter(|(seq, _)| archive.log().last_seq() >= Some(*seq))
+    {
+        let what = match checkpoint::prove(store, seq, &path).await {
+            Ok(true) => {
+                report.checkpoints += 1;
+                continue;
+            }
+            Ok(false) => "it is not what the log says".to_owned(),
+            Err(err) if matches!(err.kind(), ErrorKind::Damaged | ErrorKind::NotFound) => err.to_string(),
+            Err(err) => return Err(err),
+        };
+        let what = format!("{what}; remove it: readers then read the log");
+        report.problem(ProblemKind::FalseCheckpoint, &path, &what);
+    }
     let known = archive.known_until().0;
     for name in archive.log().tables() {
         let table = archive.table(name)?;

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::chain::Named;
 use super::report::{Problem, ProblemKind, Progress, Report};
+use crate::checkpoint::CHECKPOINTS;
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::INDEX;
 use crate::log::path::{DATA, commit_seq, fact_seq};
@@ -111,9 +112,9 @@ fn report_strangers(objects: &BTreeMap<String, u64>, named: &Named, report: &mut
     }
 }
 
-/// Slabs and indexes are made from facts and hold no truth: no commit names them.
+/// Slabs and indexes are made from facts, checkpoints from the log, and hold no truth: no commit names them.
 fn is_derived(path: &str) -> bool {
-    path.split_once('/').is_some_and(|(first, _)| [SLABS, INDEX].contains(&first))
+    path.split_once('/').is_some_and(|(first, _)| [SLABS, INDEX, CHECKPOINTS].contains(&first))
 }
 
 /// Reads a file and compares it with what the log says of it.

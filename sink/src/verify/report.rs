@@ -21,6 +21,8 @@ pub struct Report {
     pub rows: u64,
     /// Bytes of them.
     pub bytes: u64,
+    /// Checkpoints that hold what the log says.
+    pub checkpoints: u64,
     /// Slabs that hold what the facts say. They are looked at where log and files are whole.
     pub slabs: u64,
     /// Rows in them.
@@ -137,6 +139,8 @@ pub enum ProblemKind {
     RowCount,
     /// A commit that only moves facts from file to file moves out more, or fewer, than it moves in.
     LostFacts,
+    /// A checkpoint holds something else than the log says, or cannot be read.
+    FalseCheckpoint,
     /// A slab holds other rows than the facts it was made from, or cannot be read.
     FalseSlab,
     /// An index is not of the facts in its file, or cannot be read.

@@ -1,0 +1,231 @@
+//! Checkpoints: what the log says up to a commit, in one document, so that a reader need not read it from its beginning.
+//!
+//! `checkpoints/<seq>.json` follows from commits 0 to `seq` and from nothing else. It names the SHA-256 of the last of them: a reader takes a
+//! checkpoint only where that commit has it, and the log itself otherwise. Like [slabs](crate::slabs) they hold no truth, and may be removed
+//! at any time; [`prove`] makes one anew from the log.
+//!
+//! Two things are left out, so that one does not grow with the log as the log does. Of the places of commits in time all of
+//! the last 10,000 are kept, and before these those beside an event and one in 64: questions about a moment are answered by the times of
+//! the facts, and by commits where there are none. And of files that compactions have replaced nothing is said: readers do not ask.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::log::{
+    self, Add, ContentHash, Event, EventKind, LiveFile, LogState, SchemaVersion, Source, lsn_text,
+};
+use crate::read::{Archive, CommitPlace};
+use crate::store::Store;
+use crate::timestamp::Timestamp;
+use bygone_replication::Lsn;
+
+/// The directory of all checkpoints.
+pub const CHECKPOINTS: &str = "checkpoints";
+
+/// Commits after which another one is worth its bytes: to read so many takes some 50 ms on a disk.
+pub const EVERY: u64 = 1_000;
+
+const FORMAT: u32 = 1;
+/// So many last commits are kept with their places.
+const RECENT: u64 = 10_000;
+/// One in so many of the others.
+const ONE_IN: u64 = 64;
+/// How many are kept: a reader may be about to read the one before the last.
+const KEPT: usize = 2;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Document {
+    format: u32,
+    seq: u64,
+    /// SHA-256 of the commit's bytes.
+    hash: ContentHash,
+    at: Option<Timestamp>,
+    writer: Option<String>,
+    #[serde(with = "lsn_text::optional")]
+    resume: Option<Lsn>,
+    #[serde(with = "lsn_text::optional")]
+    wal_to: Option<Lsn>,
+    epoch: u32,
+    lsn_offset: u64,
+    #[serde(with = "lsn_text::optional")]
+    catalog_seen: Option<Lsn>,
+    source: Option<Source>,
+    server_time: Option<Timestamp>,
+    high_water: Option<Timestamp>,
+    publication: Option<Value>,
+    files: Vec<FileDoc>,
+    schemas: Vec<SchemaVersion>,
+    events: Vec<EventDoc>,
+    places: Vec<PlaceDoc>,
+}
+
+/// `seq`, and in microseconds or bytes: `at`, `wal.to`, `server_time`, `high_water`.
+type PlaceDoc = (u64, i64, u64, Option<i64>, Option<i64>);
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct FileDoc {
+    added_by: u64,
+    add: Add,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct EventDoc {
+    seq: u64,
+    event: Event,
+}
+
+impl Document {
+    fn of(archive: &Archive) -> Option<Self> {
+        let log = archive.log();
+        let seq = log.last_seq()?;
+        // A compaction changes nothing that a reader asks about.
+        let events = log.events().iter().filter(|(_, event)| event.kind != EventKind::Compact);
+        let events: Vec<EventDoc> =
+            events.map(|(seq, event)| EventDoc { seq: *seq, event: event.clone() }).collect();
+        let beside_an_event = |at: u64| events.binary_search_by_key(&at, |event| event.seq).is_ok();
+        let kept = |at: u64| {
+            at + RECENT > seq || at.is_multiple_of(ONE_IN) || beside_an_event(at) || beside_an_event(at + 1)
+        };
+        let places = archive.commits().iter().filter(|place| kept(place.seq)).map(|place| {
+            let micros = |time: Option<Timestamp>| time.map(|time| time.0);
+            (place.seq, place.at.0, place.wal_to.0, micros(place.server_time), micros(place.high_water))
+        });
+        Some(Self {
+            format: FORMAT,
+            seq,
+            hash: log.last_hash?,
+            at: log.last_at,
+            writer: log.last_writer.clone(),
+            resume: log.resume,
+            wal_to: log.wal_to,
+            epoch: log.epoch,
+            lsn_offset: log.lsn_offset,
+            catalog_seen: log.catalog_seen,
+            source: log.source.clone(),
+            server_time: log.server_time,
+            high_water: log.high_water,
+            publication: log.publication.clone(),
+            files: log
+                .files()
+                .map(|(_, file)| FileDoc { added_by: file.added_by, add: file.add.clone() })
+                .collect(),
+            schemas: log.tables().flat_map(|table| log.schemas(table)).cloned().collect(),
+            places: places.collect(),
+            events,
+        })
+    }
+
+    fn restore(self) -> Result<(LogState, Vec<CommitPlace>)> {
+        let mut state = LogState::default();
+        state.next_seq = self.seq.saturating_add(1);
+        state.last_hash = Some(self.hash);
+        state.last_writer = self.writer;
+        state.last_at = self.at;
+        state.resume = self.resume;
+        state.wal_to = self.wal_to;
+        state.epoch = self.epoch;
+        state.lsn_offset = self.lsn_offset;
+        state.catalog_seen = self.catalog_seen;
+        state.source = self.source;
+        state.server_time = self.server_time;
+        state.high_water = self.high_water;
+        state.publication = self.publication;
+        let files = self.files.into_iter().map(|file| LiveFile { add: file.add, added_by: file.added_by });
+        let events = self.events.into_iter().map(|event| (event.seq, event.event));
+        let state = state.restore(files.collect(), self.schemas, events.collect())?;
+        let places = self.places.into_iter().map(|(seq, at, wal_to, server_time, high_water)| CommitPlace {
+            seq,
+            at: Timestamp(at),
+            wal_to: Lsn(wal_to),
+            server_time: server_time.map(Timestamp),
+            high_water: high_water.map(Timestamp),
+        });
+        Ok((state, places.collect()))
+    }
+}
+
+/// The newest checkpoint that is of this log; none where there is no such one.
+///
+/// # Errors
+/// What the store has to say. A checkpoint that cannot be read is passed over.
+pub(crate) async fn newest(store: &Store) -> Result<Option<(LogState, Vec<CommitPlace>)>> {
+    for (seq, path) in all(store).await?.into_iter().rev() {
+        match read(store, seq, &path).await {
+            Ok(document) => {
+                // The commit may be gone or altered: whoever reads the log then finds out and says so.
+                let same = log::read(store, seq).await.is_ok_and(|stored| stored.hash == document.hash);
+                if same && let Ok(restored) = document.restore() {
+                    return Ok(Some(restored));
+                }
+            }
+            Err(error) if error.is_transient() => return Err(error),
+            Err(_) => {}
+        }
+        tracing::warn!(path, "a checkpoint is left aside: it is not of this log");
+    }
+    Ok(None)
+}
+
+/// A checkpoint is what it would be if it were made now from the whole log.
+///
+/// # Errors
+/// Where the log cannot be read, or the checkpoint is no such document.
+pub async fn prove(store: &Store, seq: u64, path: &str) -> Result<bool> {
+    let told = read(store, seq, path).await?;
+    let archive = Archive::open_whole(store, Some(seq)).await?;
+    Ok(Document::of(&archive).is_some_and(|document| document == told))
+}
+
+/// Makes a checkpoint of the log as it is, where the last one lies `every` commits back; gives the commit.
+///
+/// # Errors
+/// Where the log cannot be read, and what the store has to say.
+pub async fn make(store: &Store, log: &LogState, every: u64) -> Result<Option<u64>> {
+    let before = all(store).await?;
+    let covered = before.last().map_or(0, |(seq, _)| seq + 1);
+    if log.next_seq < covered.saturating_add(every.max(1)) {
+        return Ok(None);
+    }
+    let archive = Archive::open(store).await?;
+    let Some(document) = Document::of(&archive) else { return Ok(None) };
+    let bytes = Bytes::from(log::to_bytes(&document)?);
+    // One that is there was made by another of the same log.
+    let _ = store.put_new(&path(document.seq), bytes).await?;
+    for (_, path) in before.iter().rev().skip(KEPT - 1) {
+        match store.delete(path).await {
+            // Where nothing may be removed it stays: no reader takes it.
+            Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::ReadOnly) => break,
+            done => done?,
+        }
+    }
+    Ok(Some(document.seq))
+}
+
+/// All that there are, oldest first.
+///
+/// # Errors
+/// What the store has to say.
+pub async fn all(store: &Store) -> Result<Vec<(u64, String)>> {
+    let found = store.list(CHECKPOINTS).await?.into_iter();
+    Ok(found.filter_map(|object| Some((seq_of(&object.path)?, object.path))).collect())
+}
+
+fn path(seq: u64) -> String {
+    format!("{CHECKPOINTS}/{seq:020}.json")
+}
+
+fn seq_of(path: &str) -> Option<u64> {
+    let name = path.strip_prefix(CHECKPOINTS)?.strip_prefix('/')?.strip_suffix(".json")?;
+    (name.len() == 20 && name.bytes().all(|byte| byte.is_ascii_digit())).then(|| name.parse().ok())?
+}
+
+async fn read(store: &Store, seq: u64, path: &str) -> Result<Document> {
+    let document: Document = log::from_bytes(&store.get(path).await?, path)?;
+    if document.format != FORMAT || document.seq != seq {
+        let detail = format!("{path}: format {}, of commit {}", document.format, document.seq);
+        return Err(Error::new(ErrorKind::Damaged, "not a checkpoint of this name", detail));
+    }
+    Ok(document)
+}
