@@ -19,6 +19,7 @@ import time
 
 import drain
 import latency
+import past
 import snapshot
 from postgres import Postgres
 from report import Bench, note
@@ -29,6 +30,7 @@ SUBJECTS = {
     "transaction": drain.one_transaction,
     "wide": drain.wide,
     "latency": latency.orders,
+    "past": past.orders,
 }
 RUNS = 3
 

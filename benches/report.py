@@ -91,6 +91,16 @@ class Bench:
             self._add(f"{work}: {name}", "", "ms", points[name], f"{points[name]:.0f} ms", "",
                       samples=len(waits), most=points["most"])
 
+    def is_whole(self) -> bool:
+        return self.scale >= 1
+
+    def at_most(self, work: str, beside: str, ratio: float, mark: float | None, remark: str = ""):
+        """What it takes, as a multiple of what it stands beside."""
+        self._add(work, beside, "ratio", ratio, f"{ratio:.2f} x", _mark(ratio, mark, None, least=False, unit=" x"), remark=remark)
+
+    def at_most_ms(self, work: str, value: float, mark: float, remark: str = ""):
+        self._add(work, "", "ms", value, f"{value:.0f} ms", _mark(value, mark, None, least=False, unit=" ms"), remark=remark)
+
     def skip(self, work: str, beside: str, why: str):
         self._add(work, beside, "skipped", None, "skipped", "", remark=why)
 

@@ -16,7 +16,7 @@ use parquet::file::metadata::RowGroupMetaData;
 
 use super::file::{self, Builder, column, excludes_text, integer_bounds};
 use super::{Cut, Flow, LiveRow, TableHistory};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::fact_file::{FactRows, RowColumns, damaged};
 use crate::index::Finder;
 use crate::log::LiveFile;
@@ -25,6 +25,7 @@ use crate::slabs::SlabFile;
 use crate::store::Store;
 use crate::timestamp::Timestamp;
 use crate::value::RowBuilder;
+use tokio::task::JoinHandle;
 
 /// Which of the user's columns are read; the others read as null.
 #[derive(Clone, Debug)]
@@ -99,6 +100,14 @@ pub struct OwnedFact {
     pub row: Box<[u8]>,
 }
 
+impl OwnedFact {
+    /// The same, in the midst of a walk.
+    #[must_use]
+    pub fn borrowed(&self) -> Fact<'_> {
+        Fact { head: &self.head, schema: &self.schema, row: &self.row }
+    }
+}
+
 impl Fact<'_> {
     /// The same, to keep.
     #[must_use]
@@ -124,12 +133,18 @@ pub async fn facts(
         Some(entities) => Finder::of(store, table, &files, entities).await?,
         None => Finder::default(),
     };
+    let mut found = Looked::up(store, table, &files, &finder, columns);
     let mut visit = |fact: &Fact<'_>| if filter.takes(fact.head) { visit(fact) } else { Flow::Continue(()) };
     for file in files {
         if let Some(rows) = finder.rows(&file.add.path) {
-            if !rows.is_empty()
-                && facts_at(store, table, file, rows, columns, &mut |_, fact| visit(fact)).await?.is_break()
-            {
+            if rows.is_empty() {
+                continue;
+            }
+            let flow = match found.next(&file.add.path).await? {
+                Some(facts) => facts.iter().try_for_each(|fact| visit(&fact.borrowed())),
+                None => facts_at(store, table, file, rows, columns, &mut |_, fact| visit(fact)).await?,
+            };
+            if flow.is_break() {
                 break;
             }
             continue;
@@ -157,6 +172,62 @@ pub async fn facts(
         }
     }
     Ok(())
+}
+
+/// Facts of which an index knew the rows, read from several files at the same time.
+struct Looked {
+    tasks: HashMap<String, JoinHandle<Result<Vec<OwnedFact>>>>,
+}
+
+impl Looked {
+    /// More rows than these are rather read one after another: they are held in memory here.
+    const MOST: usize = 10_000;
+
+    fn up(
+        store: &Store,
+        table: &TableHistory,
+        files: &[&LiveFile],
+        finder: &Finder,
+        columns: &Columns,
+    ) -> Self {
+        let of = |file: &&LiveFile| Some((LiveFile::clone(file), finder.rows(&file.add.path)?.to_vec()));
+        let all: Vec<(LiveFile, Vec<u32>)> =
+            files.iter().filter_map(of).filter(|(_, rows)| !rows.is_empty()).collect();
+        if all.iter().map(|(_, rows)| rows.len()).sum::<usize>() > Self::MOST {
+            return Self { tasks: HashMap::new() };
+        }
+        let table = Arc::new(TableHistory { files: Vec::new(), ..table.clone() });
+        let tasks = all.into_iter().map(|(file, rows)| {
+            let (store, table, columns) = (store.clone(), Arc::clone(&table), columns.clone());
+            let path = file.add.path.clone();
+            let task = tokio::spawn(async move {
+                let mut facts = Vec::with_capacity(rows.len());
+                let mut keep = |_, fact: &Fact<'_>| {
+                    facts.push(fact.to_owned());
+                    Flow::Continue(())
+                };
+                facts_at(&store, &table, &file, &rows, &columns, &mut keep).await?;
+                Ok(facts)
+            });
+            (path, task)
+        });
+        Self { tasks: tasks.collect() }
+    }
+
+    async fn next(&mut self, file: &str) -> Result<Option<Vec<OwnedFact>>> {
+        let Some(task) = self.tasks.remove(file) else { return Ok(None) };
+        let facts = task.await.map_err(|error| {
+            Error::new(ErrorKind::Io, "a task was ended", "looking up facts").with_source(error)
+        })?;
+        facts.map(Some)
+    }
+}
+
+/// What was begun and is not wanted any more.
+impl Drop for Looked {
+    fn drop(&mut self) {
+        self.tasks.values().for_each(JoinHandle::abort);
+    }
 }
 
 impl FactFilter {

@@ -24,8 +24,9 @@ const FOOTER: usize = 64 << 10;
 /// Pieces of one file that are asked for at the same time.
 const REQUESTS: usize = 8;
 /// Two pieces are asked for as one where no more than this lies between: a request to a bucket takes as long as a
-/// megabyte does.
+/// megabyte does, and one to a disk no longer than some kilobytes.
 const GAP: u64 = 1 << 20;
+const LOCAL_GAP: u64 = 16 << 10;
 /// Rows decoded at a time.
 const ROWS: usize = 8_192;
 
@@ -54,7 +55,8 @@ impl AsyncFileReader for StoredFile {
     ) -> BoxFuture<'_, parquet::errors::Result<Vec<Bytes>>> {
         async move {
             let file = &*self;
-            let pieces: Vec<(Range<u64>, Bytes)> = stream::iter(merged(&ranges))
+            let gap = if file.store.local_root().is_some() { LOCAL_GAP } else { GAP };
+            let pieces: Vec<(Range<u64>, Bytes)> = stream::iter(merged(&ranges, gap))
                 .map(|piece| async move { Ok::<_, ParquetError>((piece.clone(), file.range(piece).await?)) })
                 .buffered(REQUESTS)
                 .try_collect()
@@ -80,13 +82,13 @@ impl AsyncFileReader for StoredFile {
 }
 
 /// The ranges, those that nearly touch as one.
-fn merged(ranges: &[Range<u64>]) -> Vec<Range<u64>> {
+fn merged(ranges: &[Range<u64>], gap: u64) -> Vec<Range<u64>> {
     let mut sorted = ranges.to_vec();
     sorted.sort_by_key(|range| range.start);
     let mut merged: Vec<Range<u64>> = Vec::new();
     for range in sorted {
         match merged.last_mut() {
-            Some(last) if range.start <= last.end.saturating_add(GAP) => last.end = last.end.max(range.end),
+            Some(last) if range.start <= last.end.saturating_add(gap) => last.end = last.end.max(range.end),
             _ => merged.push(range),
         }
     }
@@ -185,7 +187,7 @@ mod tests {
     #[test]
     fn near_pieces_are_one_request_and_come_apart_again() {
         let ranges = [10..20, 0..5, GAP * 2..GAP * 2 + 4];
-        let asked = merged(&ranges);
+        let asked = merged(&ranges, GAP);
         assert_eq!(asked, [0..20, GAP * 2..GAP * 2 + 4]);
         let pieces: Vec<_> = asked
             .into_iter()
