@@ -100,14 +100,6 @@ pub struct OwnedFact {
     pub row: Box<[u8]>,
 }
 
-impl OwnedFact {
-    /// The same, in the midst of a walk.
-    #[must_use]
-    pub fn borrowed(&self) -> Fact<'_> {
-        Fact { head: &self.head, schema: &self.schema, row: &self.row }
-    }
-}
-
 impl Fact<'_> {
     /// The same, to keep.
     #[must_use]
@@ -141,7 +133,16 @@ pub async fn facts(
                 continue;
             }
             let flow = match found.next(&file.add.path).await? {
-                Some(facts) => facts.iter().try_for_each(|fact| visit(&fact.borrowed())),
+                Some(batches) => {
+                    let mut walk = Walk::new(table, &file.add.path);
+                    let mut flow = Flow::Continue(());
+                    for batch in &batches {
+                        if flow.is_continue() {
+                            flow = walk.over_batch(batch, 0, &mut |_, fact| visit(fact))?;
+                        }
+                    }
+                    flow
+                }
                 None => facts_at(store, table, file, rows, columns, &mut |_, fact| visit(fact)).await?,
             };
             if flow.is_break() {
@@ -176,7 +177,7 @@ pub async fn facts(
 
 /// Facts of which an index knew the rows, read from several files at the same time.
 struct Looked {
-    tasks: HashMap<String, JoinHandle<Result<Vec<OwnedFact>>>>,
+    tasks: HashMap<String, JoinHandle<Result<Vec<RecordBatch>>>>,
 }
 
 impl Looked {
@@ -201,25 +202,28 @@ impl Looked {
             let (store, table, columns) = (store.clone(), Arc::clone(&table), columns.clone());
             let path = file.add.path.clone();
             let task = tokio::spawn(async move {
-                let mut facts = Vec::with_capacity(rows.len());
-                let mut keep = |_, fact: &Fact<'_>| {
-                    facts.push(fact.to_owned());
-                    Flow::Continue(())
-                };
-                facts_at(&store, &table, &file, &rows, &columns, &mut keep).await?;
-                Ok(facts)
+                let builder = file::open(&store, &file.add.path, file.add.bytes).await?;
+                let selection = selection(&builder, &rows);
+                let mask = mask(&builder, &table, &SYSTEM_COLUMNS, &columns);
+                let builder = builder.with_row_selection(selection).with_projection(mask);
+                let mut batches = file::read(&file.add.path, builder)?;
+                let mut all = Vec::new();
+                while let Some(batch) = file::next(&file.add.path, &mut batches).await? {
+                    all.push(batch);
+                }
+                Ok(all)
             });
             (path, task)
         });
         Self { tasks: tasks.collect() }
     }
 
-    async fn next(&mut self, file: &str) -> Result<Option<Vec<OwnedFact>>> {
+    async fn next(&mut self, file: &str) -> Result<Option<Vec<RecordBatch>>> {
         let Some(task) = self.tasks.remove(file) else { return Ok(None) };
-        let facts = task.await.map_err(|error| {
+        let batches = task.await.map_err(|error| {
             Error::new(ErrorKind::Io, "a task was ended", "looking up facts").with_source(error)
         })?;
-        facts.map(Some)
+        batches.map(Some)
     }
 }
 
