@@ -1,6 +1,6 @@
-//! The Delta Lake view, read by engines that know nothing of bygone: DuckDB's `delta_scan` and delta-rs.
+//! The Delta Lake view, read by engines that know nothing of bygone: DuckDB's `delta_scan`, delta-rs, and Sail.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -174,4 +174,65 @@ fn a_running_capture_shows_its_commits_as_they_come() {
     assert!(!history.events("compact").is_empty(), "nothing was merged");
     let seen = assert_same(&history, &root, "public.orders", "tables/public.orders");
     assert_eq!(seen["duckdb"].as_array().unwrap().len(), 93);
+}
+
+/// What Sail, a Spark without Java, sees of Delta tables: the ids of each.
+const SAIL: &str = r#"
+import json, sys
+from pysail.spark import SparkConnectServer
+from pyspark.sql import SparkSession
+server = SparkConnectServer("127.0.0.1", 0)
+server.start(background=True)
+spark = SparkSession.builder.remote(f"sc://127.0.0.1:{server.listening_address[1]}").getOrCreate()
+print(json.dumps([[row[0] for row in spark.sql(f"select _id from delta.`{root}` order by _id").collect()] for root in sys.argv[1:]]))
+"#;
+
+#[test]
+fn sail_sees_the_facts_through_schema_changes_and_compaction() {
+    let home = || PathBuf::from(std::env::var_os("HOME").expect("HOME is not set")).join(".cache");
+    let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from);
+    let python = std::env::var_os("BYGONE_TEST_SAIL")
+        .map_or_else(|| cache.join("bygone-test/sail/bin/python3"), PathBuf::from);
+    if !python.exists() {
+        eprintln!("Sail is not installed: it is left out");
+        return;
+    }
+    let server = Postgres::start();
+    server.run(SHOP);
+    server.run("create table wide (id int primary key, t timestamp, n numeric(10,2), a int[], j jsonb)");
+    let scratch = Scratch::new("history");
+    let root = scratch.join("history");
+    let mut bygone = Bygone::new(server.url(), &root);
+    bygone.until_current();
+    for change in [
+        "insert into wide values (1, now(), 1.5, '{1,null}', '{}'), (2, null, null, null, null)",
+        "alter table wide add column later text default 'x'; update wide set later = 'y' where id = 1",
+        "alter table wide drop column n; delete from wide where id = 2",
+        "update wide set later = null; update orders set customer = 'sail'; insert into orders values (4, 'dee', 1)",
+    ] {
+        server.run(change);
+        bygone.until_current();
+    }
+    bygone.ask(&["compact", "--all", "--grace", "1ms"]).well();
+    bygone.ask(&["delta"]).well();
+    let history = History::read(Store::directory(&root));
+    let tables = [("public.orders", "tables/public.orders"), ("public.wide", "tables/public.wide")];
+    // Sail's own Python looks for its program's file.
+    let program = scratch.join("sail.py");
+    std::fs::write(&program, SAIL).unwrap();
+    let done = Command::new(python)
+        .arg(&program)
+        .args(tables.map(|(_, directory)| root.join(directory)))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{}", &said[said.len().saturating_sub(3000)..]);
+    let seen: Vec<Vec<String>> = serde_json::from_slice(&done.stdout).unwrap();
+    for ((table, _), seen) in tables.into_iter().zip(seen) {
+        let mut ids: Vec<String> =
+            history.texts(table, &["_id"]).into_iter().map(|mut fact| fact[0].take().unwrap()).collect();
+        ids.sort_unstable();
+        assert!(ids.len() >= 4, "{table}: {} facts prove nothing", ids.len());
+        assert!(seen == ids, "{table}: {} facts of {}", seen.len(), ids.len());
+    }
 }
