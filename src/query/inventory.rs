@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bygone_sink::log::{self, Commit, Event, EventKind, EventLsn, table_text};
-use bygone_sink::read::{Archive, Cut, Extent, TableHistory, Winners};
+use bygone_sink::read::{Archive, AsOf, Cut, Extent, TableHistory};
 use bygone_sink::timestamp::Timestamp;
 use futures_util::TryStreamExt;
 
@@ -32,7 +32,7 @@ pub(super) async fn tables(arguments: &Tables) -> Result<()> {
     let mut sheet = Sheet::new(arguments.reading.format, headings)?;
     let (now, until) = archive.known_until();
     for table in archive.tables()? {
-        let live = Winners::find(&archive, &table, Cut::Lsn(now)).await?.live();
+        let live = AsOf::find(&archive, &table, Cut::Lsn(now)).await?.len();
         let adds = || table.files.iter().map(|file| &file.add);
         let from = match table.known.first() {
             Some(extent) => archive.time_of_place(extent.from).await?,

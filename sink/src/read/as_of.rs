@@ -32,9 +32,8 @@ struct Winner {
 
 /// The last version of each entity at a moment, tombstones included.
 #[derive(Debug)]
-pub struct Winners {
+struct Winners {
     last: HashMap<StateKey, Winner>,
-    live: usize,
 }
 
 /// A row of a table as of a moment.
@@ -64,13 +63,13 @@ impl Winners {
     ///
     /// # Errors
     /// Where a file cannot be read.
-    pub async fn find(archive: &Archive, table: &TableHistory, cut: Cut) -> Result<Self> {
+    async fn find(archive: &Archive, table: &TableHistory, cut: Cut) -> Result<Self> {
         Self::find_after(archive, table, Lsn::ZERO, cut).await
     }
 
     /// Finds them among the facts behind a position.
     async fn find_after(archive: &Archive, table: &TableHistory, after: Lsn, cut: Cut) -> Result<Self> {
-        let mut found = Self { last: HashMap::new(), live: 0 };
+        let mut found = Self { last: HashMap::new() };
         let filter = FactFilter { until: Some(cut), ..FactFilter::default() };
         for (number, file) in table.files.iter().enumerate() {
             if filter.may_take_file(file) && file.add.lsn[1] > after {
@@ -78,7 +77,6 @@ impl Winners {
                 found.take_file(archive, number, &file.add, after, cut).await?;
             }
         }
-        found.live = found.last.values().filter(|winner| winner.live).count();
         Ok(found)
     }
 
@@ -123,12 +121,6 @@ impl Winners {
             }
         }
         Ok(())
-    }
-
-    /// How many entities live at the moment.
-    #[must_use]
-    pub const fn live(&self) -> usize {
-        self.live
     }
 
     fn places(&self) -> Vec<(u32, u32)> {

@@ -13,7 +13,7 @@ mod table;
 mod transaction;
 
 pub use archive::{Archive, CommitPlace, Doubt};
-pub use as_of::{AsOf, Change, LiveRow, Winners, diff};
+pub use as_of::{AsOf, Change, LiveRow, diff};
 pub use facts::{Columns, Fact, FactFilter, Head, OwnedFact, facts};
 pub use reshape::Reshape;
 pub use table::{Extent, TableHistory, Version};
