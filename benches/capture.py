@@ -24,12 +24,13 @@ class Capture:
         self.root.mkdir()
         self.history = self.root / "history"
         self.state = self.root / "state"
+        self.tables = TABLE
         self.log = self.root / "bygone.log"
         # Nothing in the surroundings may change what is measured.
         self.env = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "BYGONE_"))}
 
     def command(self, *more: str) -> list[str]:
-        return [self.program, "run", "--quiet", "--source", self.server.url(self.database), "--name", NAME, "--table", TABLE,
+        return [self.program, "run", "--quiet", "--source", self.server.url(self.database), "--name", NAME, "--table", self.tables,
                 "--history", str(self.history), "--state", str(self.state), *more]
 
     def run(self, *more: str) -> Took:

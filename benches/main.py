@@ -19,6 +19,7 @@ import time
 
 import drain
 import latency
+import limits
 import past
 import snapshot
 from postgres import Postgres
@@ -32,16 +33,18 @@ SUBJECTS = {
     "latency": latency.orders,
     "past": past.orders,
 }
+# Only when they are named.
+OTHERS = {"limits": limits.orders}
 RUNS = 3
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Measures bygone.", epilog=f"subjects: {', '.join(SUBJECTS)}")
+    parser = argparse.ArgumentParser(description="Measures bygone.", epilog=f"subjects: {', '.join(SUBJECTS)}; when named: {', '.join(OTHERS)}")
     parser.add_argument("--bygone", required=True, metavar="PROGRAM", help="the program to measure")
     parser.add_argument("--json", required=True, metavar="FILE", help="where the results go")
     parser.add_argument("subjects", nargs="*", metavar="SUBJECT", help="what to measure (default: all)")
     arguments = parser.parse_args()
-    unknown = set(arguments.subjects) - set(SUBJECTS)
+    unknown = set(arguments.subjects) - set(SUBJECTS | OTHERS)
     if unknown:
         parser.error(f"no such subject: {', '.join(sorted(unknown))}")
     scale = float(os.environ.get("SCALE", "1"))
@@ -57,7 +60,7 @@ def main():
             about = surroundings(bench)
             note(f"{about['cores']} cores, PostgreSQL {about['postgres']}, load {about['load_before']:.1f}, scale {scale:g}")
             for name in arguments.subjects or SUBJECTS:
-                SUBJECTS[name](bench)
+                (SUBJECTS | OTHERS)[name](bench)
             about["load_after"] = os.getloadavg()[0]
             bench.write(pathlib.Path(arguments.json), about)
             print(bench.table())
