@@ -45,7 +45,7 @@ bench: ## measure against pg_recvlogical, psql and DuckDB: a table and JSON
 	@scripts/bench
 
 .PHONY: soak
-soak: ## kill bygone at random for an hour (SOAK=minutes) under load
+soak: ## all faults at random under load, for an hour (MINUTES=60; SEED repeats a round)
 	@scripts/install rust postgres s3
 	@scripts/soak
 

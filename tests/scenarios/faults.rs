@@ -33,7 +33,7 @@ fn commits(source: &Source) -> usize {
 }
 
 /// The database through a link.
-fn through(link: &Link) -> String {
+pub(super) fn through(link: &Link) -> String {
     format!("postgres://postgres@127.0.0.1:{}/{DATABASE}", link.port())
 }
 
@@ -215,7 +215,7 @@ fn a_full_disk_for_state_stops_bygone_and_costs_nothing() {
 }
 
 /// All files below a directory.
-fn files(at: &Path, found: &mut Vec<PathBuf>) {
+pub(super) fn files(at: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(at).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() { files(&path, found) } else { found.push(path) }

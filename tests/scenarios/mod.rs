@@ -11,6 +11,7 @@ mod gaps;
 mod judges;
 mod schema;
 mod snapshot;
+mod soak;
 mod standbys;
 mod tables;
 mod trial;

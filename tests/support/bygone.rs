@@ -196,6 +196,16 @@ impl Bygone {
         assert!(killed, "it had ended by itself:\n{}", self.said());
     }
 
+    /// Ends the run, if there is one that goes on; how it ended, where it did so by itself.
+    pub(crate) fn end(&mut self) -> Option<ExitStatus> {
+        let mut running = self.running.take()?;
+        let ended = running.ended();
+        if ended.is_none() {
+            running.kill();
+        }
+        ended
+    }
+
     /// Ends the run as an operator does, and must be obeyed within `at_most`, with success.
     #[track_caller]
     pub(crate) fn terminate(&mut self, signal: Signal, at_most: Duration) -> Duration {

@@ -243,7 +243,7 @@ impl History {
         for path in self.objects.keys() {
             let known = path == "bygone.json"
                 || path.contains("/_delta_log/")
-                || path.starts_with("slabs/")
+                || ["slabs/", "index/", "checkpoints/"].iter().any(|made| path.starts_with(made))
                 || self.named.contains(path)
                 || path.strip_prefix("log/").is_some_and(|name| name.len() == 25 && name.ends_with(".json"));
             if !known {
