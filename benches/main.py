@@ -20,6 +20,7 @@ import time
 import drain
 import latency
 import limits
+import load
 import past
 import snapshot
 from postgres import Postgres
@@ -32,6 +33,7 @@ SUBJECTS = {
     "wide": drain.wide,
     "latency": latency.orders,
     "past": past.orders,
+    "load": load.pgbench,
 }
 # Only when they are named.
 OTHERS = {"limits": limits.orders}

@@ -531,6 +531,74 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    /// A command as a shell takes it apart, up to what is not its own any more; none where it has a placeholder in it.
+    fn words(line: &str) -> Option<Vec<String>> {
+        let (mut words, mut word, mut quote, mut any) = (Vec::new(), String::new(), None, false);
+        for char in line.chars() {
+            match (quote, char) {
+                (None, '|' | '>' | '&' | '#' | ';') => break,
+                (None, '…' | '[' | '<' | '*') => return None,
+                (None, '\'' | '"') => (quote, any) = (Some(char), true),
+                (Some(open), close) if open == close => quote = None,
+                (None, ' ') if any || !word.is_empty() => {
+                    words.push(std::mem::take(&mut word));
+                    any = false;
+                }
+                (None, ' ') => {}
+                (_, char) => word.push(char),
+            }
+        }
+        if any || !word.is_empty() {
+            words.push(word);
+        }
+        quote.is_none().then_some(words)
+    }
+
+    #[test]
+    fn the_commands_of_the_documentation_are_commands() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let pages = std::fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+        let pages = pages.chain(["README.md", "CHANGELOG.md"].map(|name| root.join(name)));
+        let (mut tried, mut wrong) = (0, Vec::new());
+        for page in pages.filter(|path| path.extension().is_some_and(|kind| kind == "md")) {
+            let text = std::fs::read_to_string(&page).unwrap().replace("\\\n", " ");
+            let mut commands: Vec<String> = Vec::new();
+            let mut fenced = false;
+            for line in text.lines() {
+                if line.starts_with("```") {
+                    fenced = !fenced;
+                } else if fenced {
+                    let line = line.trim_start_matches("$ ");
+                    commands.extend(line.starts_with("bygone ").then(|| line.to_owned()));
+                } else {
+                    let spans = line.split('`').skip(1).step_by(2);
+                    commands.extend(spans.filter(|span| span.starts_with("bygone ")).map(str::to_owned));
+                }
+            }
+            for command in commands {
+                let Some(words) = words(&command.replace("XID", "4711")) else { continue };
+                tried += 1;
+                match Cli::try_parse_from(&words) {
+                    Ok(_) => {}
+                    Err(error) if !error.use_stderr() => {}
+                    // `bygone history` in a sentence is a name; and both addresses may come from the environment or a file.
+                    Err(error) if error.kind() == clap::error::ErrorKind::MissingRequiredArgument => {
+                        let told = error.to_string();
+                        let mut missing = told.lines().skip(1).take_while(|line| line.starts_with("  "));
+                        let elsewhere =
+                            |line: &str| matches!(line.trim(), "--source <URL>" | "--history <URL>");
+                        if words.len() > 3 && !missing.all(elsewhere) {
+                            wrong.push(format!("{}: {command}: {error}", page.display()));
+                        }
+                    }
+                    Err(error) => wrong.push(format!("{}: {command}: {error}", page.display())),
+                }
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        assert!(tried > 80, "only {tried} commands were found");
+    }
+
     #[test]
     fn durations_and_sizes_take_units() {
         assert_eq!(parse_duration("200ms"), Ok(Duration::from_millis(200)));
