@@ -114,6 +114,10 @@ pub(crate) struct Run {
     /// Tables to capture: public.*, shop.order_*, "Odd".name; a leading - leaves tables out. Default: all.
     #[arg(long = "table", value_name = "PATTERN", allow_hyphen_values = true)]
     pub(crate) tables: Vec<String>,
+    /// Columns to leave out: users.password, shop.*.secret. No value of them is read or kept; the history names them. They may not belong to
+    /// a table's key.
+    #[arg(long = "leave-out", env = "BYGONE_LEAVE_OUT", value_name = "TABLE.COLUMN", value_delimiter = ',')]
+    pub(crate) leave_out: Vec<String>,
     /// Name of the capture, and of its slot and publications on the source.
     #[arg(long, env = "BYGONE_NAME", default_value = "bygone")]
     pub(crate) name: String,

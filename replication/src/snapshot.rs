@@ -91,7 +91,7 @@ pub fn plan(tables: &[Table], workers: usize, chunk_bytes: u64, block_size: u32)
 /// The statement that copies a part of a table out: `columns` in this order, in binary or text format.
 ///
 /// Without rows of inheritance children, which are tables of their own, and without those that a row filter leaves out.
-/// Generated columns come as their values.
+/// Generated columns come as their values, columns that are left out as null.
 #[must_use]
 pub fn copy_statement<'a>(
     table: &Table,
@@ -99,7 +99,9 @@ pub fn copy_statement<'a>(
     chunk: Chunk,
     binary: bool,
 ) -> String {
-    let columns: Vec<String> = columns.into_iter().map(|column| quote_identifier(&column.name)).collect();
+    let value =
+        |column: &Column| if column.left_out { "null".to_owned() } else { quote_identifier(&column.name) };
+    let columns: Vec<String> = columns.into_iter().map(value).collect();
     let mut query = format!("select {} from only {}", columns.join(", "), table.name.quoted());
     let mut conditions = Vec::new();
     if let Chunk::Blocks { from, to } = chunk {

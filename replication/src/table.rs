@@ -115,6 +115,8 @@ pub struct Column {
     pub missing: Option<String>,
     /// The column has a default expression (`atthasdef`, generated columns aside).
     pub has_default: bool,
+    /// Its values are not to be read: neither copied nor taken from the stream. The catalog never says so; whoever captures does.
+    pub left_out: bool,
 }
 
 /// How `pgoutput` names the old row of an update or delete: `pg_class.relreplident`, resolved.

@@ -39,7 +39,8 @@ pub struct SchemaColumn {
     pub physical: String,
     /// What sort of value it holds.
     pub kind: Kind,
-    /// The server sends it: virtual generated columns, and stored ones before PostgreSQL 18, are not sent [26].
+    /// The server sends it, and it is taken: virtual generated columns, and stored ones before PostgreSQL 18, are not sent [26];
+    /// columns that are left out are not taken.
     pub sent: bool,
 }
 
@@ -84,7 +85,12 @@ impl TableSchema {
                 let kind = Kind::of(&column.data_type);
                 let physical = names.of(column.attnum, &column.name, &kind);
                 names.own(&physical, column.attnum, &kind);
-                SchemaColumn { physical, sent: column.generated.is_none(), column: column.clone(), kind }
+                SchemaColumn {
+                    physical,
+                    sent: column.generated.is_none() && !column.left_out,
+                    column: column.clone(),
+                    kind,
+                }
             })
             .collect();
         Self::of_columns(number, table.name.clone(), log_name, table.oid, version, columns, key)

@@ -135,6 +135,7 @@ fn unknown(at: usize, old: &TableSchema, now: Option<&Table>) -> Column {
         storage: 'x',
         missing: None,
         has_default: false,
+        left_out: false,
     }
 }
 

@@ -8,6 +8,7 @@ mod evolve;
 mod first_copy;
 mod gap;
 mod join;
+mod leave_out;
 mod notice;
 mod pipeline;
 mod progress;
@@ -52,6 +53,7 @@ use assembler::Assembler;
 use attach::Attached;
 use axis::Axis;
 use commit::Committer;
+pub(crate) use leave_out::LeaveOut;
 use pipeline::{CutAt, Pipeline, Rest, Until};
 use relations::Follower;
 use source::CatalogReader;
@@ -83,6 +85,8 @@ pub(crate) struct RunOptions {
     pub(crate) slot: Option<String>,
     pub(crate) publications: Vec<String>,
     pub(crate) accept_partial: bool,
+    /// Columns that are left out.
+    pub(crate) leave_out: LeaveOut,
     pub(crate) state: Option<PathBuf>,
     pub(crate) until_current: bool,
     pub(crate) commit_interval: Duration,
@@ -280,6 +284,7 @@ impl Capture {
             made: options.publications.clone(),
             store: store.clone(),
             axis,
+            leave_out: options.leave_out.clone(),
         };
         let pipeline = Pipeline {
             follower: Follower::new(versioner, registry),

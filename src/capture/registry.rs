@@ -11,6 +11,7 @@ use bygone_sink::log::{
 };
 use bygone_sink::schema::{PhysicalNames, TableSchema};
 
+use super::leave_out::LeaveOut;
 use crate::error::{Error, Result};
 
 /// A captured table.
@@ -174,6 +175,8 @@ impl Captured {
 /// All captured tables.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Registry {
+    /// Columns that are left out of tables from now on.
+    leave_out: LeaveOut,
     tables: Vec<Captured>,
     by_name: BTreeMap<String, usize>,
     /// Relations of the stream: table or leaf partition, to the table's index and the leaf's oid (or 0).
@@ -195,6 +198,11 @@ pub(crate) enum Known {
 }
 
 impl Registry {
+    /// Of no table yet.
+    pub(crate) fn leaving_out(leave_out: LeaveOut) -> Self {
+        Self { leave_out, ..Self::default() }
+    }
+
     /// What the log says.
     pub(crate) fn of_log(log: &LogState) -> Result<Self> {
         let mut registry = Self::default();
@@ -367,7 +375,8 @@ impl Registry {
             captured.versions.first().map_or(u32::try_from(index).unwrap_or(u32::MAX), |first| first.number);
         let version = captured.versions.last().map_or(0, |newest| newest.version) + 1;
         captured.physical.of_table(table.oid);
-        let mut schema = TableSchema::new(number, name.clone(), version, table, &key, &captured.physical);
+        let marked = self.leave_out.mark(table, &key);
+        let mut schema = TableSchema::new(number, name.clone(), version, &marked, &key, &captured.physical);
         // The name that its files go under.
         if let Some(own) = parse_table_text(&name) {
             schema.name = own;
@@ -395,6 +404,7 @@ impl Registry {
             .with("replica_identity", format!("{:?}", table.identity).to_lowercase())
             .with("schema", schema.version)
             .with("parts", captured.parts_document());
+        event = telling_left_out(event, &schema);
         if table_text(&table.name) != name {
             event = event.with("name", table_text(&table.name));
         }
@@ -488,7 +498,8 @@ impl Registry {
             if !same {
                 return Known::Changed { table: index };
             }
-            positions.push(at);
+            let taken = at.filter(|at| schema.columns.get(*at).is_some_and(|known| !known.column.left_out));
+            positions.push(taken);
         }
         // A column that is gone from the stream was dropped, unless it never was sent.
         let gone = schema
@@ -518,11 +529,12 @@ impl Registry {
     ) -> Result<Arc<TableSchema>> {
         let captured = self.tables.get_mut(index).ok_or_else(|| Error::other("a table is not known"))?;
         let old = Arc::clone(captured.schema());
+        let marked = self.leave_out.mark(table, &captured.key);
         let mut schema = TableSchema::new(
             old.number,
             old.log_name.clone(),
             old.version + 1,
-            table,
+            &marked,
             &captured.key,
             &captured.physical,
         );
@@ -536,8 +548,34 @@ impl Registry {
         self.new_schemas.push(document(&schema));
         let mut event = Event::at(EventKind::Schema, Some(old.log_name.clone()), place.latest());
         event.lsn = Some(place);
-        self.new_events.push(event.with("schema", schema.version));
+        self.new_events.push(telling_left_out(event.with("schema", schema.version), &schema));
         Ok(schema)
+    }
+
+    /// Other columns are to be left out than were: a schema version of its own says so.
+    pub(crate) fn leave_out_from(&mut self, leave_out: LeaveOut, tables: &[Table], lsn: Lsn) -> Result<()> {
+        self.leave_out = leave_out;
+        for index in 0..self.tables.len() {
+            let Some(captured) = self.tables.get(index).filter(|captured| !captured.dropped) else {
+                continue;
+            };
+            let old = Arc::clone(captured.schema());
+            let Some(table) = tables.iter().find(|table| table.oid == old.oid) else { continue };
+            // What else has become of its columns is seen where it happened.
+            let columns = old.columns.iter().map(|column| column.column.clone()).collect();
+            let table = Table { columns, ..table.clone() };
+            let marked = self.leave_out.mark(&table, &captured.key);
+            let left_out = marked.columns.iter().map(|column| column.left_out);
+            if !left_out.eq(old.columns.iter().map(|column| column.column.left_out)) {
+                let schema = self.change_at(index, &table, EventLsn::At(lsn))?;
+                tracing::info!(
+                    table = schema.log_name,
+                    schema = schema.version,
+                    "other columns are left out"
+                );
+            }
+        }
+        Ok(())
     }
 
     /// A table's snapshot is in the log.
@@ -676,4 +714,11 @@ fn of_document(name: &str, version: &SchemaVersion) -> Result<(u32, TableSchema,
         &version.key,
     );
     Ok((number, schema, version.key.clone()))
+}
+
+/// The event with the names of the columns that are left out.
+fn telling_left_out(event: Event, schema: &TableSchema) -> Event {
+    let left_out = schema.columns.iter().filter(|column| column.column.left_out);
+    let names: Vec<&str> = left_out.map(|column| column.column.name.as_str()).collect();
+    if names.is_empty() { event } else { event.with("left_out", names) }
 }

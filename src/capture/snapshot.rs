@@ -278,6 +278,7 @@ impl Worker {
         let columns = schema.columns.iter().map(|column| &column.column);
         let statement = snapshot::copy_statement(&task.part, columns, task.chunk, binary);
         let width = schema.columns.len();
+        let left_out: Vec<bool> = schema.columns.iter().map(|column| column.column.left_out).collect();
         let mut rows_read = 0u64;
         let mut bytes_read = 0u64;
         let mut copy = self.runtime.block_on(connection.copy_out(&statement))?;
@@ -289,14 +290,19 @@ impl Worker {
             for mut payload in chunk.payloads() {
                 if binary {
                     while let Some(row) = format.next_row(&mut payload).map_err(copy_error)? {
-                        writer.row(row.fields().map(|field| field.map_or(Cell::Null, Cell::Binary)))?;
+                        writer.row(row.fields().zip(&left_out).map(|(field, left_out)| match field {
+                            Some(value) => Cell::Binary(value),
+                            None if *left_out => Cell::Unchanged,
+                            None => Cell::Null,
+                        }))?;
                         rows_read += 1;
                     }
                 } else {
                     let row = copy_text::Row::parse(payload, width).map_err(copy_error)?;
                     let fields: Vec<_> = row.fields().collect();
-                    writer.row(fields.iter().map(|field| match field {
+                    writer.row(fields.iter().zip(&left_out).map(|(field, left_out)| match field {
                         Some(text) => Cell::Text(text),
+                        None if *left_out => Cell::Unchanged,
                         None => Cell::Null,
                     }))?;
                     rows_read += 1;

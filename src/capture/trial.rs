@@ -28,6 +28,7 @@ use tokio_postgres::Client;
 
 use super::Memory;
 use super::axis::Axis;
+use super::leave_out::LeaveOut;
 use super::pipeline::COMMIT_PREFIX;
 use super::registry::Registry;
 use super::shadow::{self, Copied, Settings};
@@ -99,6 +100,7 @@ pub(crate) async fn reconcile(arguments: &Reconcile, archive: &mut Archive) -> R
         made: made_by_operator(archive.manifest())?,
         store: archive.store().clone(),
         axis: Axis { offset: archive.log().lsn_offset },
+        leave_out: LeaveOut::of(&registry),
     };
     let mut copied = shadow::copy(&settings, &tables, &Arc::new(AtomicBool::new(false))).await?;
     let sql = session::connect_sql(&connect).await?;

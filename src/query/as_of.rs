@@ -55,7 +55,9 @@ pub(super) async fn as_of(arguments: &Arguments) -> Result<()> {
     let Finished { count, unknown, raw } = sink.finish()?;
     for (at, rows) in unknown {
         if let Some(column) = schema.columns.get(at) {
-            let why = if column.sent {
+            let why = if column.column.left_out {
+                "the column is left out of the history"
+            } else if column.sent {
                 "large values that were never seen"
             } else {
                 "the source does not send generated columns"

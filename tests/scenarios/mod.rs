@@ -9,6 +9,7 @@ mod fact_tables;
 mod faults;
 mod gaps;
 mod judges;
+mod leave_out;
 mod schema;
 mod snapshot;
 mod soak;

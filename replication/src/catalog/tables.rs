@@ -378,6 +378,7 @@ fn columns(row: &Row) -> Result<Columns, CatalogError> {
                 storage: storage.next()?.chars().next()?,
                 missing: missing.next()?.and_then(only_element),
                 has_default: has_default.next()? && generated.is_none(),
+                left_out: false,
             })
         };
         let column = next().ok_or_else(|| {

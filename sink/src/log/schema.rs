@@ -74,6 +74,9 @@ pub struct ColumnDoc {
     /// The column has a default expression.
     #[serde(default, skip_serializing_if = "is_false")]
     pub has_default: bool,
+    /// No value of the column is in the history: it was told to leave it out.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub left_out: bool,
     /// What rows older than the column read as, as text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing: Option<String>,
@@ -194,7 +197,7 @@ impl SchemaVersion {
             SchemaColumn {
                 physical: document.physical().to_owned(),
                 kind: Kind::of(&column.data_type),
-                sent: column.generated.is_none(),
+                sent: column.generated.is_none() && !column.left_out,
                 column,
             }
         })
@@ -231,6 +234,7 @@ impl ColumnDoc {
             identity: column.identity,
             storage: Some(column.storage),
             has_default: column.has_default,
+            left_out: column.left_out,
             missing: column.missing.clone(),
             dropped: false,
             extra: Map::new(),
@@ -271,6 +275,7 @@ impl ColumnDoc {
             storage: self.storage.unwrap_or('p'),
             missing: self.missing.clone(),
             has_default: self.has_default,
+            left_out: self.left_out,
         }
     }
 }
@@ -312,6 +317,7 @@ mod tests {
                 storage: 'x',
                 missing: Some("7".to_owned()),
                 has_default: true,
+                left_out: true,
             };
             let written = serde_json::to_string(&ColumnDoc::new(&column, true, "r__2")).unwrap();
             let read: ColumnDoc = serde_json::from_str(&written).unwrap();

@@ -1,0 +1,111 @@
+//! Columns that are left out: no value of them is anywhere, and the history says so.
+
+use std::fs;
+use std::path::Path;
+
+use super::faults::files;
+use crate::support::bygone::Bygone;
+use crate::support::history::History;
+use crate::support::postgres::Postgres;
+use crate::support::scratch::Scratch;
+use crate::support::store::Store;
+
+const USERS: &str = "
+    create table users (id int primary key, name text, \"Pass.word\" text, logins int);
+    insert into users select n, 'user ' || n, 'SECRET-' || n, 0 from generate_series(1, 50) n;
+    create table notes (id int primary key, body text);
+    insert into notes values (1, 'SECRET in a note, which is kept')";
+
+/// Nothing below a directory holds the words, compressed or not: facts are read back as text.
+#[track_caller]
+fn assert_nowhere(root: &Path, history: &History) {
+    for fact in history.texts("public.users", &["Pass.word", "name"]) {
+        assert_eq!(fact[0], None, "{fact:?}");
+    }
+    let mut found = Vec::new();
+    files(root, &mut found);
+    for file in found {
+        let bytes = fs::read(&file).unwrap();
+        let word = b"SECRET-";
+        let at = bytes.windows(word.len()).position(|window| window == word);
+        assert_eq!(at, None, "{}", file.display());
+    }
+}
+
+#[test]
+fn no_value_of_a_column_that_is_left_out_is_kept_anywhere() {
+    let server = Postgres::start();
+    server.run(USERS);
+    let scratch = Scratch::new("history");
+    let (root, state) = (scratch.join("history"), scratch.join("state"));
+    let options = ["--state", state.to_str().unwrap(), "--leave-out", "users.\"Pass.word\""];
+    let mut bygone = Bygone::new(server.url(), &root).options(&options);
+    bygone.until_current();
+    for change in [
+        "update users set \"Pass.word\" = 'SECRET-new' where id = 1",
+        "update users set logins = logins + 1, \"Pass.word\" = 'SECRET-too' where id = 2",
+        "insert into users values (51, 'new', 'SECRET-51', 1); delete from users where id = 3",
+        "alter table users add column age int default 7; update users set age = 8 where id = 4",
+        "alter table users replica identity full; update users set name = 'full' where id = 5",
+    ] {
+        server.run(change);
+        bygone.until_current();
+    }
+    // State is made anew, merged files and the comparison with the source know as little.
+    bygone.forget();
+    fs::remove_dir_all(&state).unwrap();
+    server.run("update users set name = 'again' where id = 6");
+    bygone.until_current();
+    bygone.ask(&["compact", "--all"]).well();
+    bygone.start("");
+    let told = bygone.ask(&["reconcile", "users", "--source", &server.url()]);
+    bygone.terminate(rustix::process::Signal::TERM, std::time::Duration::from_secs(20));
+    assert_eq!(told.code(), Some(0), "{}{}", told.stdout, told.stderr);
+    let history = History::read(Store::directory(&root));
+    assert_nowhere(&scratch.join("history"), &history);
+    assert_nowhere(&state, &history);
+    let unknown = history.texts("public.users", &["_unknown"]);
+    assert!(unknown.len() >= 55 && unknown.iter().all(|fact| fact[0].is_some()), "{} facts", unknown.len());
+    let attach = &history.events("attach");
+    assert!(
+        attach.iter().any(|event| event["left_out"] == serde_json::json!(["Pass.word"])),
+        "no event tells of the column"
+    );
+    let told = bygone.ask(&["as-of", "users", "--at", "now", "--format", "csv"]).well();
+    assert!(told.stderr.contains("the column is left out of the history"), "{}", told.stderr);
+    assert_eq!(told.stdout.lines().count(), 51);
+    bygone.ask(&["verify"]).well();
+
+    // Taken in again: what is written from now on is known.
+    let mut bygone = Bygone::new(server.url(), &root).options(&options[..2]);
+    server.run("update users set \"Pass.word\" = 'now seen' where id = 7");
+    bygone.until_current();
+    let told = bygone.ask(&["history", "users", "7"]).well().stdout;
+    assert!(told.contains("now seen"), "{told}");
+    let history = History::read(Store::directory(&root));
+    assert_eq!(history.events("schema").len(), 2, "a schema version of its own");
+    // And left out once more.
+    let mut bygone = Bygone::new(server.url(), &root).options(&options);
+    server.run("update users set \"Pass.word\" = 'SECRET-at-last', name = 'last' where id = 7");
+    bygone.until_current();
+    let told = bygone.ask(&["history", "users", "7"]).well().stdout;
+    assert!(!told.contains("SECRET") && told.contains("last"), "{told}");
+}
+
+#[test]
+fn what_cannot_be_left_out_is_refused() {
+    let server = Postgres::start();
+    server.run(USERS);
+    server.run("create table heap (a int, b int); alter table heap replica identity full");
+    let scratch = Scratch::new("history");
+    for (given, words) in [
+        ("users.id", &["column id of public.users cannot be left out", "key"][..]),
+        ("heap.a", &["column a of public.heap cannot be left out", "no key"]),
+        ("users.nmae", &["has a column nmae", "did you mean name"]),
+        ("nobody.x", &["has a column x"]),
+        ("password", &["--leave-out", "names no column"]),
+    ] {
+        let mut bygone = Bygone::new(server.url(), scratch.join("history")).options(&["--leave-out", given]);
+        bygone.attempt(&[]).refused(words);
+    }
+}
