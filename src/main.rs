@@ -15,10 +15,12 @@ mod error;
 mod facts;
 mod follower;
 mod install;
+mod live;
 mod manual;
 mod metrics;
 mod query;
 mod reconcile;
+mod screen;
 mod status;
 mod verify;
 
@@ -176,8 +178,13 @@ fn start_logging(cli: &Cli) {
         (false, _) => "debug",
     };
     let filter = EnvFilter::try_from_env("BYGONE_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    let lines =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    if cli.quiet || matches!(cli.log_format, LogFormat::Json) {
+        screen::be_quiet();
+    }
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(screen::Lines::default)
+        .with_target(false);
     match cli.log_format {
         LogFormat::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
         LogFormat::Json => {

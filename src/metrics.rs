@@ -84,7 +84,35 @@ struct Sample {
     values: Vec<(Option<Label>, f64)>,
 }
 
+/// What a person wants to know of a capture at one look.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Glance {
+    pub(crate) streaming: bool,
+    /// Durable since the start.
+    pub(crate) facts: u64,
+    pub(crate) lag_bytes: u64,
+    pub(crate) lag_seconds: f64,
+    /// Number and age.
+    pub(crate) last_commit: Option<(i64, Duration)>,
+    pub(crate) tables_waiting: u64,
+}
+
 impl Metrics {
+    /// How it is now.
+    pub(crate) fn glance(&self) -> Glance {
+        let (at, seq) = (self.last_commit.load(Ordering::Relaxed), self.commit_seq.load(Ordering::Relaxed));
+        let age = u64::try_from(now_micros().saturating_sub(at)).unwrap_or(0);
+        let facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        Glance {
+            streaming: self.streaming.load(Ordering::Relaxed),
+            facts: facts.values().sum(),
+            lag_bytes: self.lag_bytes(),
+            lag_seconds: self.lag_seconds(),
+            last_commit: (at != UNKNOWN && seq != UNKNOWN).then(|| (seq, Duration::from_micros(age))),
+            tables_waiting: self.tables_waiting.load(Ordering::Relaxed),
+        }
+    }
+
     /// A commit is durable, with so many facts of these tables.
     pub(crate) fn committed<'a>(&self, files: impl Iterator<Item = (&'a str, u64, u64)>, took: Duration) {
         self.commits.fetch_add(1, Ordering::Relaxed);

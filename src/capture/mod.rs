@@ -48,6 +48,7 @@ use crate::delta;
 use crate::error::{Error, Result};
 use crate::facts;
 use crate::follower;
+use crate::live::Live;
 use crate::metrics::{self, Metrics};
 use assembler::Assembler;
 use attach::Attached;
@@ -167,10 +168,13 @@ pub(crate) async fn run(options: RunOptions) -> Result<()> {
     capture.bridge_first().await?;
     let copied = capture.copy_missing().await;
     let compacting = capture.compact_in_background().await?;
+    let live = (!capture.options.until_current)
+        .then(|| Live::start(&capture.options.name, Arc::clone(&capture.metrics)));
     let mut streamed = match copied {
         Ok(()) => capture.stream(capture.target).await.map(drop),
         Err(error) => Err(error),
     };
+    drop(live);
     if let Some(compacting) = compacting {
         compacting.finish().await;
     }

@@ -1,12 +1,13 @@
 //! How far a first copy is: a bar on a terminal, log lines elsewhere.
 
-use std::io::IsTerminal as _;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::screen;
 
 /// How often a log line is written where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -26,13 +27,9 @@ pub(crate) struct CopyProgress {
 impl CopyProgress {
     /// Begins: so many pieces, of so many bytes on the source's disk.
     pub(crate) fn start(pieces: usize, total: u64) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::new(total);
-            let style =
-                ProgressStyle::with_template("snapshot {bar:30} {bytes}/{total_bytes} {msg} eta {eta}");
-            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-            bar
-        });
+        let style = ProgressStyle::with_template("snapshot {bar:30} {bytes}/{total_bytes} {msg} eta {eta}");
+        let bar = ProgressBar::new(total).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        let bar = screen::bar(bar);
         if bar.is_none() {
             tracing::info!(pieces, bytes = total, "snapshot begins");
         }

@@ -3,6 +3,7 @@
 mod config;
 mod deploy;
 mod doctor;
+mod live;
 mod manual;
 mod metrics;
 mod status;

@@ -1,0 +1,53 @@
+//! The terminal: bars at its foot, lines above them.
+
+use std::io::{self, IsTerminal as _, Write};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use indicatif::{MultiProgress, ProgressBar};
+
+static BARS: OnceLock<MultiProgress> = OnceLock::new();
+/// Nobody wants to see bars.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// No bars from now on: lines are for a program, or hardly any are wanted.
+pub(crate) fn be_quiet() {
+    QUIET.store(true, Ordering::Relaxed);
+}
+
+/// A bar at the foot of the terminal; none where standard error is none, or bars are not wanted.
+pub(crate) fn bar(bar: ProgressBar) -> Option<ProgressBar> {
+    let wanted = io::stderr().is_terminal() && !QUIET.load(Ordering::Relaxed);
+    wanted.then(|| BARS.get_or_init(MultiProgress::new).add(bar))
+}
+
+/// Standard error, above the bars. A line is written at once and whole.
+#[derive(Debug, Default)]
+pub(crate) struct Lines {
+    line: Vec<u8>,
+}
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.line.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let line = std::mem::take(&mut self.line);
+        let write = || io::stderr().write_all(&line);
+        match BARS.get() {
+            Some(bars) => bars.suspend(write),
+            None => write(),
+        }
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        if !self.line.is_empty() {
+            // Nowhere is left to say that standard error is gone.
+            let _ = self.flush();
+        }
+    }
+}
