@@ -118,6 +118,9 @@ pub(crate) struct Run {
     /// a table's key.
     #[arg(long = "leave-out", env = "BYGONE_LEAVE_OUT", value_name = "TABLE.COLUMN", value_delimiter = ',')]
     pub(crate) leave_out: Vec<String>,
+    /// Updates that change these columns and no others are no facts: users.last_seen. What they were shows in the next fact of the row.
+    #[arg(long, env = "BYGONE_IGNORE_UPDATES", value_name = "TABLE.COLUMN", value_delimiter = ',')]
+    pub(crate) ignore_updates: Vec<String>,
     /// Name of the capture, and of its slot and publications on the source.
     #[arg(long, env = "BYGONE_NAME", default_value = "bygone")]
     pub(crate) name: String,

@@ -146,7 +146,7 @@ fn options(run: Run) -> Result<RunOptions> {
         slot: run.slot,
         publications: run.publications,
         accept_partial: run.accept_partial,
-        leave_out: capture::LeaveOut::parse(&run.leave_out)?,
+        column_rules: capture::ColumnRules::parse(&run.leave_out, &run.ignore_updates)?,
         state: run.state,
         until_current: run.until_current,
         commit_interval: run.commit_interval,

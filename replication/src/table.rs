@@ -117,6 +117,8 @@ pub struct Column {
     pub has_default: bool,
     /// Its values are not to be read: neither copied nor taken from the stream. The catalog never says so; whoever captures does.
     pub left_out: bool,
+    /// An update that changes no other column is not to be told. The catalog never says so either.
+    pub unwatched: bool,
 }
 
 /// How `pgoutput` names the old row of an update or delete: `pg_class.relreplident`, resolved.

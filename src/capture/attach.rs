@@ -101,7 +101,7 @@ pub(super) async fn attach(
     for skipped in &loaded.skipped {
         tracing::warn!("not captured: {skipped}");
     }
-    options.leave_out.check(&loaded.tables)?;
+    options.column_rules.check(&loaded.tables)?;
     for table in &loaded.tables {
         if let Some(column) = TableSchema::clash(table) {
             return Err(Error::other(format!(
@@ -260,7 +260,7 @@ impl Begin<'_> {
             (confirmed, None)
         };
         failpoint::hit("snapshot.after_slot")?;
-        let mut registry = Registry::leaving_out(self.options.leave_out.clone());
+        let mut registry = Registry::ruled_by(self.options.column_rules.clone());
         let families = Families::of(tables);
         for table in tables.iter().filter(|table| !matches!(table.kind, TableKind::Leaf { .. })) {
             registry.attach(table, &families.family(table), point);
@@ -312,7 +312,7 @@ impl Begin<'_> {
             .map_err(|_| damaged())?;
         registry.know_relations(tables);
         let lsn = history.state().wal_to.unwrap_or(Lsn::ZERO);
-        registry.leave_out_from(self.options.leave_out.clone(), tables, lsn)?;
+        registry.rule_from(self.options.column_rules.clone(), tables, lsn)?;
         Ok((history.into_writer(), registry, recorded, None, history_id))
     }
 

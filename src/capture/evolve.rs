@@ -136,6 +136,7 @@ fn unknown(at: usize, old: &TableSchema, now: Option<&Table>) -> Column {
         missing: None,
         has_default: false,
         left_out: false,
+        unwatched: false,
     }
 }
 

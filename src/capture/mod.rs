@@ -3,12 +3,12 @@
 mod assembler;
 mod attach;
 mod axis;
+mod column_rules;
 mod commit;
 mod evolve;
 mod first_copy;
 mod gap;
 mod join;
-mod leave_out;
 mod notice;
 mod pipeline;
 mod progress;
@@ -53,8 +53,8 @@ use crate::metrics::{self, Metrics};
 use assembler::Assembler;
 use attach::Attached;
 use axis::Axis;
+pub(crate) use column_rules::ColumnRules;
 use commit::Committer;
-pub(crate) use leave_out::LeaveOut;
 use pipeline::{CutAt, Pipeline, Rest, Until};
 use relations::Follower;
 use source::CatalogReader;
@@ -86,8 +86,8 @@ pub(crate) struct RunOptions {
     pub(crate) slot: Option<String>,
     pub(crate) publications: Vec<String>,
     pub(crate) accept_partial: bool,
-    /// Columns that are left out.
-    pub(crate) leave_out: LeaveOut,
+    /// Which columns are left out, and which are not watched.
+    pub(crate) column_rules: ColumnRules,
     pub(crate) state: Option<PathBuf>,
     pub(crate) until_current: bool,
     pub(crate) commit_interval: Duration,
@@ -288,7 +288,7 @@ impl Capture {
             made: options.publications.clone(),
             store: store.clone(),
             axis,
-            leave_out: options.leave_out.clone(),
+            rules: options.column_rules.clone(),
         };
         let pipeline = Pipeline {
             follower: Follower::new(versioner, registry),

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use bygone_replication::Lsn;
 use bygone_replication::pgoutput::Relation;
-use bygone_replication::table::{ReplicaIdentity, Table, TableKind, TableName};
+use bygone_replication::table::{Column, ReplicaIdentity, Table, TableKind, TableName};
 use bygone_sink::log::{
     ColumnDoc, Event, EventKind, EventLsn, LogState, SchemaVersion, VERIFIED, parse_table_text, table_text,
 };
 use bygone_sink::schema::{PhysicalNames, TableSchema};
 
-use super::leave_out::LeaveOut;
+use super::column_rules::{ColumnRules, same_rules};
 use crate::error::{Error, Result};
 
 /// A captured table.
@@ -176,7 +176,7 @@ impl Captured {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Registry {
     /// Columns that are left out of tables from now on.
-    leave_out: LeaveOut,
+    rules: ColumnRules,
     tables: Vec<Captured>,
     by_name: BTreeMap<String, usize>,
     /// Relations of the stream: table or leaf partition, to the table's index and the leaf's oid (or 0).
@@ -199,8 +199,8 @@ pub(crate) enum Known {
 
 impl Registry {
     /// Of no table yet.
-    pub(crate) fn leaving_out(leave_out: LeaveOut) -> Self {
-        Self { leave_out, ..Self::default() }
+    pub(crate) fn ruled_by(rules: ColumnRules) -> Self {
+        Self { rules, ..Self::default() }
     }
 
     /// What the log says.
@@ -375,7 +375,7 @@ impl Registry {
             captured.versions.first().map_or(u32::try_from(index).unwrap_or(u32::MAX), |first| first.number);
         let version = captured.versions.last().map_or(0, |newest| newest.version) + 1;
         captured.physical.of_table(table.oid);
-        let marked = self.leave_out.mark(table, &key);
+        let marked = self.rules.mark(table, &key);
         let mut schema = TableSchema::new(number, name.clone(), version, &marked, &key, &captured.physical);
         // The name that its files go under.
         if let Some(own) = parse_table_text(&name) {
@@ -404,7 +404,7 @@ impl Registry {
             .with("replica_identity", format!("{:?}", table.identity).to_lowercase())
             .with("schema", schema.version)
             .with("parts", captured.parts_document());
-        event = telling_left_out(event, &schema);
+        event = telling_rules(event, &schema);
         if table_text(&table.name) != name {
             event = event.with("name", table_text(&table.name));
         }
@@ -529,7 +529,7 @@ impl Registry {
     ) -> Result<Arc<TableSchema>> {
         let captured = self.tables.get_mut(index).ok_or_else(|| Error::other("a table is not known"))?;
         let old = Arc::clone(captured.schema());
-        let marked = self.leave_out.mark(table, &captured.key);
+        let marked = self.rules.mark(table, &captured.key);
         let mut schema = TableSchema::new(
             old.number,
             old.log_name.clone(),
@@ -548,13 +548,13 @@ impl Registry {
         self.new_schemas.push(document(&schema));
         let mut event = Event::at(EventKind::Schema, Some(old.log_name.clone()), place.latest());
         event.lsn = Some(place);
-        self.new_events.push(telling_left_out(event.with("schema", schema.version), &schema));
+        self.new_events.push(telling_rules(event.with("schema", schema.version), &schema));
         Ok(schema)
     }
 
-    /// Other columns are to be left out than were: a schema version of its own says so.
-    pub(crate) fn leave_out_from(&mut self, leave_out: LeaveOut, tables: &[Table], lsn: Lsn) -> Result<()> {
-        self.leave_out = leave_out;
+    /// Other columns than before are to be left out, or not to be watched: a schema version of its own says so.
+    pub(crate) fn rule_from(&mut self, rules: ColumnRules, tables: &[Table], lsn: Lsn) -> Result<()> {
+        self.rules = rules;
         for index in 0..self.tables.len() {
             let Some(captured) = self.tables.get(index).filter(|captured| !captured.dropped) else {
                 continue;
@@ -564,14 +564,14 @@ impl Registry {
             // What else has become of its columns is seen where it happened.
             let columns = old.columns.iter().map(|column| column.column.clone()).collect();
             let table = Table { columns, ..table.clone() };
-            let marked = self.leave_out.mark(&table, &captured.key);
-            let left_out = marked.columns.iter().map(|column| column.left_out);
-            if !left_out.eq(old.columns.iter().map(|column| column.column.left_out)) {
+            let marked = self.rules.mark(&table, &captured.key);
+            let pairs = marked.columns.iter().zip(&old.columns);
+            if !pairs.into_iter().all(|(now, before)| same_rules(now, &before.column)) {
                 let schema = self.change_at(index, &table, EventLsn::At(lsn))?;
                 tracing::info!(
                     table = schema.log_name,
                     schema = schema.version,
-                    "other columns are left out"
+                    "other rules hold for its columns"
                 );
             }
         }
@@ -716,9 +716,18 @@ fn of_document(name: &str, version: &SchemaVersion) -> Result<(u32, TableSchema,
     Ok((number, schema, version.key.clone()))
 }
 
-/// The event with the names of the columns that are left out.
-fn telling_left_out(event: Event, schema: &TableSchema) -> Event {
-    let left_out = schema.columns.iter().filter(|column| column.column.left_out);
-    let names: Vec<&str> = left_out.map(|column| column.column.name.as_str()).collect();
-    if names.is_empty() { event } else { event.with("left_out", names) }
+/// The event with the names of the columns that are left out, or not watched.
+fn telling_rules(mut event: Event, schema: &TableSchema) -> Event {
+    let names = |holds: fn(&Column) -> bool| -> Vec<&str> {
+        let columns = schema.columns.iter().map(|column| &column.column);
+        columns.filter(|column| holds(column)).map(|column| column.name.as_str()).collect()
+    };
+    for (rule, names) in
+        [("left_out", names(|column| column.left_out)), ("updates_ignored", names(|column| column.unwatched))]
+    {
+        if !names.is_empty() {
+            event = event.with(rule, names);
+        }
+    }
+    event
 }

@@ -28,7 +28,7 @@ use bygone_sink::versioning::Versioner;
 
 use super::attach::{check_readable, export, temporary_slot};
 use super::axis::Axis;
-use super::leave_out::LeaveOut;
+use super::column_rules::ColumnRules;
 use super::registry::Registry;
 use super::relations::Follower;
 use super::snapshot::{self, CopySettings, Outcome, Wanted};
@@ -56,8 +56,8 @@ pub(super) struct Settings {
     /// Files go nowhere; the copying asks for it all the same.
     pub(super) store: Store,
     pub(super) axis: Axis,
-    /// Columns that are left out.
-    pub(super) leave_out: LeaveOut,
+    /// Which columns are left out, and which are not watched.
+    pub(super) rules: ColumnRules,
 }
 
 /// The tables of a copy that is there.
@@ -259,7 +259,7 @@ async fn copy_once(
     .map_err(|error| Error::other(format!("opening a copy's state: {error}")))?
     .map_err(bygone_sink::error::Error::from)?;
     let state = Arc::new(state);
-    let mut registry = Registry::leaving_out(settings.leave_out.clone());
+    let mut registry = Registry::ruled_by(settings.rules.clone());
     let mut versioner = Versioner::new(Arc::clone(&state), Encoder::discarding(), settings.spill_bytes);
     let mut places = BTreeMap::new();
     let mut wanted = Vec::new();

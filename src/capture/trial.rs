@@ -28,7 +28,7 @@ use tokio_postgres::Client;
 
 use super::Memory;
 use super::axis::Axis;
-use super::leave_out::LeaveOut;
+use super::column_rules::ColumnRules;
 use super::pipeline::COMMIT_PREFIX;
 use super::registry::Registry;
 use super::shadow::{self, Copied, Settings};
@@ -100,7 +100,7 @@ pub(crate) async fn reconcile(arguments: &Reconcile, archive: &mut Archive) -> R
         made: made_by_operator(archive.manifest())?,
         store: archive.store().clone(),
         axis: Axis { offset: archive.log().lsn_offset },
-        leave_out: LeaveOut::of(&registry),
+        rules: ColumnRules::of(&registry),
     };
     let mut copied = shadow::copy(&settings, &tables, &Arc::new(AtomicBool::new(false))).await?;
     let sql = session::connect_sql(&connect).await?;

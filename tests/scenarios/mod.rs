@@ -1,6 +1,7 @@
 //! What bygone promises, subject by subject.
 
 mod bad_input;
+mod column_rules;
 mod compaction;
 mod context;
 mod delta;
@@ -9,7 +10,7 @@ mod fact_tables;
 mod faults;
 mod gaps;
 mod judges;
-mod leave_out;
+
 mod schema;
 mod snapshot;
 mod soak;

@@ -77,6 +77,9 @@ pub struct ColumnDoc {
     /// No value of the column is in the history: it was told to leave it out.
     #[serde(default, skip_serializing_if = "is_false")]
     pub left_out: bool,
+    /// Updates that change no other column are no facts.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub unwatched: bool,
     /// What rows older than the column read as, as text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing: Option<String>,
@@ -235,6 +238,7 @@ impl ColumnDoc {
             storage: Some(column.storage),
             has_default: column.has_default,
             left_out: column.left_out,
+            unwatched: column.unwatched,
             missing: column.missing.clone(),
             dropped: false,
             extra: Map::new(),
@@ -276,6 +280,7 @@ impl ColumnDoc {
             missing: self.missing.clone(),
             has_default: self.has_default,
             left_out: self.left_out,
+            unwatched: self.unwatched,
         }
     }
 }
@@ -318,6 +323,7 @@ mod tests {
                 missing: Some("7".to_owned()),
                 has_default: true,
                 left_out: true,
+                unwatched: true,
             };
             let written = serde_json::to_string(&ColumnDoc::new(&column, true, "r__2")).unwrap();
             let read: ColumnDoc = serde_json::from_str(&written).unwrap();

@@ -183,6 +183,10 @@ impl Change<'_> {
         let changed = match &prior {
             Some(prior) => {
                 differences(kinds, &prior.row, row, &mut self.scratch.changed)?;
+                let same = prior.live && prior.leaf == self.map.leaf;
+                if op == Op::Update && same && unwatched(&self.table.schema, &self.scratch.changed) {
+                    return Ok(());
+                }
                 Some(self.scratch.changed.as_slice())
             }
             None => None,
@@ -279,6 +283,13 @@ pub(super) fn differences(kinds: &[Kind], before: &[u8], after: &[u8], out: &mut
         }
     }
     Ok(())
+}
+
+/// Something has changed, and nothing that is watched.
+pub(super) fn unwatched(schema: &TableSchema, changed: &[u16]) -> bool {
+    let is_unwatched =
+        |at: &u16| schema.columns.get(usize::from(*at)).is_some_and(|column| column.column.unwatched);
+    !changed.is_empty() && changed.iter().all(is_unwatched)
 }
 
 /// The entity id of a row.

@@ -17,7 +17,7 @@ use crate::value::{Row, Status};
 use super::content::{bury_twin, put_twin};
 use super::context::with_note;
 use super::emit::Said;
-use super::keyed::{bury, differences, row_entity};
+use super::keyed::{bury, differences, row_entity, unwatched};
 use super::known::{Content, Entity, Known, Twin};
 use super::table::damaged_row;
 use super::{TransactionSummary, Versioner};
@@ -158,7 +158,8 @@ impl Versioner {
         if let Some(prior) = &prior {
             differences(table.schema.kinds(), &prior.row, &row, changed)?;
             without_unknown(&table.schema, &row, changed)?;
-            if prior.live && changed.is_empty() && prior.leaf == leaf {
+            let same = changed.is_empty() || unwatched(&table.schema, changed);
+            if prior.live && same && prior.leaf == leaf {
                 return Ok(());
             }
         }

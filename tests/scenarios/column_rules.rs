@@ -1,4 +1,5 @@
-//! Columns that are left out: no value of them is anywhere, and the history says so.
+//! Columns that are left out: no value of them is anywhere, and the history says so. Columns that are not watched: updates of them
+//! alone are no facts.
 
 use std::fs;
 use std::path::Path;
@@ -99,8 +100,8 @@ fn what_cannot_be_left_out_is_refused() {
     server.run("create table heap (a int, b int); alter table heap replica identity full");
     let scratch = Scratch::new("history");
     for (given, words) in [
-        ("users.id", &["column id of public.users cannot be left out", "key"][..]),
-        ("heap.a", &["column a of public.heap cannot be left out", "no key"]),
+        ("users.id", &["not column id of public.users", "belongs to the key"][..]),
+        ("heap.a", &["not column a of public.heap", "no key"]),
         ("users.nmae", &["has a column nmae", "did you mean name"]),
         ("nobody.x", &["has a column x"]),
         ("password", &["--leave-out", "names no column"]),
@@ -108,4 +109,44 @@ fn what_cannot_be_left_out_is_refused() {
         let mut bygone = Bygone::new(server.url(), scratch.join("history")).options(&["--leave-out", given]);
         bygone.attempt(&[]).refused(words);
     }
+}
+
+#[test]
+fn updates_of_unwatched_columns_alone_are_no_facts() {
+    let server = Postgres::start();
+    server.run(USERS);
+    let scratch = Scratch::new("history");
+    let root = scratch.join("history");
+    let mut bygone =
+        Bygone::new(server.url(), &root).options(&["--ignore-updates", "users.logins,users.\"Pass.word\""]);
+    bygone.until_current();
+    server.run("update users set logins = logins + 1");
+    server.run("update users set logins = 7, \"Pass.word\" = 'x' where id = 1; update users set name = name where id = 2");
+    server.run("update users set logins = 9, name = 'other' where id = 1; update notes set body = 'b'");
+    server.run("delete from users where id = 3; insert into users values (3, 'back', 'p', 5); update users set logins = 6 where id = 3");
+    bygone.until_current();
+    let history = History::read(Store::directory(&root));
+    let mut facts = history.texts("public.users", &["_entity_id", "_version", "_op", "logins"]);
+    facts.retain(|fact| fact[1].as_deref() != Some("1"));
+    facts.sort_unstable();
+    let fact = |values: [&str; 4]| values.map(|value| Some(value.to_owned())).to_vec();
+    assert_eq!(
+        facts,
+        [fact(["1", "2", "update", "9"]), fact(["3", "2", "delete", "0"]), fact(["3", "3", "insert", "5"]),]
+    );
+    let told = bygone.ask(&["history", "users", "1"]).well().stdout;
+    assert!(told.contains("logins: 0 -> 9"), "{told}");
+    let attach = history.events("attach");
+    let rule = serde_json::json!(["Pass.word", "logins"]);
+    assert!(attach.iter().any(|event| event["updates_ignored"] == rule), "no event tells of the rule");
+    // What is not watched is no difference to the source either.
+    bygone.start("");
+    let told = bygone.ask(&["reconcile", "users", "--source", &server.url()]);
+    assert_eq!(told.code(), Some(0), "{}{}", told.stdout, told.stderr);
+    bygone.terminate(rustix::process::Signal::TERM, std::time::Duration::from_secs(20));
+    // From the day on which it is watched, it is told.
+    let mut bygone = Bygone::new(server.url(), &root);
+    server.run("update users set logins = 10 where id = 1");
+    bygone.until_current();
+    assert!(bygone.ask(&["history", "users", "1"]).well().stdout.contains("logins: 9 -> 10"));
 }
