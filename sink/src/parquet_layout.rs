@@ -13,8 +13,8 @@ pub(crate) const ROW_GROUP_BYTES: usize = 16 << 20;
 const ROW_GROUP_ROWS: usize = 256 * 1024;
 /// Rows in a page of a merged file.
 const MERGED_PAGE_ROWS: usize = 4 * 1024;
-/// Bytes of a dictionary in a merged file: a look-up reads it whole. A column that needs a larger one gains little by it.
-const MERGED_DICTIONARY: usize = 128 << 10;
+/// Bytes of a dictionary: a look-up reads it whole, and a column that needs a larger one gains little by it.
+const DICTIONARY: usize = 128 << 10;
 /// Rows in a row group of an index.
 pub(crate) const INDEX_GROUP_ROWS: usize = 16 * 1024;
 
@@ -38,10 +38,7 @@ pub(crate) fn slab_properties(schema: &SchemaRef) -> WriterProperties {
 /// Writer properties for facts of many files in one. An entity's versions lie far apart in it, and a look-up reads a page for each: these are
 /// small.
 pub(crate) fn merged_properties(schema: &SchemaRef) -> WriterProperties {
-    facts(schema)
-        .set_data_page_row_count_limit(MERGED_PAGE_ROWS)
-        .set_dictionary_page_size_limit(MERGED_DICTIONARY)
-        .build()
+    facts(schema).set_data_page_row_count_limit(MERGED_PAGE_ROWS).build()
 }
 
 /// Writer properties for an index: small groups, of which a look-up reads one.
@@ -56,6 +53,7 @@ fn facts(schema: &SchemaRef) -> WriterPropertiesBuilder {
     let mut properties = WriterProperties::builder()
         .set_created_by(format!("bygone {}", env!("CARGO_PKG_VERSION")))
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_dictionary_page_size_limit(DICTIONARY)
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
         .set_statistics_enabled(EnabledStatistics::Page)
         .set_write_page_header_statistics(false);
