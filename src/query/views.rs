@@ -178,7 +178,7 @@ impl Slabs {
         location: &Location,
     ) -> Result<Option<Self>> {
         let set = SlabSet::load(archive.store(), &table.log_name).await?;
-        let (Some(last), all) = (set.last(), set.all()) else { return Ok(None) };
+        let (Some(last), all) = (set.all().last(), set.all()) else { return Ok(None) };
         let begins = all.first().is_some_and(|first| first.from == Lsn::ZERO);
         let whole = all.iter().zip(all.iter().skip(1)).all(|(one, next)| one.to == next.from);
         // A directory that is called like a partition would be taken for one.

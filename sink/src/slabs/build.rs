@@ -25,8 +25,6 @@ use crate::store::{PutOutcome, Sealed, StagedFile, Store};
 
 /// Rows that are put together at a time.
 const ROWS: usize = 8_192;
-/// A slab of more rows has two parts, so that two threads can read it.
-const ALONE: u64 = 20_000;
 
 /// What was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +39,7 @@ pub(super) async fn build(
     table: &TableHistory,
     before: Option<&Slab>,
     stretch: &Stretch,
+    begun: bool,
     memory: usize,
     stop: &AtomicBool,
 ) -> Result<Option<Made>> {
@@ -73,7 +72,7 @@ pub(super) async fn build(
     let tag = hash.finalize().first_chunk().map_or(0, |head| u32::from_be_bytes(*head));
     for (part, (schema, mut file)) in (1..).zip(sealed) {
         made.bytes += file.bytes();
-        let path = Name { from, to, times, tag, part, parts: total, schema }.path(&directory);
+        let path = Name { from, to, times, tag, part, parts: total, schema, begun }.path(&directory);
         failpoint::hit("slab.before_file")?;
         // The name holds what the slab is made of: one that is there was left by a maker that ended before its last file.
         let _: PutOutcome = file.publish(&path).await?;
@@ -105,7 +104,8 @@ pub(super) async fn parts(
     // The files may hold more than the stretch: merged ones hold the facts of many.
     let bytes = u128::from(bytes) * u128::from(stretch.rows.min(rows)) / u128::from(rows.max(1));
     let needed = usize::try_from(bytes / memory.max(1) as u128).unwrap_or(usize::MAX);
-    Ok(needed.saturating_add(1).max(if stretch.rows > ALONE { 2 } else { 1 }).min(1_024))
+    // One file is the best: an engine takes its time over each that a view names.
+    Ok(needed.saturating_add(1).min(1_024))
 }
 
 /// The columns of a slab.

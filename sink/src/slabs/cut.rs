@@ -35,8 +35,8 @@ pub(super) struct Stretch {
 pub(super) enum Found {
     /// A slab is due.
     At(Stretch),
-    /// Not before so many more facts.
-    After(u64),
+    /// Not before so many more facts. There are so many behind `since`, so many rows live, and this is the stretch so far.
+    After { lacks: u64, new: u64, live: u64, so_far: Option<Stretch> },
 }
 
 /// What the choice needs to know of a fact; in the order of the log.
@@ -57,6 +57,7 @@ pub(super) async fn find(
     archive: &Archive,
     table: &TableHistory,
     last: Option<&Slab>,
+    since: Lsn,
     live: u64,
     least: u64,
 ) -> Result<Found> {
@@ -66,8 +67,16 @@ pub(super) async fn find(
     let mut files: Vec<&LiveFile> = table.files.iter().filter(overlaps).collect();
     files.sort_by_key(|file| file.add.lsn[0]);
     let live_before = live;
-    let mut choice =
-        Choice { live: i64::try_from(live).unwrap_or(i64::MAX), facts: 0, ended: 0, least, latest: None };
+    let mut choice = Choice {
+        live: i64::try_from(live).unwrap_or(i64::MAX),
+        facts: 0,
+        new: 0,
+        since,
+        ended: 0,
+        least,
+        latest: None,
+    };
+    let mut so_far = None;
     let mut begins = last.map(|slab| slab.times[1]);
     let mut waiting: BinaryHeap<Reverse<Step>> = BinaryHeap::new();
     for (at, live) in files.iter().enumerate() {
@@ -79,24 +88,26 @@ pub(super) async fn find(
             choice.take(&step);
             // The facts of one position stay together.
             let whole = waiting.peek().is_none_or(|Reverse(next)| next.lsn != step.lsn);
-            if whole && choice.is_due() {
+            if whole {
                 let ends = Timestamp(choice.latest.unwrap_or(step.valid_from)).max(begins);
-                let to = Lsn::from_i64(step.lsn);
-                return Ok(Found::At(Stretch {
-                    from,
-                    to,
-                    times: [begins, ends],
-                    rows: live_before + choice.facts,
-                }));
+                let rows = live_before + choice.facts;
+                let stretch = Stretch { from, to: Lsn::from_i64(step.lsn), times: [begins, ends], rows };
+                if choice.is_due() {
+                    return Ok(Found::At(stretch));
+                }
+                so_far = Some(stretch);
             }
         }
     }
-    Ok(Found::After(choice.lacks()))
+    let live = u64::try_from(choice.live).unwrap_or(0);
+    Ok(Found::After { lacks: choice.lacks(), new: choice.new, live, so_far })
 }
 
 struct Choice {
     live: i64,
     facts: u64,
+    since: Lsn,
+    new: u64,
     ended: u64,
     least: u64,
     latest: Option<i64>,
@@ -105,6 +116,7 @@ struct Choice {
 impl Choice {
     fn take(&mut self, step: &Step) {
         self.facts += 1;
+        self.new += u64::from(step.lsn > self.since.as_i64());
         self.live += i64::from(step.change);
         self.ended += u64::from(step.ends);
         self.latest = self.latest.max(Some(step.valid_from));

@@ -11,6 +11,9 @@
 //! that it finds, and slabs hold at most about one and a half rows for each fact. Rows are kept in the order of their entities: the versions of
 //! one lie side by side, and what did not change between them packs to next to nothing.
 //!
+//! Halfway to its cut a slab is begun: made of what there is, and replaced by the whole one, so that no more facts than rows live wait
+//! behind the last.
+//!
 //! Slabs hold no truth. They are made from facts, by [`Slabber`], and stand beside them in `slabs/`; the log does not know of them.
 //! Whoever removes that directory loses nothing but time. [`prove`] compares a slab with the facts.
 
@@ -24,6 +27,8 @@ mod set;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use bygone_replication::Lsn;
 
 use crate::error::{ErrorKind, Result};
 use crate::log::LogState;
@@ -53,7 +58,7 @@ pub struct Policy {
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { least: 20_000, memory: 64 << 20 }
+        Self { least: 20_000, memory: 96 << 20 }
     }
 }
 
@@ -129,38 +134,44 @@ impl Slabber {
     /// Makes a table's next slab; says whether it was due.
     async fn next_slab(&mut self, archive: &Archive, table: &TableHistory, done: &mut Done) -> Result<bool> {
         let slabs = SlabSet::load(&self.store, &table.log_name).await?;
-        let last = slabs.last();
-        let behind: u64 = table
-            .files
-            .iter()
-            .filter(|file| last.is_none_or(|slab| file.add.lsn[1] > slab.to))
-            .map(|file| file.add.rows)
-            .sum();
+        let (last, begun) = slabs.done_and_begun();
+        let since = begun.or(last).map_or(Lsn::ZERO, |slab| slab.to);
+        let behind = |place: Lsn| -> u64 {
+            table.files.iter().filter(|file| file.add.lsn[1] > place).map(|file| file.add.rows).sum()
+        };
         let live = match last {
             Some(slab) => slab.live(&self.store).await?,
             None => 0,
         };
         let total: u64 = table.files.iter().map(|file| file.add.rows).sum();
-        let least = self.policy.least.max(cut::ENDED_FOR_ONE_ALIVE * live);
-        if behind < least {
-            self.next_look.insert(table.log_name.clone(), total + (least - behind));
+        let least = self.policy.least.max(live);
+        if behind(since) < least {
+            self.next_look.insert(table.log_name.clone(), total + (least - behind(since)));
             return Ok(false);
         }
-        match cut::find(archive, table, last, live, self.policy.least).await? {
-            cut::Found::At(cut) => {
-                let made =
-                    build::build(&self.store, table, last, &cut, self.policy.memory, &self.stop).await?;
-                let Some(made) = made else { return Ok(false) };
-                done.slabs += 1;
-                done.rows += made.rows;
-                done.bytes += made.bytes;
-                Ok(true)
+        let found = cut::find(archive, table, last, since, live, self.policy.least).await?;
+        let (stretch, begun) = match found {
+            cut::Found::At(stretch) => (stretch, false),
+            // Half of one: what is behind it is read more slowly than what is in it.
+            cut::Found::After { new, live, so_far: Some(stretch), .. }
+                if new >= self.policy.least.max(live) && stretch.to > since =>
+            {
+                (stretch, true)
             }
-            cut::Found::After(more) => {
-                self.next_look.insert(table.log_name.clone(), total + more.max(1));
-                Ok(false)
+            cut::Found::After { lacks, new, live, .. } => {
+                let more = lacks.min(self.policy.least.max(live).saturating_sub(new)).max(1);
+                self.next_look.insert(table.log_name.clone(), total + more);
+                return Ok(false);
             }
-        }
+        };
+        let (memory, stop) = (self.policy.memory, &self.stop);
+        let Some(made) = build::build(&self.store, table, last, &stretch, begun, memory, stop).await? else {
+            return Ok(false);
+        };
+        done.slabs += 1;
+        done.rows += made.rows;
+        done.bytes += made.bytes;
+        Ok(true)
     }
 
     fn stopped(&self) -> bool {

@@ -3,7 +3,8 @@
 //! `slabs/<table>/_slab_from=<µs>/_slab_to=<µs>/<K1>-<K2>-<tag>-<part>of<parts>-s<schema>.parquet`: the directories are partitions in the
 //! manner of Hive, by which DuckDB and Spark open the one slab that a time falls into and none of the others. Times are microseconds
 //! since the Unix epoch. One listing tells all there is to know; a slab is there once all its parts are. The tag is of what all parts
-//! hold, so that parts of two makers, who may have parted the same rows in different ways, are never taken for one slab.
+//! hold, so that parts of two makers, who may have parted the same rows in different ways, are never taken for one slab. A slab that
+//! is only begun says so at the end of its name.
 
 use bygone_replication::Lsn;
 
@@ -28,6 +29,8 @@ pub(super) struct Name {
     pub(super) part: u32,
     pub(super) parts: u32,
     pub(super) schema: i32,
+    /// Another one that begins where it begins will take its place.
+    pub(super) begun: bool,
 }
 
 /// The directory of a table's slabs, by its name in the log.
@@ -38,9 +41,10 @@ pub(super) fn directory(log_name: &str) -> Option<String> {
 
 impl Name {
     pub(super) fn path(&self, directory: &str) -> String {
-        let Self { from, to, times: [begins, ends], tag, part, parts, schema } = self;
+        let Self { from, to, times: [begins, ends], tag, part, parts, schema, begun } = self;
+        let begun = if *begun { "-begun" } else { "" };
         format!(
-            "{directory}/{FROM_TIME}={}/{TO_TIME}={}/{:016x}-{:016x}-{tag:08x}-{part}of{parts}-s{schema}.parquet",
+            "{directory}/{FROM_TIME}={}/{TO_TIME}={}/{:016x}-{:016x}-{tag:08x}-{part}of{parts}-s{schema}{begun}.parquet",
             begins.0, ends.0, from.0, to.0
         )
     }
@@ -64,7 +68,8 @@ impl Name {
         let (part, parts) = pieces.next()?.split_once("of")?;
         let schema = pieces.next()?.strip_prefix('s')?.parse().ok()?;
         let (part, parts) = (part.parse().ok()?, parts.parse().ok()?);
-        let name = Self { from, to, times, tag, part, parts, schema };
+        let begun = pieces.next() == Some("begun");
+        let name = Self { from, to, times, tag, part, parts, schema, begun };
         // What is not written as we write it is not ours.
         (segments.next().is_none() && name.path(directory) == path).then_some(name)
     }
@@ -86,6 +91,7 @@ mod tests {
             part: 2,
             parts: 3,
             schema: 4,
+            begun: false,
         };
         let path = name.path(&directory);
         assert_eq!(
@@ -93,6 +99,9 @@ mod tests {
             "slabs/public.~4f~dd~20~~4e~ame/_slab_from=-5/_slab_to=7/0000000000000000-00000000015d6b88-0000beef-2of3-s4.parquet"
         );
         assert_eq!(Name::parse(&directory, &path), Some(name));
+        let begun = Name { begun: true, ..name };
+        assert!(begun.path(&directory).ends_with("-s4-begun.parquet"));
+        assert_eq!(Name::parse(&directory, &begun.path(&directory)), Some(begun));
         for (from, to) in
             [("-2of3", "-02of3"), ("s4", "s4-"), ("_to=7", "_to=+7"), ("slabs/", "slab/"), (".parquet", "")]
         {

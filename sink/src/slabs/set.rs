@@ -22,6 +22,8 @@ pub struct Slab {
     pub times: [Timestamp; 2],
     /// Its files.
     pub files: Vec<SlabFile>,
+    /// Another one that begins where it begins will take its place.
+    pub begun: bool,
 }
 
 /// A file of a slab: rows of one schema version.
@@ -76,16 +78,17 @@ impl SlabSet {
 
     fn of(directory: &str, objects: Vec<Object>) -> Self {
         /// What the parts of one slab have in common.
-        type Whole = (Lsn, std::cmp::Reverse<Lsn>, [Timestamp; 2], u32, u32);
+        type Whole = (Lsn, std::cmp::Reverse<Lsn>, bool, [Timestamp; 2], u32, u32);
         let mut wholes: BTreeMap<Whole, BTreeMap<u32, (i32, Object)>> = BTreeMap::new();
         for object in objects {
             if let Some(name) = Name::parse(directory, &object.path) {
-                let whole = (name.from, std::cmp::Reverse(name.to), name.times, name.tag, name.parts);
+                let whole =
+                    (name.from, std::cmp::Reverse(name.to), name.begun, name.times, name.tag, name.parts);
                 wholes.entry(whole).or_default().insert(name.part, (name.schema, object));
             }
         }
         let (mut slabs, mut strays): (Vec<Slab>, Vec<Object>) = Default::default();
-        for ((from, std::cmp::Reverse(to), times, _, parts), files) in wholes {
+        for ((from, std::cmp::Reverse(to), begun, times, _, parts), files) in wholes {
             // Two makers at once may have come to different cuts: of stretches that overlap one is taken.
             let behind = slabs.last().is_none_or(|last| last.to <= from && last.times[1] <= times[0]);
             let whole = (1..=parts).eq(files.keys().copied());
@@ -95,7 +98,7 @@ impl SlabSet {
                     bytes: object.bytes,
                     schema,
                 };
-                slabs.push(Slab { from, to, times, files: files.into_values().map(file).collect() });
+                slabs.push(Slab { from, to, times, files: files.into_values().map(file).collect(), begun });
             } else {
                 strays.extend(files.into_values().map(|(_, object)| object));
             }
@@ -115,10 +118,14 @@ impl SlabSet {
         &self.slabs
     }
 
-    /// The newest.
+    /// The newest that is done, and one that is begun behind it.
     #[must_use]
-    pub fn last(&self) -> Option<&Slab> {
-        self.slabs.last()
+    pub fn done_and_begun(&self) -> (Option<&Slab>, Option<&Slab>) {
+        match self.slabs.as_slice() {
+            [.., done, begun] if begun.begun && done.to == begun.from => (Some(done), Some(begun)),
+            [begun] if begun.begun && begun.from == Lsn::ZERO => (None, Some(begun)),
+            slabs => (slabs.last(), None),
+        }
     }
 
     /// The one that answers for a time.
@@ -140,7 +147,7 @@ mod tests {
 
     fn object(from: u64, to: u64, part: u32, parts: u32) -> Object {
         let times = [Timestamp(from.cast_signed() * 10), Timestamp(to.cast_signed() * 10)];
-        let name = Name { from: Lsn(from), to: Lsn(to), times, tag: 7, part, parts, schema: 1 };
+        let name = Name { from: Lsn(from), to: Lsn(to), times, tag: 7, part, parts, schema: 1, begun: false };
         Object { path: name.path("slabs/public.t"), bytes: 1, modified: Timestamp(0) }
     }
 
@@ -159,6 +166,24 @@ mod tests {
         );
         assert_eq!(stretches(vec![part(0, 5, 1, 1), part(0, 7, 1, 1), part(5, 9, 1, 1)]), [(0, 7, 1)]);
         assert_eq!(stretches(vec![part(0, 5, 1, 1), part(7, 9, 1, 1)]), [(0, 5, 1), (7, 9, 1)]);
+    }
+
+    #[test]
+    fn a_begun_slab_gives_way_to_the_whole_one() {
+        let begun = |from, to| {
+            let path = object(from, to, 1, 1).path.replace("-s1.parquet", "-s1-begun.parquet");
+            Object { path, ..object(from, to, 1, 1) }
+        };
+        let set = SlabSet::of("slabs/public.t", vec![object(0, 5, 1, 1), begun(5, 7)]);
+        let (done, at_work) = set.done_and_begun();
+        assert_eq!((done.map(|slab| slab.to.0), at_work.map(|slab| slab.to.0)), (Some(5), Some(7)));
+        let set = SlabSet::of("slabs/public.t", vec![object(0, 5, 1, 1), begun(5, 7), object(5, 9, 1, 1)]);
+        let (done, at_work) = set.done_and_begun();
+        assert_eq!((done.map(|slab| slab.to.0), at_work), (Some(9), None));
+        assert_eq!(set.strays.len(), 1);
+        let set = SlabSet::of("slabs/public.t", vec![begun(0, 7)]);
+        let (done, at_work) = set.done_and_begun();
+        assert_eq!((done, at_work.map(|slab| slab.to.0)), (None, Some(7)));
     }
 
     #[test]
