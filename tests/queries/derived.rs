@@ -120,6 +120,41 @@ fn a_kill_while_a_slab_is_made_costs_nothing() {
 }
 
 #[test]
+fn a_slab_is_begun_halfway_and_gives_way_to_the_whole_one() {
+    let (mut shop, mut moments) = changed_shop();
+    make_slabs(&shop, "60", 3);
+    let begun = |shop: &Shop| -> Vec<PathBuf> {
+        let all = files_in(shop, "slabs").into_iter();
+        all.filter(|path| path.to_str().unwrap().ends_with("-begun.parquet")).collect()
+    };
+    let mut seen = Vec::new();
+    for round in 12..24 {
+        shop.server.run("update orders set total = total + 1 where id % 2 = 0");
+        moments.push(shop.save("orders", &format!("m{round}")).0);
+        shop.server.run("update orders set customer = 'x' where id = 1000");
+        shop.capture();
+        shop.bygone.ask(&["compact", "--slab-rows", "60"]).well();
+        for path in begun(&shop) {
+            if !seen.contains(&path) {
+                seen.push(path);
+            }
+        }
+        assert_moments(&shop, &moments);
+        shop.ask(&["verify"]);
+    }
+    assert!(seen.len() >= 2, "{} slabs were begun", seen.len());
+    // Those that were replaced go, when nobody can be reading them any more.
+    let long_ago = SystemTime::now() - Duration::from_secs(4_000);
+    for path in begun(&shop) {
+        std::fs::File::options().write(true).open(&path).unwrap().set_modified(long_ago).unwrap();
+    }
+    shop.bygone.ask(&["compact", "--slab-rows", "60"]).well();
+    assert!(begun(&shop).len() <= 1, "{:?}", begun(&shop));
+    assert_moments(&shop, &moments);
+    shop.ask(&["verify"]);
+}
+
+#[test]
 fn an_index_finds_what_reading_every_file_finds() {
     let mut shop = Shop::with(
         "create table orders (id int primary key, word text, total int);
