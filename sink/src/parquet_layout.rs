@@ -16,7 +16,7 @@ const MERGED_PAGE_ROWS: usize = 4 * 1024;
 /// Bytes of a dictionary: a look-up reads it whole, and a column that needs a larger one gains little by it.
 const DICTIONARY: usize = 128 << 10;
 /// Rows in a row group of a slab: several threads scan one.
-const SLAB_GROUP_ROWS: usize = 96 * 1024;
+const SLAB_GROUP_ROWS: usize = 48 * 1024;
 /// Rows in a row group of an index.
 pub(crate) const INDEX_GROUP_ROWS: usize = 16 * 1024;
 

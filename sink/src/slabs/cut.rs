@@ -15,10 +15,9 @@ use crate::read::{Archive, TableHistory};
 use crate::store::Store;
 use crate::timestamp::Timestamp;
 
-/// How many rows have ended in a slab for one that lives at its end. A slab holds the rows that lived at its beginning beside
-/// those that began in it: more of these make all slabs smaller, and a scan of one longer. With one, slabs hold two rows for a
-/// fact and a scan took 1.65 times as long as one of the rows alone; with two it is one and a half, and 1.8 (docs/performance.md).
-pub(super) const ENDED_FOR_ONE_ALIVE: u64 = 2;
+/// How many rows have ended in a slab for two that live at its end. A slab holds the rows that lived at its beginning beside
+/// those that began in it: more of these make all slabs smaller, and a scan of one longer (docs/performance.md has figures).
+const ENDED_FOR_TWO_ALIVE: u64 = 3;
 
 /// The stretch of a slab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +49,7 @@ struct Step {
     change: i8,
 }
 
-/// The first position behind `last` up to which twice as many rows have ended as live there, and at least `least`.
+/// The first position behind `last` up to which one and a half times as many rows have ended as live there, and at least `least`.
 ///
 /// Only positions before the end of the log are settled: facts at its very end may still come, of a snapshot or a comparison.
 pub(super) async fn find(
