@@ -15,8 +15,6 @@ const ROW_GROUP_ROWS: usize = 256 * 1024;
 const MERGED_PAGE_ROWS: usize = 4 * 1024;
 /// Bytes of a dictionary: a look-up reads it whole, and a column that needs a larger one gains little by it.
 const DICTIONARY: usize = 128 << 10;
-/// Rows in a row group of a slab: several threads scan one.
-const SLAB_GROUP_ROWS: usize = 48 * 1024;
 /// Rows in a row group of an index.
 pub(crate) const INDEX_GROUP_ROWS: usize = 16 * 1024;
 
@@ -29,8 +27,7 @@ pub(crate) fn properties(schema: &SchemaRef) -> WriterProperties {
 /// all over a file.
 pub(crate) fn slab_properties(schema: &SchemaRef) -> WriterProperties {
     let times = [BEGAN, ENDED].map(|name| ColumnPath::new(vec![name.to_owned()]));
-    let some = facts(schema).set_max_row_group_row_count(Some(SLAB_GROUP_ROWS));
-    let properties = times.into_iter().fold(some, |properties, time| {
+    let properties = times.into_iter().fold(facts(schema), |properties, time| {
         properties
             .set_column_dictionary_enabled(time.clone(), true)
             .set_column_encoding(time, Encoding::PLAIN)

@@ -26,6 +26,10 @@ use crate::store::{PutOutcome, Sealed, StagedFile, Store};
 /// Rows that are put together at a time.
 const ROWS: usize = 8_192;
 
+/// A slab of fewer rows is read by one thread as quickly.
+const ALONE: usize = 20_000;
+const MOST_IN_GROUP: usize = 96 * 1024;
+
 /// What was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Made {
@@ -125,13 +129,24 @@ fn write(store: &Store, gathered: &Gathered) -> Result<StagedFile> {
     let properties = parquet_layout::slab_properties(&schema);
     let mut writer =
         ArrowWriter::try_new(store.stage()?, Arc::clone(&schema), Some(properties)).map_err(encoding)?;
-    for rows in gathered.rows.chunks(ROWS) {
-        writer.write(&batch(&schema, gathered, rows)?).map_err(encoding)?;
-        if writer.in_progress_size() > parquet_layout::ROW_GROUP_BYTES {
-            writer.flush().map_err(encoding)?;
+    for group in gathered.rows.chunks(group_rows(gathered.rows.len())) {
+        for rows in group.chunks(ROWS) {
+            writer.write(&batch(&schema, gathered, rows)?).map_err(encoding)?;
+            if writer.in_progress_size() > parquet_layout::ROW_GROUP_BYTES {
+                writer.flush().map_err(encoding)?;
+            }
         }
+        writer.flush().map_err(encoding)?;
     }
     writer.into_inner().map_err(encoding)
+}
+
+/// Rows of a row group: groups are as large as each other and even in number, so that threads which share them end together.
+fn group_rows(rows: usize) -> usize {
+    if rows <= ALONE {
+        return ALONE;
+    }
+    rows.div_ceil(rows.div_ceil(MOST_IN_GROUP).next_multiple_of(2))
 }
 
 fn batch(schema: &SchemaRef, gathered: &Gathered, rows: &[Row]) -> Result<RecordBatch> {

@@ -122,7 +122,7 @@ impl Choice {
     }
 
     fn lacks(&self) -> u64 {
-        (ENDED_FOR_ONE_ALIVE * u64::try_from(self.live).unwrap_or(0))
+        (ENDED_FOR_TWO_ALIVE * u64::try_from(self.live).unwrap_or(0) / 2)
             .max(self.least)
             .saturating_sub(self.ended)
     }
