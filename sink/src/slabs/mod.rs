@@ -7,11 +7,11 @@
 //! `L < _to_lsn` (or null), and for a time T likewise by `_valid_from` and `_valid_to`: no join, no window, in any engine. It is
 //! the idea of the time-split B-tree (Lomet and Salzberg, 1989).
 //!
-//! A slab is cut when twice as many rows have ended in it as live at its end. So a scan reads at most about three times the rows
-//! that it finds, and slabs hold at most about one and a half rows for each fact. Rows are kept in the order of their entities: the versions of
+//! A slab is cut when one and a half times as many rows have ended in it as live at its end. So a scan reads at most about two and a
+//! half times the rows that it finds, and slabs hold at most about one and two thirds rows for each fact. Rows are kept in the order of their entities: the versions of
 //! one lie side by side, and what did not change between them packs to next to nothing.
 //!
-//! Halfway to its cut a slab is begun: made of what there is, and replaced by the whole one, so that no more facts than rows live wait
+//! When as many facts as rows live wait behind the last slab, one is begun: made of what there is, and replaced by the whole one, so that no more facts than rows live wait
 //! behind the last.
 //!
 //! Slabs hold no truth. They are made from facts, by [`Slabber`], and stand beside them in `slabs/`; the log does not know of them.
