@@ -128,8 +128,8 @@ fn a_slab_is_begun_halfway_and_gives_way_to_the_whole_one() {
         all.filter(|path| path.to_str().unwrap().ends_with("-begun.parquet")).collect()
     };
     let mut seen = Vec::new();
-    for round in 12..24 {
-        shop.server.run("update orders set total = total + 1 where id % 2 = 0");
+    for round in 12..26 {
+        shop.server.run("update orders set total = total + 1 where id % 4 = 0");
         moments.push(shop.save("orders", &format!("m{round}")).0);
         shop.server.run("update orders set customer = 'x' where id = 1000");
         shop.capture();
