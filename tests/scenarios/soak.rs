@@ -191,7 +191,10 @@ fn round(seed: u64, in_bucket: bool) {
             Fault::StateGone | Fault::StateDamaged => {
                 bygone.end();
                 let mut found = Vec::new();
-                files(&state, &mut found);
+                // Before the first start has come that far there is none.
+                if state.exists() {
+                    files(&state, &mut found);
+                }
                 match (fault, found.choose(&mut random)) {
                     (Fault::StateDamaged, Some(file)) => {
                         let mut bytes = std::fs::read(file).unwrap();
