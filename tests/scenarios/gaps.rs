@@ -232,10 +232,11 @@ fn a_slot_that_is_invalidated_while_it_runs_is_led_over_in_the_same_run() {
     diary.bygone.signal(Signal::STOP);
     let lost = "select 1 from pg_replication_slots where slot_name = 'bygone' and wal_status = 'lost'";
     diary.server.run(UNHEARD);
+    // Segments, and nothing to send: a server that is held up in sending to the one that sleeps would wait for it.
     let gone = eventually(Duration::from_secs(60), || {
-        diary.server.run(
-            "select pg_logical_emit_message(false, 'fill', repeat('x', 4000000)) from generate_series(1, 8)",
-        );
+        for _ in 0..3 {
+            diary.server.run("select pg_logical_emit_message(false, 'fill', 'x'), pg_switch_wal()");
+        }
         diary.server.run("checkpoint");
         diary.server.value(lost).is_some()
     });

@@ -323,7 +323,8 @@ impl Values {
                 "{} mons {} days {} microseconds",
                 self.number() as i32,
                 self.number() as i32,
-                self.number() / (1 << self.below(40))
+                // The least of all is printed by PostgreSQL, and not read again.
+                (self.number() / (1 << self.below(40))).max(-i64::MAX)
             ),
             "uuid" => (0..16).map(|_| format!("{:02x}", self.below(256))).collect(),
             "money" => {
