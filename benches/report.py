@@ -98,10 +98,6 @@ class Bench:
         """What it takes, as a multiple of what it stands beside."""
         self._add(work, beside, "ratio", ratio, f"{ratio:.2f} x", _mark(ratio, mark, None, least=False, unit=" x"), remark=remark)
 
-    def share(self, work: str, beside: str, ratio: float, remark: str):
-        """What is left of the other's."""
-        self._add(work, beside, "ratio", ratio, f"{ratio:.2f} x", "", remark=remark)
-
     def at_most_ms(self, work: str, value: float, mark: float, remark: str = ""):
         self._add(work, "", "ms", value, f"{value:.0f} ms", _mark(value, mark, None, least=False, unit=" ms"), remark=remark)
 

@@ -47,6 +47,8 @@ pub(crate) async fn verify(arguments: &Verify) -> Result<ExitCode> {
             for warning in &report.warnings {
                 println!("warning  {}", described(warning));
             }
+            let some =
+                |count: u64, what: &str| if count == 0 { String::new() } else { format!(", {count} {what}") };
             println!(
                 "{}: {} commits, {} files, {} rows, {} bytes{}{}{}{}",
                 if report.is_ok() { "whole" } else { "NOT WHOLE" },
@@ -54,13 +56,9 @@ pub(crate) async fn verify(arguments: &Verify) -> Result<ExitCode> {
                 report.files,
                 report.rows,
                 report.bytes,
-                if report.checkpoints == 0 {
-                    String::new()
-                } else {
-                    format!(", {} checkpoints", report.checkpoints)
-                },
-                if report.slabs == 0 { String::new() } else { format!(", {} slabs", report.slabs) },
-                if report.indexes == 0 { String::new() } else { format!(", {} indexes", report.indexes) },
+                some(report.checkpoints, "checkpoints"),
+                some(report.slabs, "slabs"),
+                some(report.indexes, "indexes"),
                 report
                     .head
                     .as_ref()

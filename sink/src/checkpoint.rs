@@ -193,13 +193,8 @@ pub async fn make(store: &Store, log: &LogState, every: u64) -> Result<Option<u6
     let bytes = Bytes::from(log::to_bytes(&document)?);
     // One that is there was made by another of the same log.
     let _ = store.put_new(&path(document.seq), bytes).await?;
-    for (_, path) in before.iter().rev().skip(KEPT - 1) {
-        match store.delete(path).await {
-            // Where nothing may be removed it stays: no reader takes it.
-            Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::ReadOnly) => break,
-            done => done?,
-        }
-    }
+    let old = before.iter().rev().skip(KEPT - 1);
+    store.delete_unread(old.map(|(_, path)| path.as_str())).await?;
     Ok(Some(document.seq))
 }
 

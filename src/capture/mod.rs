@@ -169,7 +169,8 @@ pub(crate) async fn run(options: RunOptions) -> Result<()> {
     let copied = capture.copy_missing().await;
     let compacting = capture.compact_in_background().await?;
     let live = (!capture.options.until_current)
-        .then(|| Live::start(&capture.options.name, Arc::clone(&capture.metrics)));
+        .then(|| Live::start(&capture.options.name, Arc::clone(&capture.metrics)))
+        .flatten();
     let mut streamed = match copied {
         Ok(()) => capture.stream(capture.target).await.map(drop),
         Err(error) => Err(error),

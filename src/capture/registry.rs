@@ -565,8 +565,8 @@ impl Registry {
             let columns = old.columns.iter().map(|column| column.column.clone()).collect();
             let table = Table { columns, ..table.clone() };
             let marked = self.rules.mark(&table, &captured.key);
-            let pairs = marked.columns.iter().zip(&old.columns);
-            if !pairs.into_iter().all(|(now, before)| same_rules(now, &before.column)) {
+            let mut pairs = marked.columns.iter().zip(&old.columns);
+            if pairs.any(|(now, before)| !same_rules(now, &before.column)) {
                 let schema = self.change_at(index, &table, EventLsn::At(lsn))?;
                 tracing::info!(
                     table = schema.log_name,

@@ -1,6 +1,5 @@
 //! DuckDB and Spark read the views that bygone prints, and come to the rows that bygone, and the source, had.
 
-use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -12,6 +11,7 @@ use super::cookbook::Story;
 use super::{Shop, WIDE};
 use crate::support::moto::Moto;
 use crate::support::postgres::Postgres;
+use crate::support::process;
 use crate::support::scratch::Scratch;
 
 #[test]
@@ -199,20 +199,14 @@ fn python(program: &str, views: &str, queries: &str) -> Vec<Value> {
         path
     };
     let (views, queries) = (write("views.sql", views), write("queries.sql", queries));
-    let done = Command::new(interpreter()).arg("-c").arg(program).args([&views, &queries]).output().unwrap();
+    let done = Command::new(process::python("BYGONE_TEST_READERS", "readers"))
+        .arg("-c")
+        .arg(program)
+        .args([&views, &queries])
+        .output()
+        .unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     serde_json::from_slice::<Vec<Value>>(&done.stdout).unwrap()
-}
-
-/// The Python that has the engines: scripts/install readers makes it.
-fn interpreter() -> PathBuf {
-    if let Some(named) = std::env::var_os("BYGONE_TEST_READERS") {
-        return named.into();
-    }
-    let home = || PathBuf::from(std::env::var_os("HOME").expect("HOME is not set")).join(".cache");
-    std::env::var_os("XDG_CACHE_HOME")
-        .map_or_else(home, PathBuf::from)
-        .join("bygone-test/readers/bin/python3")
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The Delta Lake view, read by engines that know nothing of bygone: DuckDB's `delta_scan`, delta-rs, and Sail.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use super::types::readers;
 use crate::support::bygone::Bygone;
 use crate::support::history::History;
 use crate::support::postgres::Postgres;
+use crate::support::process::python;
 use crate::support::scratch::Scratch;
 use crate::support::store::Store;
 
@@ -189,10 +190,7 @@ print(json.dumps([[row[0] for row in spark.sql(f"select _id from delta.`{root}` 
 
 #[test]
 fn sail_sees_the_facts_through_schema_changes_and_compaction() {
-    let home = || PathBuf::from(std::env::var_os("HOME").expect("HOME is not set")).join(".cache");
-    let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from);
-    let python = std::env::var_os("BYGONE_TEST_SAIL")
-        .map_or_else(|| cache.join("bygone-test/sail/bin/python3"), PathBuf::from);
+    let python = python("BYGONE_TEST_SAIL", "sail");
     if !python.exists() {
         eprintln!("Sail is not installed: it is left out");
         return;

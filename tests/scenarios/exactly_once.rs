@@ -23,7 +23,7 @@ use crate::support::store::Store;
 use crate::support::workload::{Habits, TABLES, Workload};
 
 /// The failpoints of a capture that streams, in the order of a commit.
-const STREAMING: [&str; 10] = [
+pub(super) const STREAMING: [&str; 10] = [
     "spool.after_write",
     "file.before_write",
     "file.after_write",

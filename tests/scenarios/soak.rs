@@ -12,7 +12,7 @@ use rand::{Rng, SeedableRng};
 use rustix::process::Signal;
 
 use super::Source;
-use super::exactly_once::assert_not_acknowledged_too_far;
+use super::exactly_once::{STREAMING, assert_not_acknowledged_too_far};
 use super::faults::{files, through};
 use crate::support::bygone::Bygone;
 use crate::support::history::History;
@@ -56,20 +56,8 @@ const FAULTS: [Fault; 12] = [
     Fault::Reader,
 ];
 
-/// Where a run may be told to die.
-const POINTS: [&str; 20] = [
-    "snapshot.after_slot",
-    "snapshot.table_done",
-    "spool.after_write",
-    "file.before_write",
-    "file.after_write",
-    "file.after_upload",
-    "commit.before_put",
-    "commit.after_put",
-    "state.before_apply",
-    "state.after_apply",
-    "ack.before",
-    "ack.after",
+/// Where a compaction, and what is made beside it, may be told to die.
+const BESIDE: [&str; 8] = [
     "compact.after_file",
     "compact.before_commit",
     "compact.after_commit",
@@ -130,6 +118,8 @@ fn round(seed: u64, in_bucket: bool) {
         Some((moto, _)) => moto.store("soak"),
         None => Store::directory(&root),
     };
+    // Where a run may be told to die.
+    let points = [&["snapshot.after_slot", "snapshot.table_done"][..], &STREAMING, &BESIDE].concat();
     let began = Instant::now();
     let mut told = Vec::new();
     while began.elapsed() < ROUND {
@@ -140,7 +130,7 @@ fn round(seed: u64, in_bucket: bool) {
                     .map(|status| format!("ended by itself: {status}: {}", last_word(&bygone.said()))),
             );
             let point = if random.random_bool(0.4) {
-                format!("{}=abort@{}", POINTS.choose(&mut random).unwrap(), random.random_range(1..4))
+                format!("{}=abort@{}", points.choose(&mut random).unwrap(), random.random_range(1..4))
             } else {
                 String::new()
             };
@@ -210,7 +200,7 @@ fn round(seed: u64, in_bucket: bool) {
                 }
             }
             Fault::KilledCompaction if bucket.is_none() => {
-                let point = POINTS[random.random_range(12..POINTS.len())];
+                let point = BESIDE[random.random_range(0..BESIDE.len())];
                 let compaction = Bygone::new(source.server.url(), source.history())
                     .env("BYGONE_FAILPOINTS", &format!("{point}=abort"))
                     .ask(&["compact", "--all", "--slab-rows", "100"]);

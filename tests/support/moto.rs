@@ -9,7 +9,7 @@ use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 
 use super::bygone::Bygone;
-use super::process::{Program, Running, eventually, free_port};
+use super::process::{Program, Running, eventually, free_port, python};
 use super::scratch::{Scratch, tail};
 use super::store::Store;
 
@@ -30,7 +30,7 @@ impl Moto {
         let scratch = Scratch::new("moto");
         let port = free_port();
         let log = scratch.join("moto.log");
-        let mut server = Program::new(python())
+        let mut server = Program::new(moto_python())
             .args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &port.to_string()])
             .start(&log);
         let up = eventually(Duration::from_secs(60), || {
@@ -112,14 +112,9 @@ impl Moto {
     }
 }
 
-/// The Python that has moto: `BYGONE_TEST_PYTHON`, else the one that `scripts/install` has set up.
-fn python() -> PathBuf {
-    if let Some(named) = std::env::var_os("BYGONE_TEST_PYTHON") {
-        return named.into();
-    }
-    let home = || PathBuf::from(std::env::var_os("HOME").expect("HOME is not set")).join(".cache");
-    let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from);
-    let python = cache.join("bygone-test/venv/bin/python3");
+/// The Python that has moto.
+fn moto_python() -> PathBuf {
+    let python = python("BYGONE_TEST_PYTHON", "venv");
     assert!(python.exists(), "{} is missing: scripts/install sets it up", python.display());
     python
 }

@@ -9,6 +9,16 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 
+/// The Python that a variable names, else the one that `scripts/install` has set up under this name.
+pub(crate) fn python(variable: &str, installed: &str) -> PathBuf {
+    if let Some(named) = std::env::var_os(variable) {
+        return named.into();
+    }
+    let home = || PathBuf::from(std::env::var_os("HOME").expect("HOME is not set")).join(".cache");
+    let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from);
+    cache.join("bygone-test").join(installed).join("bin/python3")
+}
+
 /// A program, prepared but not started.
 #[derive(Debug, Clone)]
 pub(crate) struct Program {

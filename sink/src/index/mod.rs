@@ -14,15 +14,14 @@ mod find;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use sha2::{Digest, Sha256};
 
-use crate::error::{ErrorKind, Result};
-use crate::log::path::table_dir;
-use crate::log::{Add, LogState, parse_table_text};
-use crate::store::{LEFT_BEHIND, Object, Store};
-use crate::timestamp::Timestamp;
+use crate::error::Result;
+use crate::log::path::derived_dir;
+use crate::log::{Add, LogState};
+use crate::store::{Object, Store};
 
 pub use build::prove;
 pub(crate) use find::Finder;
@@ -113,7 +112,8 @@ impl Indexer {
                 continue;
             }
             let indexes = Indexes::load(&self.store, table, files.into_iter()).await?;
-            self.tidy(&indexes).await?;
+            let old = indexes.strays.iter().filter(|object| object.is_left_behind());
+            self.store.delete_unread(old.map(|object| object.path.as_str())).await?;
             for add in due {
                 if indexes.of(&add.path).is_none()
                     && let Some(path) = path(&directory, add)
@@ -131,26 +131,10 @@ impl Indexer {
         self.known.retain(|path| log.file(path).is_some());
         Ok(done)
     }
-
-    async fn tidy(&self, indexes: &Indexes) -> Result<()> {
-        let before = Timestamp::now().0.saturating_sub(LEFT_BEHIND);
-        for object in indexes.strays.iter().filter(|object| object.modified.0 < before) {
-            if self.stop.load(Ordering::Relaxed) {
-                break;
-            }
-            match self.store.delete(&object.path).await {
-                // Where nothing may be removed it stays: no reader takes it.
-                Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::ReadOnly) => break,
-                done => done?,
-            }
-        }
-        Ok(())
-    }
 }
 
 fn directory(log_name: &str) -> Option<String> {
-    let table = parse_table_text(log_name)?;
-    Some(format!("{INDEX}/{}", table_dir(&table.schema, &table.name)))
+    derived_dir(INDEX, log_name)
 }
 
 /// The name holds the file's content: an index is never taken for that of another file.

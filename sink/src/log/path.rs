@@ -121,6 +121,12 @@ pub fn table_text(table: &TableName) -> String {
     format!("{}.{}", part(&table.schema), part(&table.name))
 }
 
+/// The directory below `root` of what is made from a table's facts beside them, by its name in the log.
+pub(crate) fn derived_dir(root: &str, log_name: &str) -> Option<String> {
+    let table = parse_table_text(log_name)?;
+    Some(format!("{root}/{}", table_dir(&table.schema, &table.name)))
+}
+
 /// Reads what [`table_text`] wrote; `None` for anything else.
 #[must_use]
 pub fn parse_table_text(text: &str) -> Option<TableName> {

@@ -30,7 +30,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bygone_replication::Lsn;
 
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::log::LogState;
 use crate::read::{Archive, TableHistory};
 use crate::store::Store;
@@ -113,27 +113,15 @@ impl Slabber {
             if table.known.is_empty() || clashes(&table) {
                 continue;
             }
-            self.tidy(&name).await?;
             while !self.stopped() && self.next_slab(&archive, &table, &mut done).await? {}
         }
         Ok(done)
     }
 
-    /// Removes what makers left that were ended by force.
-    async fn tidy(&self, table: &str) -> Result<()> {
-        for path in SlabSet::load(&self.store, table).await?.left_behind() {
-            match self.store.delete(path).await {
-                // Where nothing may be removed it stays: no reader takes it.
-                Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::ReadOnly) => break,
-                done => done?,
-            }
-        }
-        Ok(())
-    }
-
     /// Makes a table's next slab; says whether it was due.
     async fn next_slab(&mut self, archive: &Archive, table: &TableHistory, done: &mut Done) -> Result<bool> {
         let slabs = SlabSet::load(&self.store, &table.log_name).await?;
+        self.store.delete_unread(slabs.left_behind()).await?;
         let (last, begun) = slabs.done_and_begun();
         let since = begun.or(last).map_or(Lsn::ZERO, |slab| slab.to);
         let behind = |place: Lsn| -> u64 {

@@ -8,8 +8,7 @@
 
 use bygone_replication::Lsn;
 
-use crate::log::parse_table_text;
-use crate::log::path::table_dir;
+use crate::log::path::derived_dir;
 use crate::timestamp::Timestamp;
 
 /// The directory of all slabs.
@@ -35,8 +34,7 @@ pub(super) struct Name {
 
 /// The directory of a table's slabs, by its name in the log.
 pub(super) fn directory(log_name: &str) -> Option<String> {
-    let table = parse_table_text(log_name)?;
-    Some(format!("{SLABS}/{}", table_dir(&table.schema, &table.name)))
+    derived_dir(SLABS, log_name)
 }
 
 impl Name {

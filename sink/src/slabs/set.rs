@@ -8,7 +8,7 @@ use super::ENDED;
 use super::path::{Name, directory};
 use crate::error::Result;
 use crate::read::file;
-use crate::store::{LEFT_BEHIND, Object, Store};
+use crate::store::{Object, Store};
 use crate::timestamp::Timestamp;
 
 /// A slab: the stretch `(from, to]` of the WAL.
@@ -108,8 +108,7 @@ impl SlabSet {
 
     /// Files that no reader takes, and no maker that is still at work has: left for longer than an hour.
     pub(super) fn left_behind(&self) -> impl Iterator<Item = &str> {
-        let before = Timestamp::now().0.saturating_sub(LEFT_BEHIND);
-        self.strays.iter().filter(move |object| object.modified.0 < before).map(|object| object.path.as_str())
+        self.strays.iter().filter(|object| object.is_left_behind()).map(|object| object.path.as_str())
     }
 
     /// All of them.

@@ -61,7 +61,14 @@ pub struct Object {
 
 /// Microseconds after which nobody is taken to be still at work on a file that is made beside the log, or to be reading one that
 /// was replaced.
-pub(crate) const LEFT_BEHIND: i64 = 3_600_000_000;
+const LEFT_BEHIND: i64 = 3_600_000_000;
+
+impl Object {
+    /// It is so old that nobody is at work on it any more, or reads it where it was replaced.
+    pub(crate) fn is_left_behind(&self) -> bool {
+        self.modified.0 < Timestamp::now().0.saturating_sub(LEFT_BEHIND)
+    }
+}
 
 /// How a [`Store`] behaves.
 #[derive(Clone)]
@@ -302,6 +309,17 @@ impl Store {
             Kind::Local(store) => store.delete(path).await,
             Kind::Remote(store) => store.delete(path).await,
         }
+    }
+
+    /// Removes objects that no reader takes. Where nothing may be removed they stay.
+    pub(crate) async fn delete_unread(&self, paths: impl IntoIterator<Item = &str>) -> Result<()> {
+        for path in paths {
+            match self.delete(path).await {
+                Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::ReadOnly) => break,
+                done => done?,
+            }
+        }
+        Ok(())
     }
 
     /// Removes what earlier openings of this store began to stage and never published; says how many files.

@@ -17,17 +17,14 @@ pub(super) async fn verify(store: &Store, report: &mut Report) -> Result<()> {
     for (seq, path) in
         checkpoint::all(store).await?.into_iter().filter(|(seq, _)| archive.log().last_seq() >= Some(*seq))
     {
-        let what = match checkpoint::prove(store, seq, &path).await {
-            Ok(true) => {
-                report.checkpoints += 1;
-                continue;
+        let proof = checkpoint::prove(store, seq, &path).await;
+        match fault(proof, || "it is not what the log says".to_owned())? {
+            None => report.checkpoints += 1,
+            Some(what) => {
+                let what = format!("{what}; remove it: readers then read the log");
+                report.problem(ProblemKind::FalseCheckpoint, &path, &what);
             }
-            Ok(false) => "it is not what the log says".to_owned(),
-            Err(err) if matches!(err.kind(), ErrorKind::Damaged | ErrorKind::NotFound) => err.to_string(),
-            Err(err) => return Err(err),
-        };
-        let what = format!("{what}; remove it: readers then read the log");
-        report.problem(ProblemKind::FalseCheckpoint, &path, &what);
+        }
     }
     let known = archive.known_until().0;
     for name in archive.log().tables() {
@@ -51,19 +48,28 @@ async fn verify_indexes(store: &Store, table: &TableHistory, report: &mut Report
     let adds = || table.files.iter().map(|file| &file.add);
     let indexes = Indexes::load(store, &table.log_name, adds()).await?;
     for (add, index) in adds().filter_map(|add| Some((add, indexes.of(&add.path)?))) {
-        let what = match index::prove(store, add, index).await {
-            Ok(true) => {
-                report.indexes += 1;
-                continue;
+        let proof = index::prove(store, add, index).await;
+        match fault(proof, || format!("the index is not of the facts in {}", add.path))? {
+            None => report.indexes += 1,
+            Some(what) => {
+                let what = format!("{what}; remove it, `bygone compact` makes it anew");
+                report.problem(ProblemKind::FalseIndex, &index.path, &what);
             }
-            Ok(false) => format!("the index is not of the facts in {}", add.path),
-            Err(err) if matches!(err.kind(), ErrorKind::Damaged | ErrorKind::NotFound) => err.to_string(),
-            Err(err) => return Err(err),
-        };
-        let what = format!("{what}; remove it, `bygone compact` makes it anew");
-        report.problem(ProblemKind::FalseIndex, &index.path, &what);
+        }
     }
     Ok(())
+}
+
+/// What is wrong, where a proof failed.
+fn fault(proof: Result<bool>, differs: impl FnOnce() -> String) -> Result<Option<String>> {
+    match proof {
+        Ok(true) => Ok(None),
+        Ok(false) => Ok(Some(differs())),
+        Err(err) if matches!(err.kind(), ErrorKind::Damaged | ErrorKind::NotFound) => {
+            Ok(Some(err.to_string()))
+        }
+        Err(err) => Err(err),
+    }
 }
 
 /// Says whether the slab holds what the facts say.

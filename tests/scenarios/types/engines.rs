@@ -14,6 +14,7 @@ use super::specimens::{STREAMED, Specimens, run};
 use crate::support::bygone::Bygone;
 use crate::support::history::History;
 use crate::support::postgres::Postgres;
+use crate::support::process::python;
 use crate::support::scratch::Scratch;
 
 #[derive(Clone, Copy)]
@@ -113,13 +114,7 @@ print(json.dumps(told))
 
 /// The Python that has the engines: `scripts/install readers` makes it.
 pub(in crate::scenarios) fn interpreter() -> PathBuf {
-    if let Some(named) = std::env::var_os("BYGONE_TEST_READERS") {
-        return named.into();
-    }
-    let home = || PathBuf::from(std::env::var_os("HOME").expect("HOME is not set")).join(".cache");
-    std::env::var_os("XDG_CACHE_HOME")
-        .map_or_else(home, PathBuf::from)
-        .join("bygone-test/readers/bin/python3")
+    python("BYGONE_TEST_READERS", "readers")
 }
 
 /// What an engine sees in sets of files; none, with a word of why, where it cannot be had.
