@@ -83,6 +83,17 @@ pub(crate) struct HistoryArgument {
     pub(crate) history: String,
 }
 
+/// Which history to read.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ReadArgument {
+    /// Where the history is kept: a directory, file://…, s3://bucket/prefix, or postgres://… for fact tables.
+    #[arg(long, env = "BYGONE_HISTORY", value_name = "URL", hide_env_values = true)]
+    pub(crate) history: String,
+    /// The schema of fact tables.
+    #[arg(long, env = "BYGONE_FACTS_SCHEMA", default_value = bygone_sink::fact_tables::DEFAULT_SCHEMA, value_name = "NAME")]
+    pub(crate) facts_schema: String,
+}
+
 /// `bygone run`.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
@@ -303,9 +314,12 @@ With --history it tells what the log says; with --source what the slot says; wit
 Exit code 0: healthy. 1: the slot is gone, lost or not being read, the history is too far behind, a table waits for its
 first copy, or for the comparison that settles a gap.")]
 pub(crate) struct Status {
-    /// The history.
-    #[arg(long, env = "BYGONE_HISTORY", value_name = "URL")]
+    /// The history: a directory, file://…, s3://bucket/prefix, or postgres://… for fact tables.
+    #[arg(long, env = "BYGONE_HISTORY", value_name = "URL", hide_env_values = true)]
     pub(crate) history: Option<String>,
+    /// With --history postgres://…: the schema of the fact tables.
+    #[arg(long, env = "BYGONE_FACTS_SCHEMA", default_value = bygone_sink::fact_tables::DEFAULT_SCHEMA, value_name = "NAME")]
+    pub(crate) facts_schema: String,
     /// The captured database.
     #[arg(long, env = "BYGONE_SOURCE", value_name = "URL", hide_env_values = true)]
     pub(crate) source: Option<String>,

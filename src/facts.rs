@@ -22,11 +22,18 @@ impl Target {
     /// What the command line says; none without `--facts`.
     pub(crate) fn of(argument: &FactsArgument) -> Result<Option<Self>> {
         let Some(url) = &argument.facts else { return Ok(None) };
-        let connect = ConnectOptions::parse(url)
-            .map_err(|error| Error::other(format!("--facts: {error}")))?
-            .with_application_name("bygone facts");
-        Ok(Some(Self { connect, schema: argument.facts_schema.clone() }))
+        Ok(Some(Self { connect: options("--facts", url)?, schema: argument.facts_schema.clone() }))
     }
+}
+
+/// A session with a database that holds fact tables.
+pub(crate) async fn connect(option: &str, url: &str) -> Result<tokio_postgres::Client> {
+    Ok(session::connect_sql(&options(option, url)?).await?)
+}
+
+fn options(option: &str, url: &str) -> Result<ConnectOptions> {
+    let options = ConnectOptions::parse(url).map_err(|error| Error::other(format!("{option}: {error}")))?;
+    Ok(options.with_application_name("bygone facts"))
 }
 
 impl Sink for Target {

@@ -107,7 +107,7 @@ pub(crate) async fn status(arguments: &Status) -> Result<ExitCode> {
         return Err(Error::other("give --history, --source, or both"));
     }
     let archive = match &arguments.history {
-        Some(history) => Some(open_archive(history).await?),
+        Some(history) => Some(open_archive(history, &arguments.facts_schema).await?),
         None => None,
     };
     let mut problems = Vec::new();

@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use bygone_sink::error::Result;
-use bygone_sink::read::{Archive, Columns, FactFilter, Flow, facts};
+use bygone_sink::read::{Archive, Columns, FactFilter, Flow};
 use bygone_sink::store::{Location, Store, StoreOptions};
 use bygone_sink::value::{Row, render};
 
@@ -46,18 +46,19 @@ async fn tables(history: &str) -> Result<()> {
 async fn versions(history: &str, table: &str, entity: &str) -> Result<()> {
     let archive = open(history).await?;
     let table = archive.table(table)?;
-    facts(archive.store(), &table, &FactFilter::entity(entity), &Columns::All, &mut |fact| {
-        let mut text = String::new();
-        let fields = Row::new(fact.row, fact.schema.kinds()).fields();
-        for (field, column) in fields.zip(&fact.schema.columns) {
-            text.push_str(&format!(" {}=", column.column.name));
-            // A damaged value shows as none.
-            if field.and_then(|field| render(&column.kind, field, &mut text)).is_err() {
-                text.push('?');
+    archive
+        .facts(&table, &FactFilter::entity(entity), &Columns::All, &mut |fact| {
+            let mut text = String::new();
+            let fields = Row::new(fact.row, fact.schema.kinds()).fields();
+            for (field, column) in fields.zip(&fact.schema.columns) {
+                text.push_str(&format!(" {}=", column.column.name));
+                // A damaged value shows as none.
+                if field.and_then(|field| render(&column.kind, field, &mut text)).is_err() {
+                    text.push('?');
+                }
             }
-        }
-        println!("{} {} {}:{text}", fact.head.version, fact.head.op, fact.head.valid_from);
-        Flow::Continue(())
-    })
-    .await
+            println!("{} {} {}:{text}", fact.head.version, fact.head.op, fact.head.valid_from);
+            Flow::Continue(())
+        })
+        .await
 }

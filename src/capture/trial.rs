@@ -98,7 +98,7 @@ pub(crate) async fn reconcile(arguments: &Reconcile, archive: &mut Archive) -> R
         spill_bytes: memory.changes,
         directory: directory.path().to_owned(),
         made: made_by_operator(archive.manifest())?,
-        store: archive.store().clone(),
+        store: archive.store()?.clone(),
         axis: Axis { offset: archive.log().lsn_offset },
         rules: ColumnRules::of(&registry),
     };
@@ -119,7 +119,7 @@ pub(crate) async fn reconcile(arguments: &Reconcile, archive: &mut Archive) -> R
     .map_err(|error| Error::other(format!("opening a state: {error}")))?
     .map_err(bygone_sink::error::Error::from)?;
     let state = Arc::new(state);
-    catch_up_until(&state, archive.store(), archive.log(), &wanted, Some(copied.point)).await?;
+    catch_up_until(&state, archive.store()?, archive.log(), &wanted, Some(copied.point)).await?;
     let (at, limit) = (copied.point, arguments.limit);
     let verdicts = tokio::task::spawn_blocking(move || {
         tables
@@ -270,7 +270,7 @@ async fn record(arguments: &Reconcile, archive: &mut Archive, at: Lsn, verdicts:
         }
     }
     for _ in 0..ATTEMPTS {
-        let history = History::open(archive.store()).await?;
+        let history = History::open(archive.store()?).await?;
         let mut body =
             history.state().aside().ok_or_else(|| Error::other("the history has no commit yet"))?;
         body.events.clone_from(&events);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use crate::cli::{Format, HistoryArgument};
+use crate::cli::{Format, ReadArgument};
 
 const MOMENTS: &str = "\
 A MOMENT is one of
@@ -54,7 +54,7 @@ pub(crate) enum Query {
 #[derive(Debug, Args)]
 pub(crate) struct Reading {
     #[command(flatten)]
-    pub(crate) history: HistoryArgument,
+    pub(crate) history: ReadArgument,
     /// How to print the result.
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub(crate) format: Format,
@@ -142,7 +142,7 @@ pub(crate) struct AsOf {
     #[arg(long)]
     pub(crate) inexact: bool,
     #[command(flatten)]
-    pub(crate) history: HistoryArgument,
+    pub(crate) history: ReadArgument,
     /// How to print the result.
     #[arg(long, value_enum, default_value_t = AsOfFormat::Table)]
     pub(crate) format: AsOfFormat,
@@ -282,7 +282,7 @@ pub(crate) struct Restore {
     #[arg(long, env = "USER")]
     pub(crate) actor: Option<String>,
     #[command(flatten)]
-    pub(crate) history: HistoryArgument,
+    pub(crate) history: ReadArgument,
 }
 
 /// `bygone sql`.
@@ -334,9 +334,6 @@ pub(crate) struct Views {
     /// Only these tables.
     #[arg(long = "table", value_name = "TABLE")]
     pub(crate) tables: Vec<String>,
-    /// The schema of the fact tables, for postgres.
-    #[arg(long, default_value = bygone_sink::fact_tables::DEFAULT_SCHEMA, value_name = "NAME")]
-    pub(crate) facts_schema: String,
     #[command(flatten)]
-    pub(crate) history: HistoryArgument,
+    pub(crate) history: ReadArgument,
 }

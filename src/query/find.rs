@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use bygone_sink::read::{Columns, Fact, FactFilter, Flow, Head, facts};
+use bygone_sink::read::{Columns, Fact, FactFilter, Flow, Head};
 use bygone_sink::schema::TableSchema;
 use bygone_sink::timestamp::Timestamp;
 
@@ -50,7 +50,7 @@ pub(super) async fn find(arguments: &Find) -> Result<()> {
         }
         Flow::Continue(())
     };
-    facts(archive.store(), &table, &FactFilter::default(), &columns, &mut look).await?;
+    archive.facts(&table, &FactFilter::default(), &columns, &mut look).await?;
     let entities: HashSet<String> = found.iter().map(|head| head.entity_id.clone()).collect();
     let mut begins: HashMap<(String, i64), Timestamp> = HashMap::new();
     if !entities.is_empty() {
@@ -59,7 +59,7 @@ pub(super) async fn find(arguments: &Find) -> Result<()> {
             begins.insert((fact.head.entity_id.clone(), fact.head.version), fact.head.valid_from);
             Flow::Continue(())
         };
-        facts(archive.store(), &table, &filter, &Columns::Some(Vec::new()), &mut note).await?;
+        archive.facts(&table, &filter, &Columns::Some(Vec::new()), &mut note).await?;
     }
     found.sort_by_key(|fact| (fact.lsn, fact.seq, fact.version));
     let headings = vec![

@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use bygone_sink::log::{self, Commit, Event, EventKind, EventLsn, table_text};
-use bygone_sink::read::{Archive, AsOf, Cut, Extent, TableHistory};
+use bygone_sink::read::{Archive, AsOf, Cut, Extent, Flow, TableHistory};
 use bygone_sink::timestamp::Timestamp;
-use futures_util::TryStreamExt;
 
 use super::arguments::{Log, Tables};
 use super::sheet::{Cell, Heading, Sheet, json_string, left, right, when, when_about};
@@ -87,10 +86,13 @@ pub(super) async fn log(arguments: &Log) -> Result<()> {
     let end = archive.log().next_seq;
     let limit = arguments.limit.and_then(|limit| u64::try_from(limit).ok());
     let start = limit.map_or(0, |limit| end.saturating_sub(limit));
-    let mut commits = std::pin::pin!(log::commits(archive.store(), start..end));
-    while let Some(stored) = commits.try_next().await? {
-        sheet.row(log_row(&stored.commit, format))?;
-    }
+    let mut shown = Ok(());
+    let mut show = |commit: &Commit| {
+        shown = sheet.row(log_row(commit, format));
+        if shown.is_ok() { Flow::Continue(()) } else { Flow::Break(()) }
+    };
+    archive.commits_of(start..end, &mut show).await?;
+    shown?;
     if !arguments.follow {
         let rows = sheet.finish()?;
         if format == Format::Table {
@@ -180,8 +182,12 @@ fn event_line(event: &Event) -> String {
 }
 
 /// Opens the history that an argument names.
-pub(crate) async fn open_archive(history: &str) -> Result<Archive> {
+pub(crate) async fn open_archive(history: &str, facts_schema: &str) -> Result<Archive> {
     use bygone_sink::store::{Location, Store, StoreOptions};
+    if history.starts_with("postgres://") || history.starts_with("postgresql://") {
+        let client = crate::facts::connect("--history", history).await?;
+        return Archive::open_rows(client, facts_schema).await.map_err(Error::from);
+    }
     let store = Store::open(&Location::parse(history)?, &StoreOptions::default())?;
     Archive::open(&store).await.map_err(Error::from)
 }

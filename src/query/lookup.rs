@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use bygone_replication::pgoutput::Cell as WireCell;
 use bygone_replication::table::TableName;
 use bygone_sink::log::{parse_table_text, table_text};
-use bygone_sink::read::{Archive, Columns, FactFilter, Flow, OwnedFact, TableHistory, facts};
+use bygone_sink::read::{Archive, Columns, FactFilter, Flow, OwnedFact, TableHistory};
 use bygone_sink::schema::{SchemaColumn, TableSchema};
 use bygone_sink::value::{self, Kind, RowBuilder, render};
 
@@ -233,7 +233,7 @@ pub(crate) async fn versions(
         versions.push(fact.to_owned());
         Flow::Continue(())
     };
-    facts(archive.store(), table, &FactFilter::entity(entity_id), &Columns::All, &mut keep).await?;
+    archive.facts(table, &FactFilter::entity(entity_id), &Columns::All, &mut keep).await?;
     versions.sort_by_key(|fact| fact.head.version);
     versions.dedup_by_key(|fact| fact.head.version);
     if versions.is_empty() {
@@ -257,7 +257,7 @@ async fn no_such_row(archive: &Archive, table: &TableHistory, entity_id: &str) -
         Flow::Continue(())
     };
     let none = Columns::Some(Vec::new());
-    facts(archive.store(), table, &FactFilter::default(), &none, &mut look).await?;
+    archive.facts(table, &FactFilter::default(), &none, &mut look).await?;
     let near: Vec<String> = near.into_iter().map(|(_, name)| name).collect();
     let hint =
         if near.is_empty() { String::new() } else { format!("; the nearest keys are {}", near.join(", ")) };

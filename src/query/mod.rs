@@ -23,7 +23,7 @@ mod views;
 
 use bygone_sink::read::Archive;
 
-use crate::cli::HistoryArgument;
+use crate::cli::ReadArgument;
 use crate::error::Result;
 use arguments::Query;
 
@@ -46,8 +46,8 @@ pub(crate) async fn run(query: Query) -> Result<()> {
     }
 }
 
-async fn open(history: &HistoryArgument) -> Result<Archive> {
-    inventory::open_archive(&history.history).await
+async fn open(history: &ReadArgument) -> Result<Archive> {
+    inventory::open_archive(&history.history, &history.facts_schema).await
 }
 
 /// `1 row`, `2 rows`.

@@ -2,9 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use bygone_sink::read::{
-    Columns, Cut, Fact, FactFilter, Flow, OwnedFact, Transaction, TransactionFilter, facts,
-};
+use bygone_sink::read::{Columns, Cut, Fact, FactFilter, Flow, OwnedFact, Transaction, TransactionFilter};
 
 use super::arguments::{Transaction as One, Transactions, Who};
 use super::changes::{by_version, changes_cell};
@@ -122,7 +120,7 @@ pub(super) async fn one(arguments: &One) -> Result<()> {
             }
             Flow::Continue(())
         };
-        facts(archive.store(), &table, &filter, &Columns::All, &mut keep).await?;
+        archive.facts(&table, &filter, &Columns::All, &mut keep).await?;
         done.sort_by_key(|fact| fact.head.seq);
         let before = versions_before(&archive, &table, &done, Cut::Lsn(transaction.lsn)).await?;
         for fact in &done {
@@ -172,7 +170,7 @@ async fn versions_before(
         }
         Flow::Continue(())
     };
-    facts(archive.store(), table, &filter, &Columns::All, &mut keep).await?;
+    archive.facts(table, &filter, &Columns::All, &mut keep).await?;
     Ok(before)
 }
 
@@ -190,7 +188,7 @@ pub(super) async fn who(arguments: &Who) -> Result<()> {
             done.push((table.log_name.clone(), fact.head.clone(), changed));
             Flow::Continue(())
         };
-        facts(archive.store(), &table, &filter, &Columns::Some(Vec::new()), &mut keep).await?;
+        archive.facts(&table, &filter, &Columns::Some(Vec::new()), &mut keep).await?;
     }
     if done.is_empty() {
         let mut known: Vec<String> = Vec::new();

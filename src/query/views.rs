@@ -25,14 +25,14 @@ use crate::error::{Error, Result};
 fn postgres(arguments: &Views, archive: &Archive) -> Result<()> {
     let mut sql = format!(
         "-- Views and functions over the fact tables in schema {:?}; `bygone run --facts` and `bygone backfill-facts` make them.\n",
-        arguments.facts_schema
+        arguments.history.facts_schema
     );
     let wanted: Vec<String> = arguments
         .tables
         .iter()
         .map(|name| lookup::table(archive, name).map(|table| table.log_name))
         .collect::<Result<_>>()?;
-    for (log_name, objects) in bygone_sink::fact_tables::objects(archive, &arguments.facts_schema)? {
+    for (log_name, objects) in bygone_sink::fact_tables::objects(archive, &arguments.history.facts_schema)? {
         if wanted.is_empty() || wanted.contains(&log_name) {
             sql.push_str(&format!("\n-- {}\n{}", log_name.replace(['\n', '\r'], " "), objects.statements()));
         }
@@ -177,7 +177,7 @@ impl Slabs {
         dialect: Dialect,
         location: &Location,
     ) -> Result<Option<Self>> {
-        let set = SlabSet::load(archive.store(), &table.log_name).await?;
+        let set = SlabSet::load(archive.store()?, &table.log_name).await?;
         let (Some(last), all) = (set.all().last(), set.all()) else { return Ok(None) };
         let begins = all.first().is_some_and(|first| first.from == Lsn::ZERO);
         let whole = all.iter().zip(all.iter().skip(1)).all(|(one, next)| one.to == next.from);

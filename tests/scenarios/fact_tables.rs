@@ -58,6 +58,48 @@ fn assert_current(source: &Postgres, target: &mut postgres::Client, table: &str,
     assert!(ours == theirs, "{table}: {} rows here, {} there", ours.len(), theirs.len());
 }
 
+/// Reading commands say the same of the rows as of the files. Gives how many were asked.
+fn assert_answers_alike(bygone: &Bygone, target: &str, history: &History, tables: &[&str]) -> usize {
+    let alike = |arguments: &[&str]| {
+        let (files, rows) = (bygone.ask(arguments), bygone.ask_of(target, arguments));
+        let same = files.stdout == rows.stdout && files.status == rows.status;
+        let differ = files.stdout.lines().zip(rows.stdout.lines()).find(|(a, b)| a != b);
+        let cut = |line: &str| line.chars().take(400).collect::<String>();
+        let differ = differ.map(|(a, b)| (cut(a), cut(b)));
+        assert!(same, "{arguments:?}: {differ:?}\n{}\n{}", files.stderr, rows.stderr);
+        (!files.stdout.is_empty()) as usize
+    };
+    let ends: Vec<&str> =
+        history.commits.iter().map(|commit| commit["wal"]["to"].as_str().unwrap()).collect();
+    let moments: Vec<&str> = ends.iter().copied().step_by(ends.len().div_ceil(4)).collect();
+    let last = *ends.last().unwrap();
+    let mut asked = 0;
+    for format in ["json", "table"] {
+        asked += alike(&["tables", "--format", format]);
+        asked += alike(&["log", "--format", format]);
+        asked += alike(&["transactions", "--format", format]);
+    }
+    for table in tables {
+        let key = history.texts(table, &["_entity_id"]).last().unwrap()[0].clone().unwrap();
+        asked += alike(&["history", table, "--format", "json", "--", &key]);
+        asked += alike(&["blame", table, "--format", "json", "--", &key]);
+        asked += alike(&["restore", table, "--at", moments[1], "--", &key]);
+        for moment in moments.iter().copied().chain([last]) {
+            asked += alike(&["as-of", table, "--at", moment, "--format", "csv"]);
+            asked += alike(&["diff", table, "--from", moment, "--to", last, "--format", "json"]);
+        }
+        let quoted = table.split_once('.').unwrap().1.trim_matches('"');
+        for sql in [
+            format!("select * from \"{quoted}_history\" order by _lsn, _seq"),
+            format!("select count(*), count(distinct _entity_id), max(_valid_to) from \"{quoted}_history\""),
+            format!("select count(*) from \"{quoted}\""),
+        ] {
+            asked += alike(&["sql", "--format", "csv", &sql]);
+        }
+    }
+    asked
+}
+
 #[test]
 fn a_busy_capture_that_is_killed_writes_each_fact_into_its_tables_once() {
     let source = Source::start();
@@ -92,6 +134,9 @@ fn a_busy_capture_that_is_killed_writes_each_fact_into_its_tables_once() {
         }
     }
     assert!(facts >= 300, "{facts}");
+    let tables: Vec<&str> = TABLES.into_iter().filter(|table| history.tables().contains(table)).collect();
+    let asked = assert_answers_alike(&bygone, &target, &history, &tables);
+    assert!(asked > 30, "{asked}");
     let commits: i64 = client.query_one("select count(*) from bygone.commits", &[]).unwrap().get(0);
     assert_eq!(usize::try_from(commits).unwrap(), history.commits.len());
 
@@ -233,6 +278,9 @@ fn tables_in_the_sources_own_database_read_as_the_source_did() {
     assert_eq!(lines, 3);
     let history = History::read(Store::directory(scratch.join("history")));
     assert!(history.tables().iter().all(|table| !table.starts_with("bygone.")), "{:?}", history.tables());
+
+    let tables: Vec<&str> = history.tables().into_iter().collect();
+    assert!(assert_answers_alike(&bygone, &url, &history, &tables) > 30);
 
     // The views that are printed are those that are there.
     let views = bygone.ask(&["views", "postgres"]).well().stdout;

@@ -256,6 +256,12 @@ impl Bygone {
         finish(&self.program().args(arguments).args(["--history", &self.history]), &self.scratch)
     }
 
+    /// The same command of another history.
+    #[track_caller]
+    pub(crate) fn ask_of(&self, history: &str, arguments: &[&str]) -> Outcome {
+        finish(&self.program().args(arguments).args(["--history", history]), &self.scratch)
+    }
+
     /// A command that takes `--history` and goes on until it is stopped; its output goes to a file.
     pub(crate) fn follow(&self, arguments: &[&str], out: &Path) -> Running {
         let mut command = self.program().args(arguments).args(["--history", &self.history]).command();

@@ -54,7 +54,7 @@ impl DeltaView {
         let mut view = Self { archive, tables: BTreeMap::new(), next: 0 };
         let mut newest: BTreeMap<String, u64> = BTreeMap::new();
         for directory in log::path::DATA {
-            for object in view.archive.store().list(directory).await? {
+            for object in view.archive.store()?.list(directory).await? {
                 let Some((root, version)) = actions::version_of(&object.path) else { continue };
                 let known = newest.entry(root.to_owned()).or_default();
                 *known = (*known).max(version);
@@ -62,7 +62,7 @@ impl DeltaView {
         }
         for (root, version) in newest {
             let path = actions::commit_path(&root, version);
-            let bytes = view.archive.store().get(&path).await?;
+            let bytes = view.archive.store()?.get(&path).await?;
             let (seq, schema) =
                 actions::read_back(&bytes, &view.archive.manifest().id).ok_or_else(|| foreign(&path))?;
             view.tables.insert(root, Written { version: version + 1, seq: Some(seq), schema });
@@ -103,7 +103,7 @@ impl DeltaView {
     pub async fn catch_up(&mut self) -> Result<u64> {
         self.archive.refresh().await?;
         let from = self.next;
-        let commits = log::commits(self.archive.store(), from..self.archive.log().next_seq);
+        let commits = log::commits(self.archive.store()?, from..self.archive.log().next_seq);
         let mut commits = std::pin::pin!(commits);
         while let Some(stored) = commits.try_next().await? {
             self.show(&stored.commit).await?;
@@ -158,9 +158,9 @@ impl DeltaView {
             let path = actions::commit_path(&root, written.version);
             failpoint::hit("delta.before_put")?;
             // The same bytes count as ours; so do those of another release that shows the same commit there.
-            let outcome = self.archive.store().put_new(&path, Bytes::from(bytes)).await?;
+            let outcome = self.archive.store()?.put_new(&path, Bytes::from(bytes)).await?;
             if outcome == PutOutcome::AlreadyExists {
-                let found = self.archive.store().get(&path).await?;
+                let found = self.archive.store()?.get(&path).await?;
                 let shown = actions::read_back(&found, &self.archive.manifest().id);
                 if shown.is_none_or(|(seq, _)| seq != commit.seq) {
                     return Err(foreign(&path));

@@ -53,7 +53,7 @@ pub(super) async fn facts(
         columns.join(", ")
     );
     let (pieces, waiting) = sync_channel(WAITING);
-    let (store, range, of_schema) = (archive.store().clone(), add.lsn, add.schema);
+    let (store, range, of_schema) = (archive.store()?.clone(), add.lsn, add.schema);
     let runtime = Handle::current();
     // Decoding keeps a thread busy, and has to wait for the target.
     let reading = tokio::task::spawn_blocking(move || {

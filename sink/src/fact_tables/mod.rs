@@ -11,27 +11,43 @@
 mod copy;
 mod names;
 mod objects;
+mod rows;
+pub mod spool;
 
 use std::collections::{BTreeMap, HashMap};
 
 use bygone_replication::Lsn;
 use bygone_replication::table::quote_identifier;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Row};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
-use crate::log::path::TRANSACTIONS;
-use crate::log::{self, Add, Commit, LiveFile};
+use crate::log::path::{TRANSACTIONS, commit_path};
+use crate::log::{Add, Commit, LiveFile, MANIFEST};
 use crate::read::Archive;
 
 use names::Names;
 pub use objects::Objects;
+pub use rows::Rows;
 
 /// The schema that the tables are put into, unless another is named.
 pub const DEFAULT_SCHEMA: &str = "bygone";
 
 /// What the comment of such a schema begins with: its tables are never captured.
 pub const MARK: &str = "bygone: facts of ";
+
+/// Values are printed and read as the source's sessions print them.
+const SESSION: &str = "set client_encoding = 'UTF8'; set datestyle = 'ISO, YMD'; set intervalstyle = 'postgres'; set timezone = 'UTC'; \
+     set bytea_output = 'hex'; set xmloption = content; set lc_monetary = 'C'; set extra_float_digits = 1";
+
+/// What the target calls a type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct TypeName {
+    /// With its modifier: `numeric(12,2)`.
+    whole: String,
+    /// Without, so that values of any modifier fit: `numeric`; `bpchar`, for `character` alone has length 1.
+    bare: String,
+}
 
 /// Fact tables, and the history that they follow.
 #[derive(Debug)]
@@ -43,7 +59,7 @@ pub struct FactTables {
     /// The next commit to be written.
     next: u64,
     /// Columns of each history table, with their types.
-    columns: HashMap<String, BTreeMap<String, String>>,
+    columns: HashMap<String, BTreeMap<String, TypeName>>,
 }
 
 impl FactTables {
@@ -52,10 +68,11 @@ impl FactTables {
     /// # Errors
     /// [`ErrorKind::OtherSource`] where they are of another history; what the target says.
     pub async fn open(client: Client, archive: Archive, schema: &str) -> Result<Self> {
-        client
-            .batch_execute("set client_encoding = 'UTF8'; set datestyle = 'ISO, YMD'; set intervalstyle = 'postgres'; set timezone = 'UTC'; set bytea_output = 'hex'; set xmloption = content; set synchronous_commit = on")
-            .await
-            .map_err(|error| told("preparing the session", &error))?;
+        let prepared = async {
+            client.batch_execute(SESSION).await?;
+            client.batch_execute("set synchronous_commit = on").await
+        };
+        prepared.await.map_err(|error| told("preparing the session", &error))?;
         let mut tables = Self {
             client,
             archive,
@@ -83,8 +100,8 @@ impl FactTables {
         self.archive.refresh().await?;
         let mut written = 0;
         while self.next < self.archive.log().next_seq {
-            let commit = log::read(self.archive.store(), self.next).await?.commit;
-            self.write(&commit).await?;
+            let document = self.archive.store()?.get(&commit_path(self.next)).await?;
+            self.write(&Commit::from_bytes(&document, self.next)?, &document).await?;
             self.next += 1;
             written += 1;
         }
@@ -123,8 +140,12 @@ impl FactTables {
             }
             Some(_) => {}
             None => {
-                let sql = format!("insert into {s}.history (id) values ($1)");
-                self.client.execute(&sql, &[&id]).await.map_err(|error| told(doing, &error))?;
+                let sql = format!("insert into {s}.history (id, manifest) values ($1, $2)");
+                let manifest = self.archive.store()?.get(MANIFEST).await?;
+                self.client
+                    .execute(&sql, &[&id, &as_text(&manifest)?])
+                    .await
+                    .map_err(|error| told(doing, &error))?;
             }
         }
         let row = self
@@ -144,6 +165,7 @@ impl FactTables {
                 detail,
             ));
         }
+        self.check_last().await?;
         let rows = self
             .client
             .query(&format!("select log_name, base from {s}.tables"), &[])
@@ -155,10 +177,30 @@ impl FactTables {
         Ok(())
     }
 
+    /// The last commit there is the history's own: another writer may have made one of the same number.
+    async fn check_last(&self) -> Result<()> {
+        let Some(last) = self.next.checked_sub(1) else { return Ok(()) };
+        let sql = format!("select document from {}.commits where seq = $1", quote_identifier(&self.schema));
+        let row = self
+            .client
+            .query_one(&sql, &[&i64::try_from(last).unwrap_or(i64::MAX)])
+            .await
+            .map_err(|error| told("reading the last commit", &error))?;
+        let ours = self.archive.store()?.get(&commit_path(last)).await?;
+        match row.get::<_, Option<String>>(0) {
+            Some(theirs) if theirs.as_bytes() != &*ours => Err(Error::new(
+                ErrorKind::Fenced,
+                "somebody else writes these fact tables",
+                format!("commit {last} in schema {:?} is another one", self.schema),
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Writes one commit in one transaction.
-    async fn write(&mut self, commit: &Commit) -> Result<()> {
+    async fn write(&mut self, commit: &Commit, document: &[u8]) -> Result<()> {
         self.execute("beginning a transaction", "begin").await?;
-        let written = self.write_within(commit).await;
+        let written = self.write_within(commit, document).await;
         match written {
             Ok(()) => {
                 failpoint::hit("facts.before_commit")?;
@@ -176,20 +218,22 @@ impl FactTables {
         }
     }
 
-    async fn write_within(&mut self, commit: &Commit) -> Result<()> {
+    async fn write_within(&mut self, commit: &Commit, document: &[u8]) -> Result<()> {
         let s = quote_identifier(&self.schema);
         let seq = i64::try_from(commit.seq).unwrap_or(i64::MAX);
         let doing = "writing a commit";
         // First of all, so that of two followers one waits here and then finds the number taken.
         let insert = format!(
-            "insert into {s}.commits (seq, at, wal_to, resume, epoch, known_until) values ($1, $2::text::timestamptz, \
-             $3::text::pg_lsn, $4::text::pg_lsn, $5, $6::text::timestamptz)"
+            "insert into {s}.commits (seq, at, wal_to, resume, epoch, known_until, document) values ($1, $2::text::timestamptz, \
+             $3::text::pg_lsn, $4::text::pg_lsn, $5, $6::text::timestamptz, $7)"
         );
         let (at, wal_to, resume) =
             (commit.at.to_string(), commit.body.wal.to.to_string(), commit.body.resume.to_string());
         let known = commit.body.server_time.max(commit.body.high_water).map(|at| at.to_string());
         let epoch = i32::try_from(commit.body.epoch).unwrap_or(i32::MAX);
-        let inserted = self.client.execute(&insert, &[&seq, &at, &wal_to, &resume, &epoch, &known]).await;
+        let document = as_text(document)?;
+        let inserted =
+            self.client.execute(&insert, &[&seq, &at, &wal_to, &resume, &epoch, &known, &document]).await;
         inserted.map_err(|error| match error.code() {
             Some(code) if *code == tokio_postgres::error::SqlState::UNIQUE_VIOLATION => Error::new(
                 ErrorKind::Fenced,
@@ -281,26 +325,28 @@ impl FactTables {
             match columns.get(name) {
                 None => {
                     let sql = format!(
-                        "alter table {s}.{} add column {} {wanted}",
+                        "alter table {s}.{} add column {} {}",
                         quote_identifier(&format!("{base}_history")),
-                        quote_identifier(name)
+                        quote_identifier(name),
+                        wanted.whole
                     );
                     self.execute(doing, &sql).await?;
                     columns.insert(name.to_owned(), wanted);
                 }
                 Some(there) if *there == wanted => {}
                 // Another modifier of the same type: values of both fit into the type without one.
-                Some(there) => {
+                Some(TypeName { bare, .. }) => {
+                    let bare = bare.clone();
                     let sql = format!(
                         "drop view if exists {s}.{2} cascade; drop view if exists {s}.{4} cascade; alter table {s}.{0} alter column {1} type {3}",
                         quote_identifier(&format!("{base}_history")),
                         quote_identifier(name),
                         quote_identifier(&base),
-                        without_modifier(there),
+                        bare,
                         quote_identifier(&format!("{base}_timeline"))
                     );
                     self.execute(doing, &sql).await?;
-                    columns.insert(name.to_owned(), without_modifier(there));
+                    columns.insert(name.to_owned(), TypeName { whole: bare.clone(), bare });
                 }
             }
         }
@@ -312,35 +358,37 @@ impl FactTables {
         self.execute(doing, &objects.statements()).await
     }
 
-    async fn columns_of(&mut self, base: &str) -> Result<BTreeMap<String, String>> {
+    async fn columns_of(&mut self, base: &str) -> Result<BTreeMap<String, TypeName>> {
         if let Some(columns) = self.columns.get(base) {
             return Ok(columns.clone());
         }
-        let sql = "select a.attname::text, format_type(a.atttypid, a.atttypmod) from pg_attribute a join pg_class c on c.oid = a.attrelid
+        let sql = "select a.attname::text, format_type(a.atttypid, a.atttypmod), format_type(a.atttypid, -1) from pg_attribute a join pg_class c on c.oid = a.attrelid
             join pg_namespace n on n.oid = c.relnamespace where n.nspname = $1 and c.relname = $2 and a.attnum > 0 and not a.attisdropped";
         let rows = self
             .client
             .query(sql, &[&self.schema, &format!("{base}_history")])
             .await
             .map_err(|error| told("reading the target's catalog", &error))?;
-        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+        let named = |row: &Row| (row.get(0), TypeName { whole: row.get(1), bare: row.get(2) });
+        Ok(rows.iter().map(named).collect())
     }
 
     /// The type of a column on the target: its own where the target has it, else text.
-    async fn type_of(&self, data_type: &bygone_replication::table::DataType) -> Result<String> {
+    async fn type_of(&self, data_type: &bygone_replication::table::DataType) -> Result<TypeName> {
         const FIRST_OF_USERS: u32 = 16_384;
         let asked = if data_type.oid < FIRST_OF_USERS {
             // Built-in types have the same oids everywhere; a newer source may have one that the target lacks.
-            let sql = "select format_type(t.oid, $2) from pg_type t where t.oid = $1 and t.typname <> 'name'";
+            let sql = "select format_type(t.oid, $2), format_type(t.oid, -1) from pg_type t where t.oid = $1 and t.typname <> 'name'";
             self.client.query_opt(sql, &[&data_type.oid, &data_type.typmod]).await
         } else {
             let name =
                 format!("{}.{}", quote_identifier(&data_type.schema), quote_identifier(&data_type.name));
-            let sql = "select format_type(to_regtype($1), $2) where to_regtype($1) is not null";
+            let sql = "select format_type(to_regtype($1), $2), format_type(to_regtype($1), -1) where to_regtype($1) is not null";
             self.client.query_opt(sql, &[&name, &data_type.typmod]).await
         };
         let row = asked.map_err(|error| told("looking for a type on the target", &error))?;
-        Ok(row.map_or_else(|| "text".to_owned(), |row| row.get(0)))
+        let text = || TypeName { whole: "text".to_owned(), bare: "text".to_owned() };
+        Ok(row.map_or_else(text, |row| TypeName { whole: row.get(0), bare: row.get(1) }))
     }
 
     async fn execute(&self, doing: &'static str, sql: &str) -> Result<()> {
@@ -371,16 +419,6 @@ pub fn objects(archive: &Archive, schema: &str) -> Result<Vec<(String, Objects)>
         .collect()
 }
 
-/// `numeric(12,2)[]` becomes `numeric[]`.
-fn without_modifier(name: &str) -> String {
-    match (name.find('('), name.rfind(')')) {
-        (Some(open), Some(close)) if open < close => {
-            format!("{}{}", name.get(..open).unwrap_or(name), name.get(close + 1..).unwrap_or_default())
-        }
-        _ => name.to_owned(),
-    }
-}
-
 /// What the target says; never values.
 fn told(doing: &'static str, error: &tokio_postgres::Error) -> Error {
     match error.as_db_error() {
@@ -399,6 +437,13 @@ fn told(doing: &'static str, error: &tokio_postgres::Error) -> Error {
             format!("{doing}: {error}"),
         ),
     }
+}
+
+/// A document of the history: JSON is text.
+fn as_text(document: &[u8]) -> Result<&str> {
+    std::str::from_utf8(document).map_err(|error| {
+        Error::new(ErrorKind::Damaged, "the log is damaged", "a document is no text").with_source(error)
+    })
 }
 
 /// The `where` of facts that lie in a range of positions.

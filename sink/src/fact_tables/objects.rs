@@ -30,9 +30,11 @@ pub(super) fn frame(schema: &str, database: &str) -> String {
                 comment on schema {s} is {mark};
             end if;
         end $bygone$;
-        create table if not exists {s}.history (id text primary key);
+        create table if not exists {s}.history (id text primary key, manifest text not null);
+        alter table {s}.history add column if not exists manifest text;
         create table if not exists {s}.commits (seq bigint primary key, at timestamptz not null, wal_to pg_lsn not null,
-            resume pg_lsn not null, epoch int not null, known_until timestamptz);
+            resume pg_lsn not null, epoch int not null, known_until timestamptz, document text not null);
+        alter table {s}.commits add column if not exists document text;
         create table if not exists {s}.tables (log_name text primary key, base text not null unique);
         create table if not exists {s}.schemas (table_name text not null, schema int not null, document jsonb not null,
             primary key (table_name, schema));
@@ -291,7 +293,7 @@ fn view(name: &str, query: &str) -> String {
     )
 }
 
-fn array<'a>(texts: impl Iterator<Item = &'a str>) -> String {
+pub(super) fn array<'a>(texts: impl Iterator<Item = &'a str>) -> String {
     let quoted: Vec<String> =
         texts.map(|text| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))).collect();
     literal(&format!("{{{}}}", quoted.join(",")))

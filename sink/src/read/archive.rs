@@ -1,18 +1,25 @@
 //! A history opened for reading: the log, and where in the WAL and in time its commits lie.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use bygone_replication::Lsn;
 use futures_util::TryStreamExt;
 use parquet::arrow::ProjectionMask;
 
+use super::facts::facts;
 use super::file::{self, column};
+use super::{Columns, Fact, FactFilter, Flow, TableHistory};
 use crate::checkpoint;
 use crate::error::{Error, ErrorKind, Result};
+use crate::fact_tables::Rows;
 use crate::history::read_manifest;
 use crate::log::path::TRANSACTIONS;
 use crate::log::{self, Commit, EventKind, EventLsn, LogState, Manifest, StoredCommit};
 use crate::store::Store;
 use crate::timestamp::Timestamp;
 use arrow::array::{Int64Array, TimestampMicrosecondArray};
+use tokio_postgres::Client;
 
 /// Where a commit ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,10 +55,19 @@ impl CommitPlace {
     }
 }
 
+/// How its facts are kept.
+#[derive(Clone, Debug)]
+pub(super) enum Kept {
+    /// As Parquet files.
+    Files(Store),
+    /// As rows of fact tables.
+    Rows(Arc<Rows>),
+}
+
 /// A history opened for reading.
 #[derive(Clone, Debug)]
 pub struct Archive {
-    store: Store,
+    kept: Kept,
     manifest: Manifest,
     log: LogState,
     commits: Vec<CommitPlace>,
@@ -66,7 +82,7 @@ impl Archive {
     pub async fn open(store: &Store) -> Result<Self> {
         let manifest = read_manifest(store).await?;
         let (log, commits) = checkpoint::newest(store).await?.unwrap_or_default();
-        let archive = Self { store: store.clone(), manifest, log, commits };
+        let archive = Self { kept: Kept::Files(store.clone()), manifest, log, commits };
         let end = log::commit_count_from(store, archive.log.next_seq).await?;
         archive.up_to(end).await
     }
@@ -81,12 +97,32 @@ impl Archive {
             Some(last) => last.saturating_add(1),
             None => log::commit_count(store).await?,
         };
-        let archive = Self { store: store.clone(), manifest, log: LogState::default(), commits: Vec::new() };
+        let archive = Self {
+            kept: Kept::Files(store.clone()),
+            manifest,
+            log: LogState::default(),
+            commits: Vec::new(),
+        };
         archive.up_to(end).await
     }
 
+    /// Opens the history that the fact tables in a schema of a database hold.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoHistory`] where there are none, [`ErrorKind::Damaged`], what the database says.
+    pub async fn open_rows(client: Client, schema: &str) -> Result<Self> {
+        let (rows, manifest) = Rows::open(client, schema).await?;
+        let commits = rows.commits(0, None).await?;
+        let kept = Kept::Rows(Arc::new(rows));
+        let mut archive = Self { kept, manifest, log: LogState::default(), commits: Vec::new() };
+        for stored in &commits {
+            archive.take(stored)?;
+        }
+        Ok(archive)
+    }
+
     async fn up_to(mut self, end: u64) -> Result<Self> {
-        let mut commits = std::pin::pin!(log::commits(&self.store, self.log.next_seq..end));
+        let mut commits = std::pin::pin!(log::commits(self.store()?, self.log.next_seq..end));
         while let Some(stored) = commits.try_next().await? {
             self.take(&stored)?;
         }
@@ -99,8 +135,22 @@ impl Archive {
     /// As [`Archive::open`].
     pub async fn refresh(&mut self) -> Result<Vec<Commit>> {
         let mut news = Vec::new();
+        let store = match &mut self.kept {
+            Kept::Files(store) => store.clone(),
+            Kept::Rows(rows) => {
+                let rows = Arc::get_mut(rows).ok_or_else(|| {
+                    Error::new(ErrorKind::Conflict, "a reader is at work", "the fact tables are still read")
+                })?;
+                rows.begin().await?;
+                for stored in rows.commits(self.log.next_seq, None).await? {
+                    self.take(&stored)?;
+                    news.push(stored.commit);
+                }
+                return Ok(news);
+            }
+        };
         loop {
-            match log::read(&self.store, self.log.next_seq).await {
+            match log::read(&store, self.log.next_seq).await {
                 Ok(stored) => {
                     self.take(&stored)?;
                     news.push(stored.commit);
@@ -117,10 +167,65 @@ impl Archive {
         Ok(())
     }
 
-    /// Where it is kept.
-    #[must_use]
-    pub fn store(&self) -> &Store {
-        &self.store
+    /// Where its files are kept.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] where its facts are rows.
+    pub fn store(&self) -> Result<&Store> {
+        match &self.kept {
+            Kept::Files(store) => Ok(store),
+            Kept::Rows(rows) => {
+                let detail = format!(
+                    "schema {:?} holds rows; bygone backfill-history makes files of them",
+                    rows.schema()
+                );
+                Err(Error::new(ErrorKind::Unsupported, "that needs a history of files", detail))
+            }
+        }
+    }
+
+    pub(super) fn kept(&self) -> &Kept {
+        &self.kept
+    }
+
+    /// Walks over facts of a table, which within an entity come in the order of their versions until files are merged.
+    ///
+    /// # Errors
+    /// Where they cannot be read.
+    pub async fn facts(
+        &self,
+        table: &TableHistory,
+        filter: &FactFilter,
+        columns: &Columns,
+        visit: &mut dyn FnMut(&Fact<'_>) -> Flow,
+    ) -> Result<()> {
+        match &self.kept {
+            Kept::Files(store) => facts(store, table, filter, columns, visit).await,
+            Kept::Rows(rows) => rows.facts(table, filter, columns, visit).await,
+        }
+    }
+
+    /// Some commits, oldest first.
+    ///
+    /// # Errors
+    /// Where they cannot be read.
+    pub async fn commits_of(&self, range: Range<u64>, visit: &mut dyn FnMut(&Commit) -> Flow) -> Result<()> {
+        match &self.kept {
+            Kept::Files(store) => {
+                let mut commits = std::pin::pin!(log::commits(store, range));
+                while let Some(stored) = commits.try_next().await? {
+                    if visit(&stored.commit).is_break() {
+                        break;
+                    }
+                }
+            }
+            Kept::Rows(rows) => {
+                let count = range.end.saturating_sub(range.start);
+                let commits = rows.commits(range.start, Some(count)).await?;
+                let _: Flow = commits.iter().try_for_each(|stored| visit(&stored.commit));
+            }
+        }
+        Ok(())
     }
 
     /// What it is of.
@@ -203,7 +308,11 @@ impl Archive {
     }
 
     async fn transaction_places(&self, add: &log::Add) -> Result<Vec<(Lsn, Timestamp)>> {
-        let builder = file::open(&self.store, &add.path, add.bytes).await?;
+        let store = match &self.kept {
+            Kept::Files(store) => store,
+            Kept::Rows(rows) => return rows.places(add.lsn).await,
+        };
+        let builder = file::open(store, &add.path, add.bytes).await?;
         let mask = ProjectionMask::columns(builder.parquet_schema(), ["lsn", "valid_from"]);
         let mut batches = file::read(&add.path, builder.with_projection(mask))?;
         let mut places = Vec::new();

@@ -12,11 +12,13 @@ use arrow::array::{Array, Int64Array, StringArray, TimestampMicrosecondArray};
 use bygone_replication::Lsn;
 use parquet::arrow::ProjectionMask;
 
+use super::archive::Kept;
 use super::facts::{facts_at, rows_at};
 use super::file::{self, column};
 use super::{Archive, Columns, Cut, Fact, FactFilter, Flow, OwnedFact, TableHistory};
 use crate::entity::{StateKey, state_key};
 use crate::error::Result;
+use crate::fact_tables::Rows;
 use crate::schema::TableSchema;
 use crate::slabs::{BEGAN, ENDED, Slab, SlabFile, SlabSet};
 use crate::timestamp::Timestamp;
@@ -56,6 +58,8 @@ pub struct AsOf<'a> {
     in_slab: Vec<(SlabFile, Vec<u32>)>,
     /// Rows among the facts: which of the table's files, and where in it.
     in_facts: Vec<(u32, u32)>,
+    /// Rows of a fact table: those of this moment, so many.
+    in_rows: Option<(Arc<Rows>, Cut, usize)>,
 }
 
 impl Winners {
@@ -89,7 +93,7 @@ impl Winners {
         cut: Cut,
     ) -> Result<()> {
         const NEEDED: [&str; 5] = ["_entity_id", "_version", "_deleted_at", "_lsn", "_valid_from"];
-        let builder = file::open(archive.store(), &add.path, add.bytes).await?;
+        let builder = file::open(archive.store()?, &add.path, add.bytes).await?;
         let mask = ProjectionMask::columns(builder.parquet_schema(), NEEDED);
         let mut batches = file::read(&add.path, builder.with_projection(mask))?;
         let mut row = 0u32;
@@ -137,8 +141,12 @@ impl<'a> AsOf<'a> {
     /// # Errors
     /// Where a file cannot be read.
     pub async fn find(archive: &'a Archive, table: &'a TableHistory, cut: Cut) -> Result<AsOf<'a>> {
-        let slabs = SlabSet::load(archive.store(), &table.log_name).await?;
-        let mut found = Self { archive, table, in_slab: Vec::new(), in_facts: Vec::new() };
+        let mut found = Self { archive, table, in_slab: Vec::new(), in_facts: Vec::new(), in_rows: None };
+        if let Kept::Rows(rows) = archive.kept() {
+            found.in_rows = Some((Arc::clone(rows), cut, rows.live_count(table, cut).await?));
+            return Ok(found);
+        }
+        let slabs = SlabSet::load(archive.store()?, &table.log_name).await?;
         let time = if slabs.all().is_empty() { None } else { as_time(archive, table, cut).await? };
         if let Some((slab, time)) = time.and_then(|time| Some((slabs.at(time)?, time))) {
             found
@@ -168,7 +176,7 @@ impl<'a> AsOf<'a> {
     ) -> Result<()> {
         for slab_file in &slab.files {
             let path = &slab_file.path;
-            let builder = file::open(self.archive.store(), path, slab_file.bytes).await?;
+            let builder = file::open(self.archive.store()?, path, slab_file.bytes).await?;
             let mask = ProjectionMask::columns(builder.parquet_schema(), ["_entity_id", BEGAN, ENDED]);
             let mut batches = file::read(path, builder.with_projection(mask))?;
             let (mut rows, mut before) = (Vec::new(), 0u32);
@@ -194,7 +202,8 @@ impl<'a> AsOf<'a> {
     /// How many rows there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.in_slab.iter().map(|(_, rows)| rows.len()).sum::<usize>() + self.in_facts.len()
+        let in_rows = self.in_rows.as_ref().map_or(0, |(_, _, count)| *count);
+        self.in_slab.iter().map(|(_, rows)| rows.len()).sum::<usize>() + self.in_facts.len() + in_rows
     }
 
     /// There are none.
@@ -208,8 +217,11 @@ impl<'a> AsOf<'a> {
     /// # Errors
     /// Where a file cannot be read.
     pub async fn rows(&self, columns: &Columns, visit: &mut dyn FnMut(&LiveRow<'_>) -> Flow) -> Result<()> {
+        if let Some((rows, cut, _)) = &self.in_rows {
+            return rows.live(self.table, *cut, columns, visit).await;
+        }
         for (slab_file, rows) in &self.in_slab {
-            if rows_at(self.archive.store(), self.table, slab_file, rows, columns, visit).await?.is_break() {
+            if rows_at(self.archive.store()?, self.table, slab_file, rows, columns, visit).await?.is_break() {
                 return Ok(());
             }
         }
@@ -263,7 +275,7 @@ async fn as_time(archive: &Archive, table: &TableHistory, cut: Cut) -> Result<Op
         } else if add.lsn[0] > lsn {
             next = earlier(next, add.valid_from[0]);
         } else {
-            let builder = file::open(archive.store(), &add.path, add.bytes).await?;
+            let builder = file::open(archive.store()?, &add.path, add.bytes).await?;
             let mask = ProjectionMask::columns(builder.parquet_schema(), ["_lsn", "_valid_from"]);
             let mut batches = file::read(&add.path, builder.with_projection(mask))?;
             while let Some(batch) = file::next(&add.path, &mut batches).await? {
@@ -295,7 +307,7 @@ async fn walk(
         let Some(file) = file else { continue };
         let rows: Vec<u32> = chunk.iter().map(|(_, row)| *row).collect();
         let mut visit = |row: u32, fact: &Fact<'_>| visit((number, row), fact);
-        if facts_at(archive.store(), table, file, &rows, columns, &mut visit).await?.is_break() {
+        if facts_at(archive.store()?, table, file, &rows, columns, &mut visit).await?.is_break() {
             break;
         }
     }
@@ -319,6 +331,11 @@ pub struct Change {
 /// # Errors
 /// Where a file cannot be read.
 pub async fn diff(archive: &Archive, table: &TableHistory, from: Cut, to: Cut) -> Result<Vec<Change>> {
+    if let Kept::Rows(rows) = archive.kept() {
+        let mut changes = rows.changes(table, from, to).await?;
+        changes.sort_by_cached_key(|change| state_key(&change.entity_id));
+        return Ok(changes);
+    }
     let before = Winners::find(archive, table, from).await?.last;
     let after = Winners::find(archive, table, to).await?.last;
     let mut sides: HashMap<(u32, u32), (StateKey, bool)> = HashMap::new();

@@ -113,7 +113,7 @@ impl Fact<'_> {
 ///
 /// # Errors
 /// Where a file cannot be read.
-pub async fn facts(
+pub(crate) async fn facts(
     store: &Store,
     table: &TableHistory,
     filter: &FactFilter,

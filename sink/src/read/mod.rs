@@ -14,7 +14,8 @@ mod transaction;
 
 pub use archive::{Archive, CommitPlace, Doubt};
 pub use as_of::{AsOf, Change, LiveRow, diff};
-pub use facts::{Columns, Fact, FactFilter, Head, OwnedFact, facts};
+pub(crate) use facts::facts;
+pub use facts::{Columns, Fact, FactFilter, Head, OwnedFact};
 pub use reshape::Reshape;
 pub use table::{Extent, TableHistory, Version};
 pub use transaction::{Transaction, TransactionFilter};

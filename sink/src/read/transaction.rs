@@ -4,7 +4,9 @@ use arrow::array::{
     Array, AsArray, Int64Array, MapArray, RecordBatch, StringArray, TimestampMicrosecondArray,
 };
 use bygone_replication::Lsn;
+use bygone_replication::table::quote_literal;
 
+use super::archive::Kept;
 use super::file::{self, column, integer_bounds};
 use super::{Archive, Cut, Flow};
 use crate::error::{Error, Result};
@@ -29,7 +31,7 @@ pub struct Transaction {
     pub context: Option<String>,
     /// The replication origin.
     pub origin: Option<String>,
-    /// How many facts it left in each table.
+    /// How many facts it left in each table, by the table's name.
     pub tables: Vec<(String, i64)>,
 }
 
@@ -61,6 +63,25 @@ impl TransactionFilter {
     }
 }
 
+impl TransactionFilter {
+    /// The same for rows `h` of a table of transactions.
+    pub(crate) fn sql(&self) -> String {
+        let mut wanted = vec!["true".to_owned()];
+        wanted.extend(self.xid.map(|xid| match xid {
+            0..=LOW => format!("(h.xid = {xid} or h.xid & {LOW} = {xid})"),
+            xid => format!("h.xid = {xid}"),
+        }));
+        wanted.extend(self.lsn.map(|lsn| format!("h.lsn = '{lsn}'")));
+        wanted.extend(self.actor.as_ref().map(|actor| format!("h.actor = {}", quote_literal(actor))));
+        wanted.extend(self.until.map(|cut| match cut {
+            Cut::Lsn(lsn) => format!("h.lsn <= '{lsn}'"),
+            Cut::Time(time) => format!("h.valid_from <= '{time}'"),
+        }));
+        wanted.extend(self.since.map(|since| format!("h.valid_from >= '{since}'")));
+        wanted.join(" and ")
+    }
+}
+
 impl Archive {
     /// Walks over transactions, newest first.
     ///
@@ -71,6 +92,10 @@ impl Archive {
         filter: &TransactionFilter,
         visit: &mut dyn FnMut(Transaction) -> Flow,
     ) -> Result<()> {
+        let store = match self.kept() {
+            Kept::Files(store) => store,
+            Kept::Rows(rows) => return rows.transactions(filter, visit).await,
+        };
         let mut files = self.log().files_of(TRANSACTIONS);
         files.sort_by_key(|file| std::cmp::Reverse((file.add.lsn[1], file.add.lsn[0])));
         for file in files {
@@ -83,7 +108,7 @@ impl Archive {
             if out {
                 continue;
             }
-            let builder = file::open(self.store(), &add.path, add.bytes).await?;
+            let builder = file::open(store, &add.path, add.bytes).await?;
             let wanted = filter.xid.filter(|xid| *xid > LOW);
             let groups: Vec<usize> = builder
                 .metadata()
@@ -127,7 +152,7 @@ impl Archive {
         visit: &mut dyn FnMut(Transaction) -> Flow,
     ) -> Result<()> {
         let Some(file) = self.log().file(path) else { return Ok(()) };
-        let builder = file::open(self.store(), &file.add.path, file.add.bytes).await?;
+        let builder = file::open(self.store()?, &file.add.path, file.add.bytes).await?;
         let mut batches = file::read(path, builder)?;
         while let Some(batch) = file::next(path, &mut batches).await? {
             for at in 0..batch.num_rows() {
@@ -156,6 +181,8 @@ fn transaction(path: &str, batch: &RecordBatch, at: usize) -> Result<Transaction
         return Err(damaged(path, "its counts per table have another type"));
     };
     let tables = names.iter().flatten().zip(numbers.values()).map(|(name, count)| (name.to_owned(), *count));
+    let mut tables: Vec<(String, i64)> = tables.collect();
+    tables.sort_unstable();
     Ok(Transaction {
         xid: number("xid")?,
         lsn: Lsn::from_i64(number("lsn")?),
@@ -164,6 +191,6 @@ fn transaction(path: &str, batch: &RecordBatch, at: usize) -> Result<Transaction
         actor: text("actor")?,
         context: text("context")?,
         origin: text("origin")?,
-        tables: tables.collect(),
+        tables,
     })
 }

@@ -79,7 +79,7 @@ pub(super) async fn find(
     let mut begins = last.map(|slab| slab.times[1]);
     let mut waiting: BinaryHeap<Reverse<Step>> = BinaryHeap::new();
     for (at, live) in files.iter().enumerate() {
-        steps(archive.store(), &live.add, from, &mut waiting).await?;
+        steps(archive.store()?, &live.add, from, &mut waiting).await?;
         let settled = files.get(at + 1).map_or(limit, |next| next.add.lsn[0].min(limit)).as_i64();
         while let Some(Reverse(step)) = waiting.peek().copied().filter(|Reverse(step)| step.lsn < settled) {
             waiting.pop();

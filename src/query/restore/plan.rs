@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bygone_replication::table::TableName;
 use bygone_sink::read::{
     Archive, AsOf, Columns, Cut, Fact, FactFilter, Flow, LiveRow, OwnedFact, TableHistory, Transaction,
-    TransactionFilter, facts,
+    TransactionFilter,
 };
 use bygone_sink::schema::TableSchema;
 
@@ -193,7 +193,7 @@ impl Plan {
             }
             Flow::Continue(())
         };
-        facts(archive.store(), &table, &filter, &Columns::All, &mut keep).await?;
+        archive.facts(&table, &filter, &Columns::All, &mut keep).await?;
         done.sort_by_key(|fact| std::cmp::Reverse(fact.head.seq));
         let mut order: Vec<String> = Vec::new();
         let mut spans: HashMap<String, Span> = HashMap::new();
@@ -338,7 +338,7 @@ async fn versions_of(
         versions.entry(fact.head.entity_id.clone()).or_default().push(fact.to_owned());
         Flow::Continue(())
     };
-    facts(archive.store(), table, &filter, &Columns::All, &mut keep).await?;
+    archive.facts(table, &filter, &Columns::All, &mut keep).await?;
     for versions in versions.values_mut() {
         versions.sort_by_key(|fact| fact.head.version);
         versions.dedup_by_key(|fact| fact.head.version);

@@ -23,7 +23,7 @@ use bygone_replication::Lsn;
 use bygone_sink::batch::{FactBatch, FactHead};
 use bygone_sink::fact::{Context, Op, Origin};
 use bygone_sink::read::{
-    Archive, AsOf, Columns, Cut, Fact, FactFilter, Flow, Head, LiveRow, OwnedFact, TableHistory, facts,
+    Archive, AsOf, Columns, Cut, Fact, FactFilter, Flow, Head, LiveRow, OwnedFact, TableHistory,
 };
 use bygone_sink::schema::{SYSTEM_COLUMNS, SchemaColumn, TableSchema};
 
@@ -154,7 +154,7 @@ impl PartitionStream for Partition {
 impl Scan {
     async fn walk(&self, target: &Arc<TableSchema>, sink: &mut Rows<'_>) -> Result<()> {
         let columns = self.columns(target);
-        let (store, table) = (self.archive.store(), &*self.table);
+        let table = &*self.table;
         let mut left = self.limit.unwrap_or(usize::MAX);
         let mut take = |row: &LiveRow<'_>, head: Option<&Head>| {
             if left == 0 {
@@ -166,7 +166,7 @@ impl Scan {
         match (self.what, &self.filter.entities) {
             (What::History, _) => {
                 let mut take = |fact: &Fact<'_>| take(&live_row(fact), Some(fact.head));
-                facts(store, table, &self.filter, &columns, &mut take).await?;
+                self.archive.facts(table, &self.filter, &columns, &mut take).await?;
             }
             (What::At(cut), None) => {
                 let mut take = |row: &LiveRow<'_>| take(row, None);
@@ -186,7 +186,7 @@ impl Scan {
                     }
                     Flow::Continue(())
                 };
-                facts(store, table, &filter, &columns, &mut keep).await?;
+                self.archive.facts(table, &filter, &columns, &mut keep).await?;
                 for OwnedFact { head, schema, row } in last.values().filter(|fact| !fact.head.tombstone) {
                     if take(&LiveRow { entity_id: &head.entity_id, schema, row }, None).is_break() {
                         break;
@@ -246,7 +246,7 @@ impl Begins {
             begins.times.insert(name, fact.head.valid_from.0);
             Flow::Continue(())
         };
-        facts(scan.archive.store(), &scan.table, &filter, &Columns::Some(Vec::new()), &mut note).await?;
+        scan.archive.facts(&scan.table, &filter, &Columns::Some(Vec::new()), &mut note).await?;
         Ok(begins)
     }
 

@@ -1,0 +1,130 @@
+//! Facts that are kept in these tables and nowhere else: what stands on a disk of them is on its way.
+//!
+//! A capture writes its commits into a spool, which is a history on a local disk, and from there into the tables. Only what the tables
+//! hold counts: it is acknowledged to the source after that, and a spool that is missing, or says something else, is made anew from the
+//! documents that the tables keep of their commits. Files that the tables hold are removed.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use tokio_postgres::Client;
+
+use super::rows::Rows;
+use crate::error::{Error, ErrorKind, Result};
+use crate::history::read_manifest;
+use crate::log::path::commit_path;
+use crate::log::{self, LogState, MANIFEST};
+use crate::store::{PutOutcome, Store};
+
+/// What has become of a spool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restored {
+    /// It holds what the tables hold, and perhaps commits that are on their way to them.
+    Kept,
+    /// It was made anew: what else was derived from it does not count either.
+    Anew,
+}
+
+/// Sees to it that a spool holds the log that fact tables hold.
+///
+/// # Errors
+/// What the database says, and where the spool cannot be read or written.
+pub async fn restore(client: Client, schema: &str, spool: &Store) -> Result<Restored> {
+    let (rows, manifest) = match Rows::open(client, schema).await {
+        Ok((rows, manifest)) => (rows, manifest),
+        Err(error) if error.kind() == ErrorKind::NoHistory => {
+            // Nothing has arrived yet; or everything was removed, and then what is here is of no use.
+            return if can_be_delivered(spool, 0).await.unwrap_or(false) {
+                Ok(Restored::Kept)
+            } else {
+                wipe(spool)?;
+                Ok(Restored::Anew)
+            };
+        }
+        Err(error) => return Err(error),
+    };
+    let arrived = rows.next().await?;
+    let ours = read_manifest(spool).await.ok().is_some_and(|ours| ours.id == manifest.id);
+    let mut from = 0;
+    if ours && agrees(spool, &rows, arrived).await? {
+        from = log::commit_count(spool).await?;
+    } else {
+        tracing::info!("the spool is made anew from what the fact tables hold");
+        wipe(spool)?;
+        put(spool, MANIFEST, rows.manifest().await?).await?;
+    }
+    let restored = if from == 0 { Restored::Anew } else { Restored::Kept };
+    while from < arrived {
+        for (seq, document) in rows.documents(from, Some(DOCUMENTS)).await? {
+            put(spool, &commit_path(seq), document).await?;
+            from = seq + 1;
+        }
+    }
+    Ok(restored)
+}
+
+/// Documents written at a time.
+const DOCUMENTS: u64 = 500;
+
+/// The spool's log begins as the tables' does, or the other way round, and what is on its way is there.
+async fn agrees(spool: &Store, rows: &Rows, arrived: u64) -> Result<bool> {
+    let Ok(here) = log::commit_count(spool).await else { return Ok(false) };
+    let Some(last) = here.min(arrived).checked_sub(1) else { return Ok(true) };
+    // Each document holds the hash of the one before: where one is the same, all before it are.
+    let theirs = rows.documents(last, Some(1)).await?;
+    let ours = spool.get(&commit_path(last)).await?;
+    let same = theirs.first().is_some_and(|(_, document)| document.as_bytes() == &*ours);
+    Ok(same && can_be_delivered(spool, arrived).await.unwrap_or(false))
+}
+
+/// The commits from one on have their files.
+async fn can_be_delivered(spool: &Store, from: u64) -> Result<bool> {
+    for seq in from..log::commit_count(spool).await? {
+        for add in &log::read(spool, seq).await?.commit.body.add {
+            if !spool.exists(&add.path).await? {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
+}
+
+async fn put(spool: &Store, path: &str, text: String) -> Result<()> {
+    match spool.put_new(path, Bytes::from(text)).await? {
+        PutOutcome::Created => Ok(()),
+        PutOutcome::AlreadyExists => {
+            Err(Error::new(ErrorKind::Fenced, "another process writes this spool", path.to_owned()))
+        }
+    }
+}
+
+/// Removes everything that a history has.
+fn wipe(spool: &Store) -> Result<()> {
+    let Some(root) = spool.local_root() else { return Ok(()) };
+    let remove = |name: &str| {
+        let path = root.join(name);
+        let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { remove_file(&path) };
+        removed.map_err(|error| {
+            Error::new(ErrorKind::Io, "a spool cannot be removed", path.display().to_string())
+                .with_source(error)
+        })
+    };
+    // The log last: without it nothing would say what the rest is.
+    ["tables", "transactions", MANIFEST, "log"].into_iter().try_for_each(remove)
+}
+
+fn remove_file(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Removes the files of commits that have arrived, from one commit to before another.
+///
+/// # Errors
+/// Where they cannot be removed.
+pub async fn clear(spool: &Store, log: &LogState, commits: std::ops::Range<u64>) -> Result<()> {
+    let arrived = log.files().filter(|(_, file)| commits.contains(&file.added_by)).map(|(path, _)| path);
+    spool.delete_unread(arrived).await
+}
