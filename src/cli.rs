@@ -55,6 +55,8 @@ pub(crate) enum Command {
     Delta(Delta),
     /// Fill append-only history tables in a PostgreSQL database from a history; bygone run --facts does it as it goes.
     BackfillFacts(BackfillFacts),
+    /// Make a history of files from fact tables, or have it catch up with them.
+    BackfillHistory(BackfillFacts),
     /// Check a file of settings, or print what they come to.
     Config(Config),
     /// Print the completions for a shell.

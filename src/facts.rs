@@ -2,7 +2,8 @@
 
 use bygone_replication::conninfo::ConnectOptions;
 use bygone_replication::session;
-use bygone_sink::fact_tables::FactTables;
+use bygone_sink::encoder::EncoderLimits;
+use bygone_sink::fact_tables::{FactTables, Unloaded, unload};
 use bygone_sink::failpoint;
 use bygone_sink::read::Archive;
 use bygone_sink::store::{Location, Store, StoreOptions};
@@ -10,6 +11,10 @@ use bygone_sink::store::{Location, Store, StoreOptions};
 use crate::cli::{BackfillFacts, FactsArgument};
 use crate::error::{Error, Result};
 use crate::follower::Sink;
+
+/// For files that are made from rows: as a capture with the default memory has them.
+const LIMITS: EncoderLimits =
+    EncoderLimits { file_bytes: 32 << 20, open_bytes: 48 << 20, pending_bytes: 40 << 20 };
 
 /// Where fact tables are.
 #[derive(Clone, Debug)]
@@ -54,6 +59,19 @@ impl Sink for Target {
     async fn catch_up(open: &mut FactTables) -> Result<u64> {
         Ok(open.catch_up().await?)
     }
+}
+
+/// Makes a history of files from fact tables.
+pub(crate) async fn backfill_history(arguments: &BackfillFacts) -> Result<()> {
+    failpoint::init()?;
+    let target = Target::of(&arguments.facts)?
+        .ok_or_else(|| Error::other("give --facts the database with the fact tables"))?;
+    let store = Store::open(&Location::parse(&arguments.history.history)?, &StoreOptions::default())?;
+    let client = session::connect_sql(&target.connect).await?;
+    let archive = Archive::open_rows(client, &target.schema).await?;
+    let Unloaded { commits, facts } = unload(&archive, &store, LIMITS).await?;
+    eprintln!("bygone: wrote {commits} commits with {facts} facts; the history is as the fact tables are");
+    Ok(())
 }
 
 /// Fills fact tables from a history, as far as that goes.

@@ -82,8 +82,8 @@ fn main() -> ExitCode {
 
 /// The command writes a history or state.
 const fn writes(command: &Command) -> bool {
-    use Command::{BackfillFacts, Compact, Delta, Reconcile, Run};
-    matches!(command, Run(_) | Compact(_) | Reconcile(_) | BackfillFacts(_) | Delta(_))
+    use Command::{BackfillFacts, BackfillHistory, Compact, Delta, Reconcile, Run};
+    matches!(command, Run(_) | Compact(_) | Reconcile(_) | BackfillFacts(_) | BackfillHistory(_) | Delta(_))
 }
 
 /// Runs a command, and beside it the other captures of a file. Each goes on when another has failed, and says so at once.
@@ -114,6 +114,9 @@ async fn execute(command: Command) -> Result<ExitCode> {
         Command::Compact(compact) => Box::pin(compact::compact(&compact)).await.map(|()| ExitCode::SUCCESS),
         Command::BackfillFacts(backfill) => {
             Box::pin(facts::backfill(&backfill)).await.map(|()| ExitCode::SUCCESS)
+        }
+        Command::BackfillHistory(backfill) => {
+            Box::pin(facts::backfill_history(&backfill)).await.map(|()| ExitCode::SUCCESS)
         }
         Command::Config(config) => config::config(&config).map(|()| ExitCode::SUCCESS),
         Command::Completions(completions) => manual::completions(&completions).map(|()| ExitCode::SUCCESS),

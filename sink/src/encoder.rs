@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use bygone_replication::Lsn;
 use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
 use parquet::errors::ParquetError;
@@ -21,12 +22,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::batch::{FactBatch, Span};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
-use crate::log::ContentHash;
 use crate::log::path::{TRANSACTIONS, fact_path, transactions_path};
+use crate::log::{Add, ContentHash};
 use crate::parquet_layout;
 use crate::schema::TableSchema;
 use crate::store::{PutOutcome, Store};
 use crate::timestamp::Timestamp;
+use crate::versioning::LEAF;
 
 /// Batches that may wait for the encoder: enough to even out bursts, few enough to stay small (8,192 rows each).
 const WAITING_BATCHES: usize = 6;
@@ -92,6 +94,29 @@ pub struct WrittenFile {
     pub sha256: ContentHash,
     /// What it covers.
     pub span: Span,
+}
+
+impl WrittenFile {
+    /// What a commit says of it.
+    #[must_use]
+    pub fn added(&self) -> Add {
+        let mut extra = serde_json::Map::new();
+        if self.leaf != 0 {
+            extra.insert(LEAF.to_owned(), self.leaf.into());
+        }
+        Add {
+            path: self.path.clone(),
+            table: self.table.clone(),
+            schema: self.schema,
+            rows: self.rows,
+            bytes: self.bytes,
+            sha256: self.sha256,
+            lsn: [Lsn::from_i64(self.span.lsn.0), Lsn::from_i64(self.span.lsn.1)],
+            valid_from: [Timestamp(self.span.valid_from.0), Timestamp(self.span.valid_from.1)],
+            digest: None,
+            extra,
+        }
+    }
 }
 
 enum Job {

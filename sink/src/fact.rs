@@ -26,6 +26,23 @@ pub enum Op {
 }
 
 impl Op {
+    const ALL: [Self; 8] = [
+        Self::Snapshot,
+        Self::Insert,
+        Self::Update,
+        Self::Delete,
+        Self::Truncate,
+        Self::Rekey,
+        Self::Reconcile,
+        Self::Drop,
+    ];
+
+    /// The one of a name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|op| op.name() == name)
+    }
+
     /// The name in `_op`.
     #[must_use]
     pub const fn name(self) -> &'static str {

@@ -7,12 +7,10 @@ use std::time::Instant;
 use bygone_replication::Lsn;
 use bygone_sink::encoder::WrittenFile;
 use bygone_sink::failpoint;
-use bygone_sink::log::{
-    Add, CATALOG_SEEN, CommitBody, Event, LSN_OFFSET, LogWriter, SchemaVersion, Source, Wal,
-};
+use bygone_sink::log::{CATALOG_SEEN, CommitBody, Event, LSN_OFFSET, LogWriter, SchemaVersion, Source, Wal};
 use bygone_sink::state::State;
 use bygone_sink::timestamp::Timestamp;
-use bygone_sink::versioning::{LEAF, Sealed};
+use bygone_sink::versioning::Sealed;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, oneshot};
 
@@ -59,29 +57,10 @@ impl Said {
             publication: self.publication,
             schemas: self.schemas,
             events: self.events,
-            add: files.iter().map(added).collect(),
+            add: files.iter().map(WrittenFile::added).collect(),
             remove: Vec::new(),
             extra,
         }
-    }
-}
-
-fn added(file: &WrittenFile) -> Add {
-    let mut extra = serde_json::Map::new();
-    if file.leaf != 0 {
-        extra.insert(LEAF.to_owned(), file.leaf.into());
-    }
-    Add {
-        path: file.path.clone(),
-        table: file.table.clone(),
-        schema: file.schema,
-        rows: file.rows,
-        bytes: file.bytes,
-        sha256: file.sha256,
-        lsn: [Lsn::from_i64(file.span.lsn.0), Lsn::from_i64(file.span.lsn.1)],
-        valid_from: [Timestamp(file.span.valid_from.0), Timestamp(file.span.valid_from.1)],
-        digest: None,
-        extra,
     }
 }
 

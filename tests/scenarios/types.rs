@@ -14,6 +14,7 @@ pub(super) use engines::interpreter as readers;
 pub(crate) use specimens::texts;
 use specimens::{Found, STREAMED, Specimens, promised, run};
 
+use super::fact_tables::assert_same_history;
 use crate::support::bygone::Bygone;
 use crate::support::comparison::assert_flawless;
 use crate::support::history::History;
@@ -147,6 +148,16 @@ fn every_type_arrives_exactly_by_every_way() {
         .map(|(column, cell)| format!("{} has {cell:?}", column.sql))
         .collect();
     assert_none(&wrong);
+    // As rows they are the same, too, whether or not the target knows the types.
+    server.run("create database elsewhere");
+    let (bygone, _) = &captures[0];
+    let history = read(scratch.join("texts"));
+    for (database, facts) in [("own", server.url()), ("elsewhere", server.url_as("postgres", "elsewhere"))] {
+        let back = scratch.join(database);
+        bygone.ask(&["backfill-facts", "--facts", &facts]).well();
+        bygone.command(&["backfill-history", "--facts", &facts, "--history", back.to_str().unwrap()]).well();
+        assert_same_history(&history, &read(back));
+    }
 }
 
 /// The same type, whatever the elements of a list are called.

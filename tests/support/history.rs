@@ -322,6 +322,31 @@ impl History {
         read.flatten().collect()
     }
 
+    /// All that the facts of a table say, in their order: each column that is not null.
+    pub(crate) fn whole(&self, table: &str) -> Vec<BTreeMap<String, String>> {
+        let mut rows = Vec::new();
+        for batch in self.facts(table) {
+            let number =
+                |name: &str, row| batch.column_by_name(name).unwrap().as_primitive::<Int64Type>().value(row);
+            let schema = batch.schema();
+            for row in 0..batch.num_rows() {
+                let cells = schema.fields().iter().zip(batch.columns()).filter_map(|(field, column)| {
+                    let text = rendering::text(column, row).unwrap()?;
+                    // The order of keys is not part of what an object says.
+                    let told = match field.name().as_str() {
+                        "_context" => serde_json::from_str::<BTreeMap<String, serde_json::Value>>(&text)
+                            .map_or(text, |object| format!("{object:?}")),
+                        _ => text,
+                    };
+                    Some((field.name().clone(), told))
+                });
+                rows.push(((number("_lsn", row), number("_seq", row)), cells.collect()));
+            }
+        }
+        rows.sort_by_key(|(place, _)| *place);
+        rows.into_iter().map(|(_, cells)| cells).collect()
+    }
+
     /// The values of some columns of a table's facts, as text, in the order of `_lsn` and `_seq`.
     pub(crate) fn texts(&self, table: &str, columns: &[&str]) -> Vec<Vec<Option<String>>> {
         let mut rows = Vec::new();

@@ -15,8 +15,9 @@ use crate::log::{Add, LiveFile};
 use crate::read::{self, Archive, Columns, Fact, FactFilter, Flow, TableHistory};
 use crate::schema::SYSTEM_COLUMNS;
 use crate::value::{Row, RowError, Status, render};
+use crate::versioning::LEAF;
 
-use super::{told, within};
+use super::{LEAF_COLUMN, told, within};
 
 /// Bytes that are sent at a time, and how many such pieces wait.
 const PIECE: usize = 256 << 10;
@@ -38,12 +39,14 @@ pub(super) async fn facts(
         return Err(Error::new(ErrorKind::Damaged, "the log is damaged", detail));
     };
     table.files = vec![file.clone()];
+    let leaf = add.extra.get(LEAF).and_then(serde_json::Value::as_i64);
     // Values that files keep as text beside their column stand in the column itself here.
     let columns: Vec<String> = SYSTEM_COLUMNS
         .iter()
         .filter(|name| **name != "_raw")
         .map(|name| (*name).to_owned())
         .chain(version.columns.iter().map(|column| column.physical.clone()))
+        .chain(leaf.map(|_| LEAF_COLUMN.to_owned()))
         .map(|name| quote_identifier(&name))
         .collect();
     let statement = format!(
@@ -64,7 +67,7 @@ pub(super) async fn facts(
                 if fact.schema.version != of_schema || !within(fact.head.lsn, range) {
                     return Flow::Continue(());
                 }
-                failure = line(fact, &mut out);
+                failure = line(fact, leaf, &mut out);
                 if failure.is_ok() && out.flush(false) { Flow::Continue(()) } else { Flow::Break(()) }
             })
             .await?;
@@ -151,7 +154,7 @@ fn ended(error: tokio::task::JoinError) -> Error {
     Error::new(ErrorKind::Io, "a task was ended", "reading facts").with_source(error)
 }
 
-fn line(fact: &Fact<'_>, out: &mut Lines) -> Result<(), RowError> {
+fn line(fact: &Fact<'_>, leaf: Option<i64>, out: &mut Lines) -> Result<(), RowError> {
     let head = fact.head;
     out.plain(&head.id);
     out.field(&head.entity_id);
@@ -184,6 +187,9 @@ fn line(fact: &Fact<'_>, out: &mut Lines) -> Result<(), RowError> {
                 out.field(&text);
             }
         }
+    }
+    if let Some(leaf) = leaf {
+        out.number(leaf);
     }
     out.end();
     Ok(())

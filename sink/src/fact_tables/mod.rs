@@ -13,6 +13,7 @@ mod names;
 mod objects;
 mod rows;
 pub mod spool;
+mod unload;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -25,10 +26,12 @@ use crate::failpoint;
 use crate::log::path::{TRANSACTIONS, commit_path};
 use crate::log::{Add, Commit, LiveFile, MANIFEST};
 use crate::read::Archive;
+use crate::versioning::LEAF;
 
 use names::Names;
 pub use objects::Objects;
 pub use rows::Rows;
+pub use unload::{Unloaded, unload};
 
 /// The schema that the tables are put into, unless another is named.
 pub const DEFAULT_SCHEMA: &str = "bygone";
@@ -39,6 +42,14 @@ pub const MARK: &str = "bygone: facts of ";
 /// Values are printed and read as the source's sessions print them.
 const SESSION: &str = "set client_encoding = 'UTF8'; set datestyle = 'ISO, YMD'; set intervalstyle = 'postgres'; set timezone = 'UTC'; \
      set bytea_output = 'hex'; set xmloption = content; set lc_monetary = 'C'; set extra_float_digits = 1";
+
+/// The column that names the leaf partition of a fact, in the history of a partitioned table.
+const LEAF_COLUMN: &str = "_bygone_leaf";
+
+/// Built-in types, and arrays of which, that are kept as text: the server takes no values of them from a client, or takes them for names
+/// of objects that the target need not have.
+const ONLY_AS_TEXT: &str =
+    "^(pg_node_tree|pg_ndistinct|pg_dependencies|pg_mcv_list|pg_brin_.*_summary|gtsvector|aclitem|reg.*)$";
 
 /// What the target calls a type.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -270,6 +281,9 @@ impl FactTables {
             } else {
                 let table = self.archive.table(&add.table)?;
                 let base = self.names.base(&add.table);
+                if add.extra.contains_key(LEAF) {
+                    self.know_leaves(&base).await?;
+                }
                 copy::facts(&self.client, &self.archive, &self.schema, &base, table, &file, add).await?;
             }
         }
@@ -288,7 +302,7 @@ impl FactTables {
             from <= seq
                 && seq <= to
                 && file.add.schema == add.schema
-                && file.add.extra.get(crate::versioning::LEAF) == add.extra.get(crate::versioning::LEAF)
+                && file.add.extra.get(LEAF) == add.extra.get(LEAF)
                 && file.add.lsn[0] <= add.lsn[0]
                 && add.lsn[1] <= file.add.lsn[1]
         });
@@ -358,6 +372,21 @@ impl FactTables {
         self.execute(doing, &objects.statements()).await
     }
 
+    /// Leaf partitions can be truncated by themselves: whose rows those are has to be known when the state is made anew.
+    async fn know_leaves(&mut self, base: &str) -> Result<()> {
+        if self.columns_of(base).await?.contains_key(LEAF_COLUMN) {
+            return Ok(());
+        }
+        let history =
+            format!("{}.{}", quote_identifier(&self.schema), quote_identifier(&format!("{base}_history")));
+        let sql = format!(
+            "alter table {history} add column {LEAF_COLUMN} bigint; comment on column {history}.{LEAF_COLUMN} is 'oid of the partition'"
+        );
+        self.execute("telling partitions apart", &sql).await?;
+        self.columns.remove(base);
+        Ok(())
+    }
+
     async fn columns_of(&mut self, base: &str) -> Result<BTreeMap<String, TypeName>> {
         if let Some(columns) = self.columns.get(base) {
             return Ok(columns.clone());
@@ -378,8 +407,9 @@ impl FactTables {
         const FIRST_OF_USERS: u32 = 16_384;
         let asked = if data_type.oid < FIRST_OF_USERS {
             // Built-in types have the same oids everywhere; a newer source may have one that the target lacks.
-            let sql = "select format_type(t.oid, $2), format_type(t.oid, -1) from pg_type t where t.oid = $1 and t.typname <> 'name'";
-            self.client.query_opt(sql, &[&data_type.oid, &data_type.typmod]).await
+            let sql = "select format_type(t.oid, $2), format_type(t.oid, -1) from pg_type t left join pg_type e on e.oid = t.typelem and \
+                 t.typcategory = 'A' where t.oid = $1 and coalesce(e.typname, t.typname) <> 'name' and coalesce(e.typname, t.typname) !~ $3";
+            self.client.query_opt(sql, &[&data_type.oid, &data_type.typmod, &ONLY_AS_TEXT]).await
         } else {
             let name =
                 format!("{}.{}", quote_identifier(&data_type.schema), quote_identifier(&data_type.name));

@@ -15,7 +15,7 @@ use futures_util::StreamExt as _;
 use tokio_postgres::Client;
 
 use super::names::Names;
-use super::{SESSION, told};
+use super::{LEAF_COLUMN, SESSION, told};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::{Commit, ContentHash, Manifest, StoredCommit};
 use crate::read::{
@@ -178,6 +178,26 @@ impl Rows {
         self.walk(table, columns, "", &clause, &mut |_, fact| visit(fact)).await
     }
 
+    /// Walks over the facts of a range of positions, in their order, with the leaf partition of each.
+    pub(super) async fn facts_within(
+        &self,
+        table: &TableHistory,
+        range: [Lsn; 2],
+        visit: &mut dyn FnMut(u32, &Fact<'_>) -> Flow,
+    ) -> Result<()> {
+        let Some(history) = self.history_of(table) else { return Ok(()) };
+        let leaves = self.columns_of(table).is_some_and(|columns| columns.contains(LEAF_COLUMN));
+        let leaf = if leaves { format!("h.{LEAF_COLUMN}, ") } else { String::new() };
+        let clause = format!(
+            "from {history} h where h._lsn between '{}' and '{}' order by h._lsn, h._seq",
+            range[0], range[1]
+        );
+        self.walk(table, &Columns::All, &leaf, &clause, &mut |leaf, fact| {
+            visit(leaf.and_then(|leaf| leaf.parse().ok()).unwrap_or(0), fact)
+        })
+        .await
+    }
+
     /// Walks over the rows of a table as it was at a moment.
     pub(crate) async fn live(
         &self,
@@ -241,11 +261,18 @@ impl Rows {
         filter: &TransactionFilter,
         visit: &mut dyn FnMut(Transaction) -> Flow,
     ) -> Result<()> {
+        self.transactions_where(&format!("{} order by h.lsn desc", filter.sql()), visit).await
+    }
+
+    async fn transactions_where(
+        &self,
+        clause: &str,
+        visit: &mut dyn FnMut(Transaction) -> Flow,
+    ) -> Result<()> {
         let sql = format!(
             "select h.xid, h.lsn, (extract(epoch from h.committed_at) * 1000000)::int8, (extract(epoch from h.valid_from) * 1000000)::int8, \
-             h.actor, h.context, h.origin, h.tables from {}.transactions h where {} order by h.lsn desc",
-            quote_identifier(&self.schema),
-            filter.sql()
+             h.actor, h.context, h.origin, h.tables from {}.transactions h where {clause}",
+            quote_identifier(&self.schema)
         );
         self.copy(&sql, 8, &mut |fields| {
             let tables = match fields.text(7)? {
@@ -271,6 +298,16 @@ impl Rows {
         .await
     }
 
+    /// Walks over the transactions that end in a range of positions, oldest first.
+    pub(super) async fn transactions_within(
+        &self,
+        range: [Lsn; 2],
+        visit: &mut dyn FnMut(Transaction) -> Flow,
+    ) -> Result<()> {
+        let clause = format!("h.lsn between '{}' and '{}' order by h.lsn", range[0], range[1]);
+        self.transactions_where(&clause, visit).await
+    }
+
     /// Where the transactions of a range of positions end, and their times.
     pub(crate) async fn places(&self, range: [Lsn; 2]) -> Result<Vec<(Lsn, Timestamp)>> {
         let sql = format!(
@@ -293,6 +330,10 @@ impl Rows {
     fn history_of(&self, table: &TableHistory) -> Option<String> {
         let base = self.names.known(&table.log_name)?;
         Some(format!("{}.{}", quote_identifier(&self.schema), quote_identifier(&format!("{base}_history"))))
+    }
+
+    fn columns_of(&self, table: &TableHistory) -> Option<&HashSet<String>> {
+        self.columns.get(&format!("{}_history", self.names.known(&table.log_name)?))
     }
 
     /// The `from` and `where` of the facts that were the last of their entities at a moment, tombstones left out.
@@ -327,8 +368,7 @@ impl Rows {
         clause: &str,
         visit: &mut dyn FnMut(Option<&str>, &Fact<'_>) -> Flow,
     ) -> Result<()> {
-        let there =
-            self.names.known(&table.log_name).and_then(|base| self.columns.get(&format!("{base}_history")));
+        let there = self.columns_of(table);
         let mut physical: Vec<&str> = Vec::new();
         for version in &table.versions {
             for column in &version.schema.columns {

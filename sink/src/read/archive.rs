@@ -184,6 +184,20 @@ impl Archive {
         }
     }
 
+    /// The rows of its facts.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] where its facts are files.
+    pub(crate) fn rows(&self) -> Result<&Rows> {
+        match &self.kept {
+            Kept::Rows(rows) => Ok(rows),
+            Kept::Files(store) => {
+                let detail = format!("{} holds files", store.describe());
+                Err(Error::new(ErrorKind::Unsupported, "that needs fact tables", detail))
+            }
+        }
+    }
+
     pub(super) fn kept(&self) -> &Kept {
         &self.kept
     }
