@@ -103,6 +103,7 @@ Examples:
   bygone run --source postgres://app@db/shop --history ./history
   bygone run --source 'host=db dbname=shop user=app' --history s3://archive/shop --table 'public.*'
   bygone run --source postgres://app@db/shop --history ./history --until-current
+  bygone run --source postgres://app@db/shop --facts postgres://audit@archive/past
   bygone run --config bygone.toml shop billing
 
 The source needs wal_level = logical and a role with LOGIN, REPLICATION and SELECT on the tables; bygone makes a slot and two
@@ -117,8 +118,10 @@ pub(crate) struct Run {
     /// The database to capture: a postgres:// URL or key=value string, as psql takes them.
     #[arg(long, env = "BYGONE_SOURCE", value_name = "URL", hide_env_values = true)]
     pub(crate) source: String,
-    #[command(flatten)]
-    pub(crate) history: HistoryArgument,
+    /// Where the history is kept: a directory, file://…, or s3://bucket/prefix. It may be left out where --facts is given: the facts are
+    /// then kept as rows alone.
+    #[arg(long, env = "BYGONE_HISTORY", value_name = "URL", required_unless_present_any = ["facts", "config"])]
+    pub(crate) history: Option<String>,
     #[command(flatten)]
     pub(crate) facts: FactsArgument,
     /// A shell command that prints the password for the source; it is run at each connect.

@@ -1,16 +1,28 @@
-//! Fact tables in PostgreSQL: beside a capture (`bygone run --facts`), and for a history that is there (`bygone backfill-facts`).
+//! Fact tables in PostgreSQL: beside a history of files (`bygone run --facts`), in its place (without `--history`), and for a history
+//! that is there (`bygone backfill-facts`).
 
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bygone_replication::backoff::Backoff;
 use bygone_replication::conninfo::ConnectOptions;
 use bygone_replication::session;
 use bygone_sink::encoder::EncoderLimits;
+use bygone_sink::error::ErrorKind;
+use bygone_sink::fact_tables::spool::{self, Restored};
 use bygone_sink::fact_tables::{FactTables, Unloaded, unload};
 use bygone_sink::failpoint;
+use bygone_sink::log::ContentHash;
 use bygone_sink::read::Archive;
 use bygone_sink::store::{Location, Store, StoreOptions};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use crate::cli::{BackfillFacts, FactsArgument};
 use crate::error::{Error, Result};
-use crate::follower::Sink;
+use crate::follower::{PATIENCE, Place, Sink, is_final};
 
 /// For files that are made from rows: as a capture with the default memory has them.
 const LIMITS: EncoderLimits =
@@ -28,6 +40,14 @@ impl Target {
     pub(crate) fn of(argument: &FactsArgument) -> Result<Option<Self>> {
         let Some(url) = &argument.facts else { return Ok(None) };
         Ok(Some(Self { connect: options("--facts", url)?, schema: argument.facts_schema.clone() }))
+    }
+
+    /// A name for what belongs to these tables on a disk, the same whatever the password.
+    pub(crate) fn file_name(&self, capture: &str) -> String {
+        let Self { connect, schema } = self;
+        let told = [&connect.host(), connect.database(), schema, capture].join("\0");
+        let hash = ContentHash::of(format!("{told}\0{}", connect.port()).as_bytes()).to_string();
+        format!("facts-{}", hash.get(..16).unwrap_or(&hash))
     }
 }
 
@@ -58,6 +78,111 @@ impl Sink for Target {
 
     async fn catch_up(open: &mut FactTables) -> Result<u64> {
         Ok(open.catch_up().await?)
+    }
+}
+
+/// Fact tables without a history of files: their own transactions are the log. The capture writes into a spool on a local disk, and a
+/// commit counts, and is acknowledged, once the tables hold it.
+pub(crate) struct Alone {
+    target: Target,
+    spool: Place,
+    restored: Restored,
+    open: Mutex<Option<FactTables>>,
+    stop: std::sync::Arc<AtomicBool>,
+    /// Nobody else has the spool.
+    _lock: File,
+}
+
+impl Alone {
+    /// Opens the spool, and sees to it that it holds what the tables hold.
+    pub(crate) async fn begin(
+        target: Target,
+        directory: PathBuf,
+        options: StoreOptions,
+        stop: std::sync::Arc<AtomicBool>,
+    ) -> Result<Self> {
+        let lock = lock(&directory)?;
+        let spool = Place { location: Location::parse(&directory.to_string_lossy())?, options };
+        let client = session::connect_sql(&target.connect).await?;
+        let restored = spool::restore(client, &target.schema, &spool.open()?).await?;
+        Ok(Self { target, spool, restored, open: Mutex::new(None), stop, _lock: lock })
+    }
+
+    /// What the capture writes into.
+    pub(crate) fn spool(&self) -> &Place {
+        &self.spool
+    }
+
+    /// What was derived from an earlier spool is of no use.
+    pub(crate) fn is_anew(&self) -> bool {
+        self.restored == Restored::Anew
+    }
+
+    /// The tables, to be read; none where they hold nothing yet.
+    pub(crate) async fn rows(&self) -> Result<Option<Archive>> {
+        let client = session::connect_sql(&self.target.connect).await?;
+        match Archive::open_rows(client, &self.target.schema).await {
+            Ok(archive) => Ok(Some(archive)),
+            Err(error) if error.kind() == ErrorKind::NoHistory => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Comes back once the tables hold all that the spool's log has. A target that does not answer is waited for.
+    pub(crate) async fn deliver(&self) -> Result<()> {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
+        let mut stopping: Option<Instant> = None;
+        loop {
+            let Err(error) = self.deliver_once().await else { return Ok(()) };
+            let stopped = self.stop.load(Ordering::SeqCst)
+                && stopping.get_or_insert_with(Instant::now).elapsed() > PATIENCE;
+            if is_final(&error) || stopped {
+                return Err(error);
+            }
+            let pause = backoff.next_pause();
+            tracing::warn!(%error, pause = pause.as_secs_f64(), "the fact tables cannot be written: tried again, nothing is acknowledged");
+            crate::follower::rest(pause, &self.stop).await;
+        }
+    }
+
+    async fn deliver_once(&self) -> Result<()> {
+        let mut open = self.open.lock().await;
+        let mut tables = match open.take() {
+            Some(tables) => tables,
+            None => self.target.open(&self.spool.open()?).await?,
+        };
+        tables.catch_up().await?;
+        *open = Some(tables);
+        Ok(())
+    }
+
+    /// Removes what is on the disk of commits that the tables and the state have, up to one.
+    pub(crate) async fn clear(&self, seq: u64) -> Result<()> {
+        match self.open.lock().await.as_mut() {
+            Some(tables) => Ok(tables.clear(seq).await?),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Has the spool for oneself.
+fn lock(directory: &Path) -> Result<File> {
+    let failed = |error: std::io::Error| {
+        Error::other(format!(
+            "{} cannot be used: {error}; give --state another directory",
+            directory.display()
+        ))
+    };
+    std::fs::create_dir_all(directory).map_err(failed)?;
+    let path = directory.join("lock");
+    let file = File::options().create(true).truncate(false).write(true).open(path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(Error::other(format!(
+            "{} is in use: another bygone writes these fact tables; stop it, or give --state another directory",
+            directory.display()
+        ))),
+        Err(std::fs::TryLockError::Error(error)) => Err(failed(error)),
     }
 }
 

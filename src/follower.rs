@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 /// How often it is looked for new commits.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long the end of a run waits for a target that does not answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where a history is kept.
 #[derive(Clone, Debug)]
@@ -76,13 +76,8 @@ async fn follow<S: Sink>(sink: S, place: Place, ending: Arc<AtomicBool>) -> Resu
     let what = sink.what();
     loop {
         let Err(error) = follow_once(&sink, &place, &ending, &mut backoff).await else { return Ok(()) };
-        if let Error::Sink(reason) = &error
-            && matches!(
-                reason.kind(),
-                ErrorKind::Fenced | ErrorKind::OtherSource | ErrorKind::Damaged | ErrorKind::Conflict
-            )
-        {
-            // Trying again does not help; the capture goes on, and its end tells of it once more.
+        if is_final(&error) {
+            // The capture goes on, and its end tells of it once more.
             tracing::error!(%error, "no longer written: {what}");
             return Err(error);
         }
@@ -94,6 +89,15 @@ async fn follow<S: Sink>(sink: S, place: Place, ending: Arc<AtomicBool>) -> Resu
         tracing::warn!(%error, pause = pause.as_secs_f64(), "behind, and tried again: {what}");
         rest(pause, &ending).await;
     }
+}
+
+/// Trying again does not help.
+pub(crate) fn is_final(error: &Error) -> bool {
+    let Error::Sink(reason) = error else { return false };
+    matches!(
+        reason.kind(),
+        ErrorKind::Fenced | ErrorKind::OtherSource | ErrorKind::Damaged | ErrorKind::Conflict
+    )
 }
 
 async fn follow_once<S: Sink>(
@@ -119,7 +123,7 @@ async fn follow_once<S: Sink>(
 }
 
 /// Sleeps, but not for long once the end has come.
-async fn rest(pause: Duration, ending: &AtomicBool) {
+pub(crate) async fn rest(pause: Duration, ending: &AtomicBool) {
     const STEP: Duration = Duration::from_millis(50);
     let until = Instant::now() + pause;
     tokio::time::sleep(STEP).await;

@@ -143,7 +143,7 @@ fn options(run: Run) -> Result<RunOptions> {
         delta: !run.no_delta && !run.discard,
         source: run.source,
         password_command: run.password_command,
-        history: run.history.history,
+        history: run.history,
         tables: run.tables,
         name: run.name,
         slot: run.slot,

@@ -22,8 +22,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::batch::{FactBatch, Span};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
-use crate::log::path::{TRANSACTIONS, fact_path, transactions_path};
-use crate::log::{Add, ContentHash};
+use crate::log::path::{TRANSACTIONS, fact_number, fact_path, transactions_path};
+use crate::log::{Add, ContentHash, LogState};
 use crate::parquet_layout;
 use crate::schema::TableSchema;
 use crate::store::{PutOutcome, Store};
@@ -62,6 +62,15 @@ impl FileNumbers {
     #[must_use]
     pub const fn new(seq: u64) -> Self {
         Self { seq: AtomicU64::new(seq), next: AtomicU32::new(0) }
+    }
+
+    /// Files from now on belong to the next commit of a log. One that it names already may bear that number, and need not be there
+    /// any more.
+    #[must_use]
+    pub fn after(log: &LogState) -> Self {
+        let named = log.files().filter_map(|(path, _)| fact_number(path));
+        let next = named.filter(|(seq, _)| *seq == log.next_seq).map(|(_, n)| n.saturating_add(1)).max();
+        Self { seq: AtomicU64::new(log.next_seq), next: AtomicU32::new(next.unwrap_or(0)) }
     }
 
     /// Files from now on belong to the next commit, `seq`.

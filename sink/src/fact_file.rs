@@ -59,11 +59,6 @@ pub(crate) struct RowColumns<'a> {
 }
 
 impl<'a> FactRows<'a> {
-    /// What the facts were written under.
-    pub(crate) fn schema(&self) -> &Arc<TableSchema> {
-        &self.rows.schema
-    }
-
     /// The facts of a batch that was written under `schema`.
     pub(crate) fn new(path: &'a str, schema: Arc<TableSchema>, batch: &'a RecordBatch) -> Result<Self> {
         Ok(Self {

@@ -32,6 +32,7 @@ use super::source::{self, Wanted};
 use super::watcher::Families;
 use super::{Memory, RunOptions, state_directory};
 use crate::error::{Error, Result};
+use crate::facts::Alone;
 
 /// How often it is said what the making of a slot waits for.
 const TELL_WAITING_EVERY: Duration = Duration::from_secs(5);
@@ -68,6 +69,7 @@ pub(super) async fn attach(
     connect: &ConnectOptions,
     store: &Store,
     memory: Memory,
+    alone: Option<&Alone>,
 ) -> Result<Attached> {
     let sql = session::connect_sql(connect).await?;
     let server = preflight::read_server(&sql).await?;
@@ -161,7 +163,17 @@ pub(super) async fn attach(
     .map_err(|error| Error::other(format!("opening state: {error}")))?
     .map_err(bygone_sink::error::Error::from)?;
     let state = Arc::new(state);
-    versioning::catch_up(&state, store, log.state(), &registry.schemas()).await?;
+    let rows = match alone {
+        Some(alone) => {
+            if alone.is_anew() {
+                state.clear().map_err(bygone_sink::error::Error::from)?;
+            }
+            // What has arrived in the tables is nowhere else.
+            if state.applied() == log.state().last_seq() { None } else { alone.rows().await? }
+        }
+        None => None,
+    };
+    versioning::catch_up(&state, store, rows.as_ref(), log.state(), &registry.schemas()).await?;
     Ok(Attached {
         log,
         state,

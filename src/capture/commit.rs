@@ -16,6 +16,7 @@ use tokio::sync::{Mutex, oneshot};
 
 use super::axis::Axis;
 use crate::error::{Error, Result};
+use crate::facts::Alone;
 use crate::metrics::Metrics;
 
 /// What a commit says beside its files.
@@ -89,12 +90,14 @@ pub(crate) enum Progress {
 }
 
 /// Appends commits to the log and applies them to state.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Committer {
     pub(crate) log: Arc<Mutex<LogWriter>>,
     pub(crate) state: Arc<State>,
     pub(crate) runtime: Handle,
     pub(crate) metrics: Arc<Metrics>,
+    /// Where a commit has to arrive before it counts, where that is not the log.
+    pub(crate) alone: Option<Arc<Alone>>,
 }
 
 type Files = oneshot::Receiver<bygone_sink::error::Result<Vec<WrittenFile>>>;
@@ -118,10 +121,21 @@ impl Committer {
                     failpoint::hit("state.after_apply")
                 });
                 let done = done.await.map_err(|error| Error::other(format!("applying state: {error}")));
-                let _ = tell_applied.send(done.and_then(|done| done.map_err(Error::from)));
+                let done = done.and_then(|done| done.map_err(Error::from));
+                let done = if done.is_ok() { this.clear(seq).await } else { done };
+                let _ = tell_applied.send(done);
             }
         });
         Pending { durable: Some(durable), applied }
+    }
+
+    /// Removes the files of commits that have arrived in tables, and that the state has, up to one.
+    pub(crate) async fn clear(&self, seq: u64) -> Result<()> {
+        if let Some(alone) = &self.alone {
+            alone.clear(seq).await?;
+            self.log.lock().await.forget_files(seq.saturating_add(1));
+        }
+        Ok(())
     }
 
     async fn append(&self, files: Files, said: Said) -> Result<Durable> {
@@ -131,6 +145,9 @@ impl Committer {
         let known = said.server_time.max(said.high_water);
         let durable = said.axis.of_source(resume);
         let appended = self.log.lock().await.append(said.body(&files)).await?;
+        if let Some(alone) = &self.alone {
+            alone.deliver().await?;
+        }
         self.metrics.durable.store(durable.0, Ordering::Relaxed);
         self.metrics.commit_seq.store(i64::try_from(appended.seq()).unwrap_or(i64::MAX), Ordering::Relaxed);
         if let Some(known) = known {

@@ -220,6 +220,9 @@ impl Capture {
         pipeline.server_time = said.server_time;
         let mut log = pipeline.committer.log.lock().await;
         let seq = log.append(said.body(&files)).await?.seq();
+        if let Some(alone) = &pipeline.committer.alone {
+            alone.deliver().await?;
+        }
         numbers.start(seq + 1);
         let state = Arc::clone(&pipeline.committer.state);
         let installed = tokio::task::spawn_blocking(move || {
@@ -233,9 +236,10 @@ impl Capture {
             let nothing = std::iter::empty::<(u32, Vec<u8>, Option<Vec<u8>>)>();
             state.apply(seq, nothing, true).map_err(bygone_sink::error::Error::from)?;
         } else {
-            versioning::catch_up(&state, &store, log.state(), &without_key).await?;
+            versioning::catch_up(&state, &store, None, log.state(), &without_key).await?;
         }
         drop(log);
+        pipeline.committer.clear(seq).await?;
         pipeline.next_seq = seq + 1;
         pipeline.covered = point;
         pipeline.position = pipeline.position.max(point);

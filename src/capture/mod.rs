@@ -76,9 +76,10 @@ pub(crate) struct RunOptions {
     pub(crate) source: String,
     /// What prints its password.
     pub(crate) password_command: Option<String>,
-    pub(crate) history: String,
+    /// Where the history is kept; none where its facts are kept in tables alone.
+    pub(crate) history: Option<String>,
     pub(crate) tables: Vec<String>,
-    /// Where fact tables are kept, too.
+    /// Where fact tables are kept.
     pub(crate) facts: Option<facts::Target>,
     /// The Delta Lake view is kept, too.
     pub(crate) delta: bool,
@@ -146,25 +147,35 @@ impl Memory {
 }
 
 /// Runs until told to stop, or until current.
-pub(crate) async fn run(options: RunOptions) -> Result<()> {
+pub(crate) async fn run(mut options: RunOptions) -> Result<()> {
     failpoint::init()?;
     let mut connect = ConnectOptions::parse(&options.source)?.with_application_name("bygone");
     if let Some(command) = &options.password_command {
         connect = connect.with_password_command(command);
     }
-    let location = Location::parse(&options.history)?;
     let store_options = StoreOptions { retry_for: options.store_timeout, ..StoreOptions::default() };
-    let place = follower::Place { location, options: store_options };
-    let store = place.open()?;
     let stop = Arc::new(AtomicBool::new(false));
     watch_signals(Arc::clone(&stop))?;
+    let (place, alone) = match &options.history {
+        Some(history) => {
+            (follower::Place { location: Location::parse(history)?, options: store_options }, None)
+        }
+        None => {
+            let alone = without_history(&mut options, store_options, &stop).await?;
+            (alone.spool().clone(), Some(Arc::new(alone)))
+        }
+    };
+    let store = place.open()?;
     let memory = Memory::of(options.memory);
-    let attached = attach::attach(&options, &connect, &store, memory).await?;
+    let attached = attach::attach(&options, &connect, &store, memory, alone.as_deref()).await?;
+    if let Some(alone) = &alone {
+        alone.deliver().await?;
+    }
     let metrics = Arc::new(Metrics::default());
     if let Some(address) = options.listen {
         metrics::listen(address, Arc::clone(&metrics), options.ready_within)?;
     }
-    let mut capture = Capture::new(options, connect, store, place, memory, stop, attached, metrics)?;
+    let mut capture = Capture::new(options, connect, store, place, memory, stop, attached, metrics, alone)?;
     capture.bridge_first().await?;
     let copied = capture.copy_missing().await;
     let compacting = capture.compact_in_background().await?;
@@ -188,6 +199,26 @@ pub(crate) async fn run(options: RunOptions) -> Result<()> {
         Err(error) => return Err(error),
     }
     capture.tidy().await
+}
+
+/// Prepares for a capture whose facts are kept in tables alone.
+async fn without_history(
+    options: &mut RunOptions,
+    store_options: StoreOptions,
+    stop: &Arc<AtomicBool>,
+) -> Result<facts::Alone> {
+    let target = options
+        .facts
+        .clone()
+        .ok_or_else(|| Error::other("give --history, --facts, or both: where is the history to be kept?"))?;
+    let directory = match &options.state {
+        Some(state) => state.join("spool"),
+        None => state_directory(None, &target.file_name(&options.name))?,
+    };
+    // Files are only on their way there.
+    options.delta = false;
+    options.compact_every = None;
+    facts::Alone::begin(target, directory, store_options, Arc::clone(stop)).await
 }
 
 /// Ends the process at once on the second signal; on the first, lets the commit that is being gathered come to its end.
@@ -252,6 +283,7 @@ impl Capture {
         stop: Arc<AtomicBool>,
         attached: Attached,
         metrics: Arc<Metrics>,
+        alone: Option<Arc<facts::Alone>>,
     ) -> Result<Self> {
         let Attached { log, state, registry, wanted, recorded, source, next_xid, exported, current, spool } =
             attached;
@@ -259,7 +291,7 @@ impl Capture {
         let next_seq = log.next_seq();
         let resume = log.state().resume.unwrap_or(Lsn::ZERO);
         let axis = Axis { offset: log.state().lsn_offset };
-        let numbers = Arc::new(FileNumbers::new(next_seq));
+        let numbers = Arc::new(FileNumbers::after(log.state()));
         let encoder = if options.discard {
             Encoder::discarding()
         } else {
@@ -314,6 +346,7 @@ impl Capture {
                 state,
                 runtime: runtime.clone(),
                 metrics: Arc::clone(&metrics),
+                alone,
             },
             metrics: Arc::clone(&metrics),
             gauged: None,
@@ -388,7 +421,7 @@ impl Capture {
         if std::mem::replace(&mut self.established, true) {
             return;
         }
-        if let Some(target) = self.options.facts.clone() {
+        if let Some(target) = self.options.facts.clone().filter(|_| self.options.history.is_some()) {
             self.followers.push(follower::Follower::start(target, self.place.clone()));
         }
         if self.options.delta {
@@ -497,6 +530,9 @@ impl Capture {
         pipeline.source.timeline = ready.timeline;
         pipeline.next_xid = pipeline.next_xid.max(ready.next_xid);
         pipeline.catalog.adopt(ready.sql);
+        if let Some(alone) = &pipeline.committer.alone {
+            alone.deliver().await?;
+        }
         feedback.set_flushed(pipeline.axis.of_source(pipeline.durable));
         let stop = Arc::clone(&self.stop);
         let followed = tokio::task::spawn_blocking(move || {
@@ -553,7 +589,15 @@ impl Capture {
         if orphans.removed + orphans.kept > 0 {
             tracing::info!(removed = orphans.removed, kept = orphans.kept, "removed what no commit names");
         }
-        Ok(())
+        let last = log.state().last_seq();
+        drop(log);
+        match (self.pipeline()?.committer.alone.clone(), last) {
+            (Some(alone), Some(last)) => {
+                alone.deliver().await?;
+                self.pipeline()?.committer.clear(last).await
+            }
+            _ => Ok(()),
+        }
     }
 }
 

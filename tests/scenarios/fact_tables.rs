@@ -183,6 +183,146 @@ fn a_busy_capture_that_is_killed_writes_each_fact_into_its_tables_once() {
     assert_eq!(count(&mut again), count(&mut client));
 }
 
+/// Failpoints on the way of a commit into tables that are its only place.
+const ON_THE_WAY: [&str; 9] = [
+    "file.after_write=abort@4",
+    "commit.before_put=abort@3",
+    "commit.after_put=abort@2",
+    "facts.before_commit=abort@3",
+    "facts.after_commit=abort@3",
+    "facts.before_commit=error@2",
+    "state.before_apply=abort@3",
+    "state.after_apply=abort@2",
+    "snapshot.after_slot=abort",
+];
+
+#[test]
+fn rows_alone_are_a_whole_history_whatever_is_killed_or_lost() {
+    let source = Source::start();
+    let target = Postgres::stranger();
+    let workload = Workload::start(&source.server, &Habits { large: 500, ..Habits::default() });
+    workload.wait_for(60);
+    let url = target.url();
+    let mut bygone =
+        source.bygone().without_files().options(&["--commit-interval", "100ms", "--facts", &url]);
+    for (round, failpoints) in ON_THE_WAY.iter().rev().enumerate() {
+        bygone.start(failpoints);
+        workload.wait_for(25);
+        if failpoints.contains("abort") {
+            bygone.abort(Duration::from_secs(60));
+        } else {
+            std::thread::sleep(Duration::from_millis(1500));
+            bygone.kill();
+        }
+        // State and spool are caches.
+        if round % 3 == 2 {
+            bygone.forget();
+        }
+    }
+    bygone.start("");
+    std::thread::sleep(Duration::from_millis(700));
+    workload.finish();
+    bygone.terminate(Signal::TERM, Duration::from_secs(20));
+    bygone.until_current();
+    // Little is left on the way: files that bear the number of the commit to come.
+    let left = bygone.traces().into_iter().filter(|(path, _)| path.ends_with(".parquet")).count();
+    assert!(left < 8, "{left} files that have arrived are still there");
+    let back = source.scratch.join("back");
+    bygone.command(&["backfill-history", "--facts", &url, "--history", back.to_str().unwrap()]).well();
+    let history = source.assert_exact(Store::directory(&back), 300);
+    let mut client = target.connect();
+    for table in TABLES {
+        let name = table.replace('"', "");
+        if history.tables().contains(name.as_str()) {
+            assert_same_facts(&mut client, &history, &name, name.trim_start_matches("public."));
+        }
+    }
+    assert!(bygone.command(&["status", "--history", &url]).stdout.contains("commit"));
+}
+
+/// What state is made of again: partitions that can be emptied by themselves, rows that only their content tells apart, columns that come.
+#[test]
+fn state_made_of_rows_knows_partitions_and_twins_and_columns() {
+    let server = Postgres::start();
+    server.run("create database facts");
+    let url = server.url_as("postgres", "facts");
+    let scratch = Scratch::new("history");
+    server.run(
+        "create table parts (id int primary key, t text) partition by range (id);
+         create table parts_a partition of parts for values from (0) to (100);
+         create table parts_b partition of parts for values from (100) to (200);
+         insert into parts select n, 'first' from generate_series(0, 199, 7) n;
+         create table twins (line text); alter table twins replica identity full;
+         insert into twins values ('x'), ('x'), ('x'), ('y');
+         create table long (id int primary key, n int, t text);
+         insert into long select n, 0, string_agg(md5(n::text || m), '') from generate_series(1, 3) n, generate_series(1, 300) m group by n;
+         alter table long alter t set storage external",
+    );
+    let mut bygone =
+        Bygone::new(server.url(), scratch.join("none")).without_files().options(&["--facts", &url]);
+    let mut target = server.connect_to("facts");
+    for change in [
+        "select 1",
+        "update parts set t = 'second' where id % 2 = 0; delete from twins where ctid = (select min(ctid) from twins); update long set n = 1",
+        "truncate parts_a; insert into parts values (3, 'new'); update twins set line = 'z' where line = 'y'",
+        "alter table twins add column n int default 5; insert into twins values ('x', 6); update long set n = n + 1 where id = 2",
+        "delete from twins where line = 'x' and n = 5; alter table parts add column more text; update parts set more = t where id > 150",
+        "truncate parts_b; truncate twins; insert into twins values ('last', null); update long set t = 'short' where id = 1",
+    ] {
+        server.run(change);
+        bygone.forget();
+        bygone.until_current();
+        for (table, base) in [("parts", "parts"), ("twins", "twins"), ("long", "long")] {
+            assert_current(&server, &mut target, table, base);
+        }
+    }
+    let unknown: i64 = target
+        .query_one("select count(*) from bygone.long_history where _unknown is not null", &[])
+        .unwrap()
+        .get(0);
+    assert_eq!(unknown, 0, "values that were not changed are known");
+}
+
+#[test]
+fn rows_alone_hold_the_source_back_while_their_server_is_down_and_fence_a_second_writer() {
+    let source = Source::start();
+    let mut target = Postgres::stranger();
+    let workload = Workload::start(&source.server, &Habits { large: 0, ..Habits::default() });
+    workload.wait_for(40);
+    let url = target.url();
+    let options = ["--commit-interval", "100ms", "--facts", &url];
+    let mut bygone = source.bygone().without_files().options(&options);
+    bygone.until_current();
+    bygone.start("");
+    workload.wait_for(40);
+    target.stop(Stop::Immediate);
+    let acknowledged = || {
+        let sql = "select confirmed_flush_lsn::text from pg_replication_slots where slot_name = 'bygone'";
+        source.server.connect().query_one(sql, &[]).unwrap().get::<_, String>(0)
+    };
+    // What was on its way may have been told just before.
+    std::thread::sleep(Duration::from_secs(1));
+    let before = acknowledged();
+    workload.wait_for(60);
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(acknowledged(), before, "what has not arrived was acknowledged");
+    assert!(bygone.alive(), "{}", bygone.said());
+    target.start_again();
+    assert!(eventually(Duration::from_secs(60), || acknowledged() != before), "{}", bygone.said());
+    workload.finish();
+    // Another one, with a spool of its own, finds the slot in use, and the first goes on.
+    let mut second = source.bygone().without_files().options(&options);
+    let refused = second.attempt(&[]).refused(&[]).stderr;
+    assert!(refused.contains("in use") || refused.contains("somebody else"), "{refused}");
+    assert!(bygone.alive());
+    bygone.terminate(Signal::TERM, Duration::from_secs(20));
+    second.until_current();
+    bygone.until_current();
+    let back = source.scratch.join("back");
+    bygone.command(&["backfill-history", "--facts", &url, "--history", back.to_str().unwrap()]).well();
+    source.assert_exact(Store::directory(&back), 50);
+}
+
 #[test]
 fn a_target_that_is_down_holds_nothing_back_and_catches_up() {
     let source = Source::start();

@@ -60,6 +60,7 @@ pub(crate) struct Bygone {
     binary: PathBuf,
     source: String,
     history: String,
+    keeps_files: bool,
     tables: Vec<String>,
     options: Vec<String>,
     environment: Vec<(String, String)>,
@@ -78,6 +79,7 @@ impl Bygone {
             binary: env!("CARGO_BIN_EXE_bygone").into(),
             source: source.into(),
             history: history.as_ref().to_str().unwrap().to_owned(),
+            keeps_files: true,
             tables: vec!["public.*".to_owned()],
             options: Vec::new(),
             environment: Vec::new(),
@@ -96,6 +98,12 @@ impl Bygone {
     /// More arguments for each `run`.
     pub(crate) fn options(mut self, options: &[&str]) -> Self {
         self.options.extend(options.iter().map(|&option| option.to_owned()));
+        self
+    }
+
+    /// Each `run` keeps its facts as rows alone.
+    pub(crate) fn without_files(mut self) -> Self {
+        self.keeps_files = false;
         self
     }
 
@@ -143,7 +151,10 @@ impl Bygone {
     }
 
     fn run_program(&self, more: &[&str]) -> Program {
-        let mut program = self.program().args(["run", "--source", &self.source, "--history", &self.history]);
+        let mut program = self.program().args(["run", "--source", &self.source]);
+        if self.keeps_files {
+            program = program.args(["--history", &self.history]);
+        }
         for table in &self.tables {
             program = program.args(["--table", table]);
         }

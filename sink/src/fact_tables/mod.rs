@@ -119,6 +119,17 @@ impl FactTables {
         Ok(written)
     }
 
+    /// Removes the files of commits that the target has, up to one, and forgets them: for a history that is but the way to these tables.
+    ///
+    /// # Errors
+    /// Where they cannot be removed.
+    pub async fn clear(&mut self, seq: u64) -> Result<()> {
+        let end = self.next.min(seq.saturating_add(1));
+        spool::clear(self.archive.store()?, self.archive.log(), end).await?;
+        self.archive.forget_files(end);
+        Ok(())
+    }
+
     /// Makes the schema with the tables that all histories have, and finds out how far the target is.
     async fn prepare(&mut self) -> Result<()> {
         let doing = "preparing the fact tables";
@@ -167,7 +178,7 @@ impl FactTables {
         self.next = u64::try_from(row.get::<_, i64>(0)).unwrap_or(0);
         if self.next > self.archive.log().next_seq {
             let detail = format!(
-                "the tables hold commit {}, the history ends before it: it is an older copy",
+                "the tables hold commit {}, the history ends before it: it is an older copy, or somebody else writes the tables in this moment",
                 self.next - 1
             );
             return Err(Error::new(

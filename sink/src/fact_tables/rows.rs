@@ -179,7 +179,7 @@ impl Rows {
     }
 
     /// Walks over the facts of a range of positions, in their order, with the leaf partition of each.
-    pub(super) async fn facts_within(
+    pub(crate) async fn facts_within(
         &self,
         table: &TableHistory,
         range: [Lsn; 2],

@@ -120,11 +120,11 @@ fn remove_file(path: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Removes the files of commits that have arrived, from one commit to before another.
-///
-/// # Errors
-/// Where they cannot be removed.
-pub async fn clear(spool: &Store, log: &LogState, commits: std::ops::Range<u64>) -> Result<()> {
-    let arrived = log.files().filter(|(_, file)| commits.contains(&file.added_by)).map(|(path, _)| path);
-    spool.delete_unread(arrived).await
+/// Removes the files of commits before one, which have arrived.
+pub(super) async fn clear(spool: &Store, log: &LogState, before: u64) -> Result<()> {
+    let paths: Vec<String> = log.files_before(before).map(str::to_owned).collect();
+    for path in paths {
+        spool.delete(&path).await?;
+    }
+    Ok(())
 }

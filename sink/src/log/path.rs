@@ -42,10 +42,18 @@ pub fn transactions_path(date: &str, seq: u64, n: u32) -> String {
 /// The sequence number of the commit for which a fact file was written, from its path.
 #[must_use]
 pub fn fact_seq(path: &str) -> Option<u64> {
+    fact_number(path).map(|(seq, _)| seq)
+}
+
+/// The same, and which of that commit's files it is.
+pub(crate) fn fact_number(path: &str) -> Option<(u64, u32)> {
     let name = path.rsplit('/').next()?.strip_suffix(".parquet")?;
     let (seq, n) = name.split_once('-')?;
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    (seq.len() == 20 && digits(seq) && digits(n)).then(|| seq.parse().ok()).flatten()
+    if seq.len() != 20 || !digits(seq) || !digits(n) {
+        return None;
+    }
+    Some((seq.parse().ok()?, n.parse().unwrap_or(u32::MAX)))
 }
 
 /// The path of a file that a compaction makes beside those that it merges, which `beside` is one of:

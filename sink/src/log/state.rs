@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::commit::{ASIDE, Add, COMMITS, Commit, CommitBody, FORMAT, LSN_OFFSET, Source, Wal};
 use super::event::Event;
 use super::hash::ContentHash;
-use super::path::{check_data_path, commit_path};
+use super::path::{check_data_path, commit_path, fact_seq};
 use super::schema::SchemaVersion;
 use crate::error::{Error, ErrorKind, Result};
 use crate::timestamp::Timestamp;
@@ -68,6 +68,10 @@ impl LiveFile {
         merged.unwrap_or([self.added_by; 2])
     }
 
+    fn is_before(&self, path: &str, seq: u64) -> bool {
+        self.added_by < seq && fact_seq(path).is_none_or(|number| number < seq)
+    }
+
     /// Files of one table in the order of their facts.
     #[must_use]
     pub fn in_order(&self, other: &Self) -> Ordering {
@@ -100,6 +104,16 @@ impl LogState {
     #[must_use]
     pub fn file(&self, path: &str) -> Option<&LiveFile> {
         self.files.get(path)
+    }
+
+    /// The files of commits before one, but for those that bear the number of a later commit: a file to come may not be called so.
+    pub(crate) fn files_before(&self, seq: u64) -> impl Iterator<Item = &str> {
+        self.files.iter().filter(move |(path, file)| file.is_before(path, seq)).map(|(path, _)| path.as_str())
+    }
+
+    /// Forgets those files: they have arrived elsewhere, and are not there any more.
+    pub fn forget_files(&mut self, before: u64) {
+        self.files.retain(|path, file| !file.is_before(path, before));
     }
 
     /// Files that were live once, with the commit that removed them: their objects may be gone.

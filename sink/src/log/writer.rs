@@ -94,6 +94,11 @@ impl LogWriter {
         &self.store
     }
 
+    /// Forgets the files of commits before one: they have arrived elsewhere, and are not there any more.
+    pub fn forget_files(&mut self, before: u64) {
+        self.state.forget_files(before);
+    }
+
     /// This writer's id, as it stands in its commits: another one at each opening.
     #[must_use]
     pub fn id(&self) -> &str {

@@ -254,6 +254,11 @@ impl Archive {
         &self.log
     }
 
+    /// Forgets the files of commits before one.
+    pub(crate) fn forget_files(&mut self, before: u64) {
+        self.log.forget_files(before);
+    }
+
     /// Its commits, oldest first; of those before a checkpoint only some.
     #[must_use]
     pub fn commits(&self) -> &[CommitPlace] {

@@ -55,6 +55,9 @@ impl Location {
                     "{scheme}:// is not supported by this build; use a path, file:// or s3://bucket/prefix"
                 ),
             )),
+            "postgres" | "postgresql" => Err(invalid(
+                "postgres:// holds fact tables, which reading commands take; to write there, give bygone run --facts",
+            )),
             _ => Err(invalid(&format!(
                 "{scheme:?} is not a known scheme; use a path, file:// or s3://bucket/prefix"
             ))),

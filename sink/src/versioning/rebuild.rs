@@ -9,7 +9,8 @@ use crate::entity::{state_key, twin_key};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fact::parse_fact_id;
 use crate::fact_file::{self, FactRows};
-use crate::log::LogState;
+use crate::log::{LiveFile, LogState};
+use crate::read::{Archive, Fact, Flow, Head};
 use crate::schema::TableSchema;
 use crate::state::State;
 use crate::store::Store;
@@ -36,6 +37,7 @@ pub struct CatchUp {
 
 /// Brings state up to the last commit of the log, by the facts of the commits that it lacks.
 ///
+/// Files that are not there are taken out of `rows`, where there are such: facts that have arrived in tables are kept nowhere else.
 /// `schemas` gives, by name in the log, the schema versions of each table, oldest first. Reading a fact again does no
 /// harm: a version that state has already, or a later one, stands.
 ///
@@ -44,10 +46,11 @@ pub struct CatchUp {
 pub async fn catch_up(
     state: &Arc<State>,
     store: &Store,
+    rows: Option<&Archive>,
     log: &LogState,
     schemas: &HashMap<String, Vec<Arc<TableSchema>>>,
 ) -> Result<CatchUp> {
-    catch_up_until(state, store, log, schemas, None).await
+    catch_up_by(state, store, rows, log, schemas, None).await
 }
 
 /// The same, without the facts that stand after `until`: for a state that is to show the tables as they were there.
@@ -57,6 +60,17 @@ pub async fn catch_up(
 pub async fn catch_up_until(
     state: &Arc<State>,
     store: &Store,
+    log: &LogState,
+    schemas: &HashMap<String, Vec<Arc<TableSchema>>>,
+    until: Option<Lsn>,
+) -> Result<CatchUp> {
+    catch_up_by(state, store, None, log, schemas, until).await
+}
+
+async fn catch_up_by(
+    state: &Arc<State>,
+    store: &Store,
+    rows: Option<&Archive>,
     log: &LogState,
     schemas: &HashMap<String, Vec<Arc<TableSchema>>>,
     until: Option<Lsn>,
@@ -81,6 +95,12 @@ pub async fn catch_up_until(
         let Some(first) = versions_of.next() else { continue };
         let mut captured = CapturedTable::new(Arc::clone(first), Lsn::ZERO);
         versions_of.for_each(|schema| captured.learn(Arc::clone(schema)));
+        if let Some(rows) = rows {
+            let gone = absent(store, &files).await?;
+            // They have arrived before those that are still there were written.
+            done.facts += read_rows(&mut entities, &captured, versions, rows, &gone).await?;
+            files.retain(|file| !gone.iter().any(|gone| gone.add.path == file.add.path));
+        }
         for file in files {
             let path = file.add.path.clone();
             let schema =
@@ -134,11 +154,14 @@ fn read_file(
                 continue;
             }
             facts.row(at, &mut row)?;
-            if schema.key.is_empty() {
-                content_fact(entities, table, &facts, at, leaf, row.bytes())?;
-            } else {
-                keyed_fact(entities, table, &facts, at, leaf, row.bytes())?;
-            }
+            let told = Told {
+                schema,
+                entity_id: facts.entity_id(at),
+                version: facts.version(at),
+                is_tombstone: facts.is_tombstone(at),
+                leaf,
+            };
+            told.take(entities, table, row.bytes())?;
         }
         count += batch.num_rows() as u64;
         if entities.bytes() > CHUNK_BYTES {
@@ -148,20 +171,82 @@ fn read_file(
     Ok(count)
 }
 
-fn keyed_fact(
+/// The files that are not there.
+async fn absent<'a>(store: &Store, files: &[&'a LiveFile]) -> Result<Vec<&'a LiveFile>> {
+    let mut gone = Vec::new();
+    for file in files {
+        if !store.exists(&file.add.path).await? {
+            gone.push(*file);
+        }
+    }
+    Ok(gone)
+}
+
+/// Reads the facts of files out of rows.
+async fn read_rows(
     entities: &mut Entities,
     table: &CapturedTable,
-    facts: &FactRows<'_>,
-    at: usize,
+    versions: &[Arc<TableSchema>],
+    rows: &Archive,
+    files: &[&LiveFile],
+) -> Result<u64> {
+    let lsn = files.iter().map(|file| file.add.lsn);
+    let Some(range) = lsn.reduce(|a, b| [a[0].min(b[0]), a[1].max(b[1])]) else { return Ok(0) };
+    let (mut count, mut failure) = (0, Ok(()));
+    let history = rows.table(&table.schema.log_name)?;
+    rows.rows()?
+        .facts_within(&history, range, &mut |leaf, fact| {
+            failure = take_row(entities, table, versions, leaf, fact);
+            count += 1;
+            if failure.is_ok() { Flow::Continue(()) } else { Flow::Break(()) }
+        })
+        .await?;
+    failure.map(|()| count)
+}
+
+fn take_row(
+    entities: &mut Entities,
+    table: &CapturedTable,
+    versions: &[Arc<TableSchema>],
     leaf: u32,
-    row: &[u8],
+    fact: &Fact<'_>,
 ) -> Result<()> {
-    let schema = facts.schema();
-    let key = state_key(facts.entity_id(at));
-    let version = facts.version(at);
+    let version = fact.schema.version;
+    let schema = versions.iter().find(|schema| schema.version == version).ok_or_else(|| {
+        let name = &table.schema.log_name;
+        fact_file::damaged(name, &format!("the log has no schema {version} of it"))
+    })?;
+    let Head { entity_id, version, tombstone, .. } = fact.head;
+    let told = Told { schema, entity_id, version: *version, is_tombstone: *tombstone, leaf };
+    told.take(entities, table, fact.row)?;
+    if entities.bytes() > CHUNK_BYTES { entities.spill() } else { Ok(()) }
+}
+
+/// What a fact says of its entity.
+struct Told<'a> {
+    schema: &'a Arc<TableSchema>,
+    entity_id: &'a str,
+    version: i64,
+    is_tombstone: bool,
+    leaf: u32,
+}
+
+impl Told<'_> {
+    fn take(&self, entities: &mut Entities, table: &CapturedTable, row: &[u8]) -> Result<()> {
+        if self.schema.key.is_empty() {
+            content_fact(entities, table, self, row)
+        } else {
+            keyed_fact(entities, table, self, row)
+        }
+    }
+}
+
+fn keyed_fact(entities: &mut Entities, table: &CapturedTable, told: &Told<'_>, row: &[u8]) -> Result<()> {
+    let &Told { schema, version, leaf, .. } = told;
+    let key = state_key(told.entity_id);
     // The end of an entity from before the table had a key.
-    if facts.is_tombstone(at)
-        && let Some(id) = parse_fact_id(facts.entity_id(at))
+    if told.is_tombstone
+        && let Some(id) = parse_fact_id(told.entity_id)
         && let Some(Known::Place(_)) = entities.get(schema.number, &twin_key(id))?
     {
         return take_twin_by_id(table, entities, id);
@@ -171,25 +256,17 @@ fn keyed_fact(
     {
         return Ok(());
     }
-    let entity =
-        Entity { version, live: !facts.is_tombstone(at), leaf, schema: schema.version, row: row.into() };
+    let entity = Entity { version, live: !told.is_tombstone, leaf, schema: schema.version, row: row.into() };
     entities.put(schema.number, &key, Some(Known::Entity(entity)));
     Ok(())
 }
 
-fn content_fact(
-    entities: &mut Entities,
-    table: &CapturedTable,
-    facts: &FactRows<'_>,
-    at: usize,
-    leaf: u32,
-    row: &[u8],
-) -> Result<()> {
+fn content_fact(entities: &mut Entities, table: &CapturedTable, told: &Told<'_>, row: &[u8]) -> Result<()> {
     let number = table.schema.number;
-    let version = facts.version(at);
+    let &Told { schema, version, leaf, .. } = told;
     // The end of an entity from before the table lost its key.
-    let key = state_key(facts.entity_id(at));
-    if facts.is_tombstone(at)
+    let key = state_key(told.entity_id);
+    if told.is_tombstone
         && let Some(Known::Entity(entity)) = entities.get(number, &key)?
         && entity.live
     {
@@ -197,16 +274,16 @@ fn content_fact(
         entities.put(number, &key, Some(Known::Entity(buried)));
         return Ok(());
     }
-    let Some(id) = parse_fact_id(facts.entity_id(at)) else { return Ok(()) };
+    let Some(id) = parse_fact_id(told.entity_id) else { return Ok(()) };
     if let Some(Known::Place(place)) = entities.get(table.schema.number, &twin_key(id))?
         && place.version >= version
     {
         return Ok(());
     }
     take_twin_by_id(table, entities, id)?;
-    if !facts.is_tombstone(at) {
+    if !told.is_tombstone {
         // Rows are found by what they read as now.
-        let now = table.convert(row, facts.schema().version)?;
+        let now = table.convert(row, schema.version)?;
         put_twin(table, entities, now.as_deref().unwrap_or(row), Twin { id, version, leaf })?;
     }
     Ok(())
