@@ -393,6 +393,18 @@ pub(crate) struct FactsArgument {
     /// The schema for these tables.
     #[arg(long, env = "BYGONE_FACTS_SCHEMA", default_value = bygone_sink::fact_tables::DEFAULT_SCHEMA, value_name = "NAME")]
     pub(crate) facts_schema: String,
+    /// How history tables that are made from now on are partitioned.
+    #[arg(long, env = "BYGONE_FACTS_PARTITION", value_enum, default_value_t = FactsPartition::None)]
+    pub(crate) facts_partition: FactsPartition,
+}
+
+/// How history tables are partitioned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum FactsPartition {
+    /// Not at all.
+    None,
+    /// By the month of _valid_from.
+    Month,
 }
 
 /// `bygone backfill-facts`.

@@ -12,7 +12,7 @@ use bygone_replication::session;
 use bygone_sink::encoder::EncoderLimits;
 use bygone_sink::error::ErrorKind;
 use bygone_sink::fact_tables::spool::{self, Restored};
-use bygone_sink::fact_tables::{FactTables, Unloaded, unload};
+use bygone_sink::fact_tables::{FactTables, Layout, Unloaded, unload};
 use bygone_sink::failpoint;
 use bygone_sink::log::ContentHash;
 use bygone_sink::read::Archive;
@@ -20,7 +20,7 @@ use bygone_sink::store::{Location, Store, StoreOptions};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::cli::{BackfillFacts, FactsArgument};
+use crate::cli::{BackfillFacts, FactsArgument, FactsPartition};
 use crate::error::{Error, Result};
 use crate::follower::{PATIENCE, Place, Sink, is_final};
 
@@ -33,18 +33,24 @@ const LIMITS: EncoderLimits =
 pub(crate) struct Target {
     connect: ConnectOptions,
     schema: String,
+    layout: Layout,
 }
 
 impl Target {
     /// What the command line says; none without `--facts`.
     pub(crate) fn of(argument: &FactsArgument) -> Result<Option<Self>> {
         let Some(url) = &argument.facts else { return Ok(None) };
-        Ok(Some(Self { connect: options("--facts", url)?, schema: argument.facts_schema.clone() }))
+        let layout = match argument.facts_partition {
+            FactsPartition::None => Layout::Whole,
+            FactsPartition::Month => Layout::ByMonth,
+        };
+        let schema = argument.facts_schema.clone();
+        Ok(Some(Self { connect: options("--facts", url)?, schema, layout }))
     }
 
     /// A name for what belongs to these tables on a disk, the same whatever the password.
     pub(crate) fn file_name(&self, capture: &str) -> String {
-        let Self { connect, schema } = self;
+        let Self { connect, schema, .. } = self;
         let told = [&connect.host(), connect.database(), schema, capture].join("\0");
         let hash = ContentHash::of(format!("{told}\0{}", connect.port()).as_bytes()).to_string();
         format!("facts-{}", hash.get(..16).unwrap_or(&hash))
@@ -71,7 +77,7 @@ impl Sink for Target {
     async fn open(&self, store: &Store) -> Result<FactTables> {
         let archive = Archive::open_whole(store, None).await?;
         let client = session::connect_sql(&self.connect).await?;
-        let tables = FactTables::open(client, archive, &self.schema).await?;
+        let tables = FactTables::open(client, archive, &self.schema, self.layout).await?;
         tracing::info!(schema = self.schema, commit = tables.next(), "fact tables");
         Ok(tables)
     }

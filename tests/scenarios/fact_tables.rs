@@ -240,6 +240,69 @@ fn rows_alone_are_a_whole_history_whatever_is_killed_or_lost() {
     assert!(bygone.command(&["status", "--history", &url]).stdout.contains("commit"));
 }
 
+#[test]
+fn tables_by_month_hold_the_same_and_cannot_be_altered_by_the_partition() {
+    let source = Source::start();
+    source.server.run("create database facts");
+    let url = source.server.url_as("postgres", "facts");
+    let workload = Workload::start(&source.server, &Habits { large: 0, ..Habits::default() });
+    workload.wait_for(40);
+    let options = ["--commit-interval", "100ms", "--facts", &url, "--facts-partition", "month"];
+    let mut bygone = source.bygone().options(&options);
+    bygone.start("facts.before_commit=abort@2");
+    bygone.abort(Duration::from_secs(60));
+    workload.finish();
+    bygone.until_current();
+    let history = source.assert_exact(Store::directory(source.history()), 50);
+    let mut client = source.server.connect_to("facts");
+    for table in TABLES {
+        let name = table.replace('"', "");
+        if history.tables().contains(name.as_str()) {
+            let base = name.trim_start_matches("public.");
+            assert_same_facts(&mut client, &history, &name, base);
+            assert_current(&source.server, &mut client, table, base);
+        }
+    }
+    let partitions = "select c.oid::regclass::text from pg_class c where c.relispartition and c.relkind = 'r' and \
+         c.relnamespace = 'bygone'::regnamespace order by 1";
+    let partitions: Vec<String> =
+        client.query(partitions, &[]).unwrap().iter().map(|row| row.get(0)).collect();
+    assert!(partitions.iter().any(|name| name.contains("orders_history_p2")), "{partitions:?}");
+    for sql in ["update % set _op = 'x'", "delete from %", "truncate %"] {
+        let error = client.batch_execute(&sql.replace('%', &partitions[0])).unwrap_err();
+        assert!(error.as_db_error().unwrap().message().contains("facts are only ever added"), "{sql}");
+    }
+}
+
+/// The target is put back to what it was: what it lost was acknowledged, and is a gap.
+#[test]
+fn rows_alone_that_were_put_back_are_a_gap_that_is_led_over() {
+    let server = Postgres::start();
+    server.run(SHOP);
+    server.run("create database facts");
+    let url = server.url_as("postgres", "facts");
+    let scratch = Scratch::new("history");
+    let mut bygone =
+        Bygone::new(server.url(), scratch.join("none")).without_files().options(&["--facts", &url]);
+    bygone.until_current();
+    server.run("create database backup template facts");
+    server.run("update orders set total = 5 where id = 1; delete from orders where id = 2");
+    bygone.until_current();
+    server.run("drop database facts");
+    server.run("alter database backup rename to facts");
+    server.run("insert into orders values (9, 'zoe', 1)");
+    // With what the spool still has, nothing is lost; without it, there is a gap.
+    bygone.forget();
+    bygone.attempt(&[]).refused(&["--on-gap"]);
+    bygone.attempt(&["--on-gap", "reconcile"]).well();
+    assert_current(&server, &mut server.connect_to("facts"), "orders", "orders");
+    let log = bygone.ask_of(&url, &["log"]).well().stdout;
+    assert!(log.contains("gap"), "{log}");
+    server.run("update orders set total = 6 where id = 1");
+    bygone.until_current();
+    assert_current(&server, &mut server.connect_to("facts"), "orders", "orders");
+}
+
 /// What state is made of again: partitions that can be emptied by themselves, rows that only their content tells apart, columns that come.
 #[test]
 fn state_made_of_rows_knows_partitions_and_twins_and_columns() {

@@ -15,7 +15,7 @@ mod rows;
 pub mod spool;
 mod unload;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bygone_replication::Lsn;
 use bygone_replication::table::quote_identifier;
@@ -26,10 +26,11 @@ use crate::failpoint;
 use crate::log::path::{TRANSACTIONS, commit_path};
 use crate::log::{Add, Commit, LiveFile, MANIFEST};
 use crate::read::Archive;
+use crate::timestamp::Timestamp;
 use crate::versioning::LEAF;
 
 use names::Names;
-pub use objects::Objects;
+pub use objects::{Layout, Objects};
 pub use rows::Rows;
 pub use unload::{Unloaded, unload};
 
@@ -67,6 +68,9 @@ pub struct FactTables {
     archive: Archive,
     schema: String,
     names: Names,
+    layout: Layout,
+    /// Partitions that are known to be there: of which table, of which month.
+    partitions: HashSet<(String, String)>,
     /// The next commit to be written.
     next: u64,
     /// Columns of each history table, with their types.
@@ -74,11 +78,11 @@ pub struct FactTables {
 }
 
 impl FactTables {
-    /// Opens the tables in a schema of the target, making what is missing.
+    /// Opens the tables in a schema of the target, making what is missing; new history tables in this layout.
     ///
     /// # Errors
     /// [`ErrorKind::OtherSource`] where they are of another history; what the target says.
-    pub async fn open(client: Client, archive: Archive, schema: &str) -> Result<Self> {
+    pub async fn open(client: Client, archive: Archive, schema: &str, layout: Layout) -> Result<Self> {
         let prepared = async {
             client.batch_execute(SESSION).await?;
             client.batch_execute("set synchronous_commit = on").await
@@ -89,6 +93,8 @@ impl FactTables {
             archive,
             schema: schema.to_owned(),
             names: Names::default(),
+            layout,
+            partitions: HashSet::new(),
             next: 0,
             columns: HashMap::new(),
         };
@@ -232,6 +238,7 @@ impl FactTables {
             Err(error) => {
                 // What is known of columns may be of what is undone now.
                 self.columns.clear();
+                self.partitions.clear();
                 if self.client.batch_execute("rollback").await.is_err() {
                     tracing::debug!("the transaction of a fact-table commit went with its connection");
                 }
@@ -295,6 +302,7 @@ impl FactTables {
                 if add.extra.contains_key(LEAF) {
                     self.know_leaves(&base).await?;
                 }
+                self.know_months(&base, add.valid_from).await?;
                 copy::facts(&self.client, &self.archive, &self.schema, &base, table, &file, add).await?;
             }
         }
@@ -331,7 +339,8 @@ impl FactTables {
                 let base = self.names.choose(log_name);
                 let sql = format!("insert into {s}.tables (log_name, base) values ($1, $2)");
                 self.client.execute(&sql, &[log_name, &base]).await.map_err(|error| told(doing, &error))?;
-                self.execute(doing, &objects::history_table(&self.schema, &base, log_name)).await?;
+                self.execute(doing, &objects::history_table(&self.schema, &base, log_name, self.layout))
+                    .await?;
                 base
             }
         };
@@ -381,6 +390,41 @@ impl FactTables {
         table.versions.retain(|known| known.schema.version <= version.schema);
         let objects = Objects::of(&self.schema, &base, &table);
         self.execute(doing, &objects.statements()).await
+    }
+
+    /// Sees to it that a partitioned history has a partition for each month.
+    async fn know_months(&mut self, base: &str, [from, to]: [Timestamp; 2]) -> Result<()> {
+        let mut day = first_of_month(&from.date());
+        let last = to.date();
+        while day.as_str() <= last.as_str() {
+            let known = (base.to_owned(), day.clone());
+            let next = month_after(&day);
+            if !self.partitions.contains(&known) {
+                if !self.is_partitioned(base).await? {
+                    return Ok(());
+                }
+                let sql = objects::partition(&self.schema, base, [&day, &next]);
+                self.execute("making a partition", &sql).await?;
+                self.partitions.insert(known);
+            }
+            // The last month that has a name.
+            if next.len() != day.len() {
+                break;
+            }
+            day = next;
+        }
+        Ok(())
+    }
+
+    async fn is_partitioned(&self, base: &str) -> Result<bool> {
+        let sql = "select exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname = $1 and \
+             c.relname = $2 and c.relkind = 'p')";
+        let row = self
+            .client
+            .query_one(sql, &[&self.schema, &format!("{base}_history")])
+            .await
+            .map_err(|error| told("reading the target's catalog", &error))?;
+        Ok(row.get(0))
     }
 
     /// Leaf partitions can be truncated by themselves: whose rows those are has to be known when the state is made anew.
@@ -477,6 +521,21 @@ fn told(doing: &'static str, error: &tokio_postgres::Error) -> Error {
             "the target of --facts does not answer",
             format!("{doing}: {error}"),
         ),
+    }
+}
+
+/// `2026-11-30` becomes `2026-11-01`.
+fn first_of_month(day: &str) -> String {
+    format!("{}-01", day.get(..7).unwrap_or(day))
+}
+
+/// The first day of the next month.
+fn month_after(first: &str) -> String {
+    let number = |range: std::ops::Range<usize>| first.get(range).and_then(|text| text.parse::<u32>().ok());
+    match (number(0..4), number(5..7)) {
+        (Some(year), Some(12)) => format!("{:04}-01-01", year + 1),
+        (Some(year), Some(month)) => format!("{year:04}-{:02}-01", month + 1),
+        _ => "infinity".to_owned(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::log::{ContentHash, parse_table_text};
 
 /// PostgreSQL cuts names after so many bytes; the longest suffix takes some of them.
-const LONGEST: usize = 63 - "_as_of_time".len();
+const LONGEST: usize = 63 - "_history_p202611".len();
 
 /// The names that are given, by the table's name in the log.
 #[derive(Debug, Default)]

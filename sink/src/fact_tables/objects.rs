@@ -99,19 +99,52 @@ pub(super) fn reader(schema: &str) -> [String; 2] {
     ]
 }
 
+/// How history tables are laid out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Layout {
+    /// Each is one table.
+    #[default]
+    Whole,
+    /// Each is partitioned by the month of `_valid_from`.
+    ByMonth,
+}
+
 /// The history table of a captured table, with the system columns alone.
-pub(super) fn history_table(schema: &str, base: &str, log_name: &str) -> String {
+pub(super) fn history_table(schema: &str, base: &str, log_name: &str, layout: Layout) -> String {
     let (s, t) = (quote_identifier(schema), quote_identifier(&format!("{base}_history")));
     let comment = literal(&format!("every version of every row of {log_name}: rows are only ever added"));
+    let key = match layout {
+        Layout::Whole => "primary key (_entity_id, _version))",
+        // A key of a partitioned table has to hold what it is partitioned by.
+        Layout::ByMonth => {
+            "primary key (_entity_id, _version, _valid_from)) partition by range (_valid_from)"
+        }
+    };
     let mut sql = format!(
         "create table {s}.{t} (_id uuid not null, _entity_id text not null, _version bigint not null, _op text not null,
             _valid_from timestamptz not null, _deleted_at timestamptz, _lsn pg_lsn not null, _seq bigint not null, _xid bigint not null,
-            _changed text[], _actor text, _context jsonb, _unknown text[], _schema int not null, primary key (_entity_id, _version));
+            _changed text[], _actor text, _context jsonb, _unknown text[], _schema int not null, {key};
          create index on {s}.{t} using brin (_valid_from) with (pages_per_range = 32);
          create index on {s}.{t} (_lsn, _seq);
          comment on table {s}.{t} is {comment};\n"
     );
     sql.push_str(&guards(schema, &format!("{base}_history")));
+    sql
+}
+
+/// The partition of a history table that holds a month, given as the first days of it and of the next.
+pub(super) fn partition(schema: &str, base: &str, month: [&str; 2]) -> String {
+    let [from, to] = month;
+    let digits: String = from.chars().filter(char::is_ascii_digit).take(6).collect();
+    let name = format!("{base}_history_p{digits}");
+    let of = format!("{}.{}", quote_identifier(schema), quote_identifier(&format!("{base}_history")));
+    let mut sql = format!(
+        "create table if not exists {}.{} partition of {of} for values from ('{from} 00:00:00+00') to ('{to} 00:00:00+00');\n",
+        quote_identifier(schema),
+        quote_identifier(&name)
+    );
+    // What is done to a partition itself does not meet the triggers of the whole.
+    sql.push_str(&guards(schema, &name));
     sql
 }
 
