@@ -18,6 +18,7 @@ import tempfile
 import time
 
 import drain
+import facts
 import latency
 import limits
 import load
@@ -33,6 +34,7 @@ SUBJECTS = {
     "wide": drain.wide,
     "latency": latency.orders,
     "past": past.orders,
+    "facts": facts.orders,
     "load": load.pgbench,
 }
 # Only when they are named.

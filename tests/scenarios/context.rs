@@ -3,6 +3,7 @@
 use crate::support::bygone::Bygone;
 use crate::support::history::History;
 use crate::support::postgres::{DATABASE, Postgres};
+use crate::support::process::installed_in;
 use crate::support::scratch::Scratch;
 use crate::support::store::Store;
 
@@ -92,6 +93,73 @@ fn a_changed_key_names_the_old_one_beside_what_the_application_said() {
     assert_eq!(facts[1].1.as_deref(), Some("ann"));
     assert_eq!(facts[1].2["ticket"], 7);
     assert_eq!(facts[1].2["bygone"]["rekeyed_from"], "1");
+}
+
+/// The recipes that are tried: how the document calls each, its program, the orders that it pays.
+const RECIPES: [(&str, &str, &[&str]); 5] = [
+    ("psycopg", "with_psycopg.py", &["7"]),
+    ("SQLAlchemy", "with_sqlalchemy.py", &["7", "8"]),
+    ("Django", "with_django.py", &["7"]),
+    ("node-postgres", "with_node_postgres.mjs", &["7"]),
+    ("Prisma", "with_prisma.mjs", &["7"]),
+];
+
+/// The lines of code under a name in the document.
+fn recipe(name: &str) -> Vec<String> {
+    let document = include_str!("../../docs/who-did-it.md");
+    let after =
+        document.split_once(&format!("**{name}**")).unwrap_or_else(|| panic!("no recipe for {name}")).1;
+    let code = after.split("```").nth(1).unwrap();
+    code.lines().skip(1).map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect()
+}
+
+#[test]
+fn the_recipes_work_with_the_clients_that_they_are_for() {
+    let server = Postgres::start();
+    server.run(
+        "create table orders (id bigint primary key, status text); insert into orders values (7, 'new'), (8, 'new')",
+    );
+    let scratch = Scratch::new("history");
+    let mut bygone = Bygone::new(server.url(), scratch.join("history"));
+    bygone.until_current();
+    let clients = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
+    let node = installed_in("clients-node");
+    std::os::unix::fs::symlink(node.join("node_modules"), scratch.join("node_modules")).unwrap();
+    let mut tried = Vec::new();
+    for (name, program, orders) in RECIPES {
+        let source = std::fs::read_to_string(clients.join(program)).unwrap();
+        let lines: Vec<&str> = source.lines().map(str::trim).collect();
+        for line in recipe(name) {
+            assert!(lines.contains(&line.as_str()), "{program} lacks the recipe's line {line}");
+        }
+        let is_python = program.ends_with(".py");
+        let installed = if is_python { installed_in("clients") } else { node.clone() };
+        if !installed.join("installed").exists() {
+            eprintln!("{name} is not installed: its recipe is not tried");
+            continue;
+        }
+        // Node looks for its packages beside the program.
+        let copy = scratch.join(program);
+        std::fs::copy(clients.join(program), &copy).unwrap();
+        let interpreter = if is_python { installed.join("bin/python3") } else { "node".into() };
+        let done = std::process::Command::new(interpreter).arg(&copy).arg(server.url()).output().unwrap();
+        assert!(done.status.success(), "{name}: {}", String::from_utf8_lossy(&done.stderr));
+        tried.push((format!("ann@{}", name.to_lowercase()), orders));
+        server.run("update orders set status = 'new'");
+    }
+    bygone.until_current();
+    let history = History::read(Store::directory(scratch.join("history")));
+    let facts = history.texts("public.orders", &["_actor", "_entity_id", "status"]);
+    let paid: Vec<(String, String)> = facts
+        .into_iter()
+        .filter(|fact| fact[2].as_deref() == Some("paid"))
+        .map(|mut fact| (fact[0].take().unwrap_or_default(), fact[1].take().unwrap()))
+        .collect();
+    let due: Vec<(String, String)> = tried
+        .iter()
+        .flat_map(|(actor, orders)| orders.iter().map(|order| (actor.clone(), (*order).to_owned())))
+        .collect();
+    assert_eq!(paid, due);
 }
 
 /// All that the catalog has of functions, triggers and schemas.

@@ -14,9 +14,14 @@ pub(crate) fn python(variable: &str, installed: &str) -> PathBuf {
     if let Some(named) = std::env::var_os(variable) {
         return named.into();
     }
+    installed_in(installed).join("bin/python3")
+}
+
+/// Where `scripts/install` puts something.
+pub(crate) fn installed_in(name: &str) -> PathBuf {
     let home = || PathBuf::from(std::env::var_os("HOME").expect("HOME is not set")).join(".cache");
     let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from);
-    cache.join("bygone-test").join(installed).join("bin/python3")
+    cache.join("bygone-test").join(name)
 }
 
 /// A program, prepared but not started.
