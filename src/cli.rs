@@ -56,7 +56,7 @@ pub(crate) enum Command {
     /// Fill append-only history tables in a PostgreSQL database from a history; bygone run --facts does it as it goes.
     BackfillFacts(BackfillFacts),
     /// Make a history of files from fact tables, or have it catch up with them.
-    BackfillHistory(BackfillFacts),
+    BackfillHistory(BackfillHistory),
     /// Check a file of settings, or print what they come to.
     Config(Config),
     /// Print the completions for a shell.
@@ -366,10 +366,6 @@ pub(crate) struct Merging {
     /// How long files that were merged stay for readers that had begun.
     #[arg(long = "grace", env = "BYGONE_COMPACT_GRACE", default_value = "1h", value_parser = parse_duration, value_name = "DURATION")]
     pub(crate) grace: Duration,
-    /// Make no slabs: copies of the rows laid out by time in slabs/, by which "as of" takes as long as a scan of the table, however
-    /// long its history. They may be removed at any time.
-    #[arg(long, env = "BYGONE_NO_SLABS")]
-    pub(crate) no_slabs: bool,
     /// Make no indexes: they say in which rows of a large file an entity's versions stand, so that `history` need not read it all. They
     /// may be removed at any time.
     #[arg(long, env = "BYGONE_NO_INDEX")]
@@ -378,10 +374,28 @@ pub(crate) struct Merging {
     #[arg(long, env = "BYGONE_CHECKPOINT_EVERY", default_value_t = bygone_sink::checkpoint::EVERY, value_name = "COMMITS",
         value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) checkpoint_every: u64,
+    #[command(flatten)]
+    pub(crate) slabbing: Slabbing,
+}
+
+/// How rows are laid out by time.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Slabbing {
+    /// Make no slabs: copies of the rows laid out by time, in slabs/ or beside the fact tables, by which "as of" takes as long as a scan of
+    /// the table, however long its history. They may be removed at any time.
+    #[arg(long, env = "BYGONE_NO_SLABS")]
+    pub(crate) no_slabs: bool,
     /// A table's first slab, and each that follows, is not made before so many of its rows have ended.
     #[arg(long, env = "BYGONE_SLAB_ROWS", default_value_t = bygone_sink::slabs::Policy::default().least, value_name = "ROWS",
         value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) slab_rows: u64,
+}
+
+impl Slabbing {
+    /// How many rows of a table have to end before its first slab; none where there are to be no slabs.
+    pub(crate) fn least(self) -> Option<u64> {
+        (!self.no_slabs).then_some(self.slab_rows)
+    }
 }
 
 /// Fact tables in PostgreSQL.
@@ -410,6 +424,17 @@ pub(crate) enum FactsPartition {
 /// `bygone backfill-facts`.
 #[derive(Debug, Args)]
 pub(crate) struct BackfillFacts {
+    #[command(flatten)]
+    pub(crate) history: HistoryArgument,
+    #[command(flatten)]
+    pub(crate) facts: FactsArgument,
+    #[command(flatten)]
+    pub(crate) slabbing: Slabbing,
+}
+
+/// `bygone backfill-history`.
+#[derive(Debug, Args)]
+pub(crate) struct BackfillHistory {
     #[command(flatten)]
     pub(crate) history: HistoryArgument,
     #[command(flatten)]

@@ -64,9 +64,9 @@ pub(crate) struct DerivedPolicy {
 impl DerivedPolicy {
     /// The policy that the command line asks for.
     pub(crate) fn of(merging: Merging) -> Self {
-        let policy = slabs::Policy { least: merging.slab_rows, ..slabs::Policy::default() };
+        let least = merging.slabbing.least();
         Self {
-            slabs: (!merging.no_slabs).then_some(policy),
+            slabs: least.map(|least| slabs::Policy { least, ..slabs::Policy::default() }),
             indexes: !merging.no_index,
             checkpoint_every: merging.checkpoint_every,
         }

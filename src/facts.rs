@@ -12,7 +12,7 @@ use bygone_replication::session;
 use bygone_sink::encoder::EncoderLimits;
 use bygone_sink::error::ErrorKind;
 use bygone_sink::fact_tables::spool::{self, Restored};
-use bygone_sink::fact_tables::{FactTables, Layout, Unloaded, unload};
+use bygone_sink::fact_tables::{Cutter, FactTables, Layout, Unloaded, unload};
 use bygone_sink::failpoint;
 use bygone_sink::log::ContentHash;
 use bygone_sink::read::Archive;
@@ -20,7 +20,7 @@ use bygone_sink::store::{Location, Store, StoreOptions};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::cli::{BackfillFacts, FactsArgument, FactsPartition};
+use crate::cli::{BackfillFacts, BackfillHistory, FactsArgument, FactsPartition};
 use crate::error::{Error, Result};
 use crate::follower::{PATIENCE, Place, Sink, is_final};
 
@@ -34,18 +34,20 @@ pub(crate) struct Target {
     connect: ConnectOptions,
     schema: String,
     layout: Layout,
+    /// How many rows of a table have to end before its first slab; none for no slabs.
+    slab_rows: Option<u64>,
 }
 
 impl Target {
     /// What the command line says; none without `--facts`.
-    pub(crate) fn of(argument: &FactsArgument) -> Result<Option<Self>> {
+    pub(crate) fn of(argument: &FactsArgument, slab_rows: Option<u64>) -> Result<Option<Self>> {
         let Some(url) = &argument.facts else { return Ok(None) };
         let layout = match argument.facts_partition {
             FactsPartition::None => Layout::Whole,
             FactsPartition::Month => Layout::ByMonth,
         };
         let schema = argument.facts_schema.clone();
-        Ok(Some(Self { connect: options("--facts", url)?, schema, layout }))
+        Ok(Some(Self { connect: options("--facts", url)?, schema, layout, slab_rows }))
     }
 
     /// A name for what belongs to these tables on a disk, the same whatever the password.
@@ -77,7 +79,11 @@ impl Sink for Target {
     async fn open(&self, store: &Store) -> Result<FactTables> {
         let archive = Archive::open_whole(store, None).await?;
         let client = session::connect_sql(&self.connect).await?;
-        let tables = FactTables::open(client, archive, &self.schema, self.layout).await?;
+        let mut tables = FactTables::open(client, archive, &self.schema, self.layout).await?;
+        if let Some(least) = self.slab_rows {
+            let client = session::connect_sql(&self.connect).await?;
+            tables.cut(Cutter::new(client, &self.schema, least).await?);
+        }
         tracing::info!(schema = self.schema, commit = tables.next(), "fact tables");
         Ok(tables)
     }
@@ -193,9 +199,9 @@ fn lock(directory: &Path) -> Result<File> {
 }
 
 /// Makes a history of files from fact tables.
-pub(crate) async fn backfill_history(arguments: &BackfillFacts) -> Result<()> {
+pub(crate) async fn backfill_history(arguments: &BackfillHistory) -> Result<()> {
     failpoint::init()?;
-    let target = Target::of(&arguments.facts)?
+    let target = Target::of(&arguments.facts, None)?
         .ok_or_else(|| Error::other("give --facts the database with the fact tables"))?;
     let store = Store::open(&Location::parse(&arguments.history.history)?, &StoreOptions::default())?;
     let client = session::connect_sql(&target.connect).await?;
@@ -208,12 +214,18 @@ pub(crate) async fn backfill_history(arguments: &BackfillFacts) -> Result<()> {
 /// Fills fact tables from a history, as far as that goes.
 pub(crate) async fn backfill(arguments: &BackfillFacts) -> Result<()> {
     failpoint::init()?;
-    let target = Target::of(&arguments.facts)?
+    let target = Target::of(&arguments.facts, arguments.slabbing.least())?
         .ok_or_else(|| Error::other("give --facts the database for the fact tables"))?;
     let store = Store::open(&Location::parse(&arguments.history.history)?, &StoreOptions::default())?;
     let mut tables = target.open(&store).await?;
     let from = tables.next();
     let written = tables.catch_up().await?;
     eprintln!("bygone: wrote {written} commits, from {from} on; the fact tables are current");
+    if let Some(cutter) = tables.take_cutter() {
+        let made = cutter.finish().await?;
+        if made > 0 {
+            eprintln!("bygone: made {made} slabs");
+        }
+    }
     Ok(())
 }

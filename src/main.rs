@@ -139,7 +139,7 @@ fn options(run: Run) -> Result<RunOptions> {
         )));
     }
     Ok(RunOptions {
-        facts: facts::Target::of(&run.facts)?,
+        facts: facts::Target::of(&run.facts, run.merging.slabbing.least())?,
         delta: !run.no_delta && !run.discard,
         source: run.source,
         password_command: run.password_command,

@@ -274,6 +274,93 @@ fn tables_by_month_hold_the_same_and_cannot_be_altered_by_the_partition() {
     }
 }
 
+/// A relation's rows as one hash.
+fn digest(client: &mut postgres::Client, relation: &str) -> (i64, Option<String>) {
+    let sql = format!("select count(*), md5(string_agg(r::text, E'\\n' order by r::text)) from {relation} r");
+    let row = client.query_one(&sql, &[]).unwrap();
+    (row.get(0), row.get(1))
+}
+
+#[test]
+fn slabs_change_no_answer_and_may_be_dropped() {
+    let source = Source::start();
+    source.server.run("create database facts");
+    let url = source.server.url_as("postgres", "facts");
+    let workload = Workload::start(&source.server, &Habits { large: 200, ..Habits::default() });
+    workload.wait_for(40);
+    let options = ["--commit-interval", "100ms", "--facts", &url, "--slab-rows", "40"];
+    let mut bygone = source.bygone().options(&options);
+    bygone.start("");
+    workload.wait_for(200);
+    bygone.kill();
+    bygone.start("");
+    workload.wait_for(150);
+    bygone.terminate(Signal::TERM, Duration::from_secs(20));
+    workload.finish();
+    bygone.until_current();
+    bygone.ask(&["backfill-facts", "--facts", &url, "--slab-rows", "40"]).well();
+    let history = source.assert_exact(Store::directory(source.history()), 300);
+    let mut client = source.server.connect_to("facts");
+    let slabs = "select place from bygone.slabs order by base, slab";
+    let slabs: Vec<String> = client.query(slabs, &[]).unwrap().iter().map(|row| row.get(0)).collect();
+    assert!(slabs.len() > 5, "{slabs:?}");
+    // Moments before, inside, between and behind them, those at which one ends and another begins included.
+    let times = "select distinct extract(epoch from t)::text from (select ends from bygone.slabs union all select ends - interval '1 us' from bygone.slabs union all \
+         select (select _valid_from from bygone.orders_history order by _lsn, _seq offset n * 97 limit 1) from generate_series(0, 60) n union all \
+         select now() union all select '2000-01-01') m (t) where t is not null";
+    let times: Vec<String> = client.query(times, &[]).unwrap().iter().map(|row| row.get(0)).collect();
+    let relations: Vec<String> = TABLES
+        .into_iter()
+        .filter(|table| history.tables().contains(table.replace('"', "").as_str()))
+        .flat_map(|table| {
+            let base = table.replace('"', "").trim_start_matches("public.").to_owned();
+            let past = times.iter().map(move |time| format!("bygone.\"{base}_as_of\"(to_timestamp({time}))"));
+            past.collect::<Vec<_>>()
+        })
+        .collect();
+    let answers: Vec<_> = relations.iter().map(|relation| digest(&mut client, relation)).collect();
+    assert!(answers.iter().filter(|(rows, _)| *rows > 0).count() > 50);
+    for table in TABLES {
+        assert_current(
+            &source.server,
+            &mut client,
+            table,
+            table.replace('"', "").trim_start_matches("public."),
+        );
+    }
+    for drop in [slabs.iter().skip(1).step_by(2).collect::<Vec<_>>(), slabs.iter().step_by(2).collect()] {
+        for slab in drop {
+            client.batch_execute(&format!("drop table {slab}")).unwrap();
+        }
+        for (relation, answer) in relations.iter().zip(&answers) {
+            assert_eq!(digest(&mut client, relation), *answer, "{relation}");
+        }
+        for table in TABLES {
+            assert_current(
+                &source.server,
+                &mut client,
+                table,
+                table.replace('"', "").trim_start_matches("public."),
+            );
+        }
+    }
+    // More are made where the last is missing.
+    for _ in 0..5 {
+        source.server.run("update orders set total = total + 1");
+    }
+    bygone.until_current();
+    bygone.ask(&["backfill-facts", "--facts", &url, "--slab-rows", "40"]).well();
+    let more: i64 =
+        client.query_one("select count(*) from bygone.slabs where base = 'orders'", &[]).unwrap().get(0);
+    assert!(
+        usize::try_from(more).unwrap() > slabs.iter().filter(|slab| slab.contains("orders_slabs")).count()
+    );
+    for (relation, answer) in relations.iter().zip(&answers) {
+        assert_eq!(digest(&mut client, relation), *answer, "{relation}");
+    }
+    assert_current(&source.server, &mut client, "public.orders", "orders");
+}
+
 /// The target is put back to what it was: what it lost was acknowledged, and is a gap.
 #[test]
 fn rows_alone_that_were_put_back_are_a_gap_that_is_led_over() {
@@ -444,7 +531,12 @@ fn tables_in_the_sources_own_database_read_as_the_source_did() {
     );
     let scratch = Scratch::new("history");
     let url = server.url();
-    let mut bygone = Bygone::new(&url, scratch.join("history")).tables(&[]).options(&["--facts", &url]);
+    let mut bygone = Bygone::new(&url, scratch.join("history")).tables(&[]).options(&[
+        "--facts",
+        &url,
+        "--slab-rows",
+        "2",
+    ]);
     bygone.until_current();
     let mut client = server.connect();
     client.batch_execute("set extra_float_digits = 1").unwrap();

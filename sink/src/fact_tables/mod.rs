@@ -12,6 +12,7 @@ mod copy;
 mod names;
 mod objects;
 mod rows;
+mod slabs;
 pub mod spool;
 mod unload;
 
@@ -32,6 +33,7 @@ use crate::versioning::LEAF;
 use names::Names;
 pub use objects::{Layout, Objects};
 pub use rows::Rows;
+pub use slabs::Cutter;
 pub use unload::{Unloaded, unload};
 
 /// The schema that the tables are put into, unless another is named.
@@ -73,8 +75,9 @@ pub struct FactTables {
     partitions: HashSet<(String, String)>,
     /// The next commit to be written.
     next: u64,
-    /// Columns of each history table, with their types.
+    /// Columns of tables, with their types.
     columns: HashMap<String, BTreeMap<String, TypeName>>,
+    cutter: Option<Cutter>,
 }
 
 impl FactTables {
@@ -97,6 +100,7 @@ impl FactTables {
             partitions: HashSet::new(),
             next: 0,
             columns: HashMap::new(),
+            cutter: None,
         };
         tables.prepare().await?;
         Ok(tables)
@@ -121,8 +125,22 @@ impl FactTables {
             self.write(&Commit::from_bytes(&document, self.next)?, &document).await?;
             self.next += 1;
             written += 1;
+            if let Some(cutter) = &mut self.cutter {
+                cutter.consider().await;
+            }
         }
         Ok(written)
+    }
+
+    /// Has slabs made beside, as the past of tables grows.
+    pub fn cut(&mut self, mut cutter: Cutter) {
+        self.names.bases().for_each(|base| cutter.look_at(base));
+        self.cutter = Some(cutter);
+    }
+
+    /// What makes slabs.
+    pub fn take_cutter(&mut self) -> Option<Cutter> {
+        self.cutter.take()
     }
 
     /// Removes the files of commits that the target has, up to one, and forgets them: for a history that is but the way to these tables.
@@ -304,6 +322,9 @@ impl FactTables {
                 }
                 self.know_months(&base, add.valid_from).await?;
                 copy::facts(&self.client, &self.archive, &self.schema, &base, table, &file, add).await?;
+                if let Some(cutter) = &mut self.cutter {
+                    cutter.note(&base, add.rows);
+                }
             }
         }
         Ok(())
@@ -352,44 +373,50 @@ impl FactTables {
             .execute(&sql, &[log_name, &version.schema, &document])
             .await
             .map_err(|error| told(doing, &error))?;
-        let mut columns = self.columns_of(&base).await?;
-        for column in version.columns.iter().filter(|column| !column.dropped) {
-            let name = column.physical();
-            let wanted = self.type_of(&column.data_type()).await?;
-            match columns.get(name) {
-                None => {
-                    let sql = format!(
-                        "alter table {s}.{} add column {} {}",
-                        quote_identifier(&format!("{base}_history")),
-                        quote_identifier(name),
-                        wanted.whole
-                    );
-                    self.execute(doing, &sql).await?;
-                    columns.insert(name.to_owned(), wanted);
-                }
-                Some(there) if *there == wanted => {}
-                // Another modifier of the same type: values of both fit into the type without one.
-                Some(TypeName { bare, .. }) => {
-                    let bare = bare.clone();
-                    let sql = format!(
-                        "drop view if exists {s}.{2} cascade; drop view if exists {s}.{4} cascade; alter table {s}.{0} alter column {1} type {3}",
-                        quote_identifier(&format!("{base}_history")),
-                        quote_identifier(name),
-                        quote_identifier(&base),
-                        bare,
-                        quote_identifier(&format!("{base}_timeline"))
-                    );
-                    self.execute(doing, &sql).await?;
-                    columns.insert(name.to_owned(), TypeName { whole: bare.clone(), bare });
-                }
-            }
+        self.execute(doing, &objects::slab_table(&self.schema, &base)).await?;
+        // In the order in which slabs are made of facts.
+        for table in [format!("{base}_history"), format!("{base}_slabs")] {
+            self.fit(&base, &table, version).await?;
         }
-        self.columns.insert(base.clone(), columns);
         // As of this version, which need not be the newest that the log has.
         let mut table = self.archive.table(log_name)?;
         table.versions.retain(|known| known.schema.version <= version.schema);
         let objects = Objects::of(&self.schema, &base, &table);
         self.execute(doing, &objects.statements()).await
+    }
+
+    /// Has a table take the columns of a schema version.
+    async fn fit(&mut self, base: &str, table: &str, version: &crate::log::SchemaVersion) -> Result<()> {
+        let doing = "following a change of columns";
+        let s = quote_identifier(&self.schema);
+        let of = quote_identifier(table);
+        let mut columns = self.columns_of(table).await?;
+        for column in version.columns.iter().filter(|column| !column.dropped) {
+            let name = column.physical();
+            let wanted = self.type_of(&column.data_type()).await?;
+            let quoted = quote_identifier(name);
+            match columns.get(name) {
+                None => {
+                    let sql = format!("alter table {s}.{of} add column {quoted} {}", wanted.whole);
+                    self.execute(doing, &sql).await?;
+                    columns.insert(name.to_owned(), wanted);
+                }
+                // Values of each modifier of a type fit into the type without one.
+                Some(there) if *there == wanted || there.whole == wanted.bare => {}
+                Some(TypeName { bare, .. }) => {
+                    let bare = bare.clone();
+                    let views = [base.to_owned(), format!("{base}_timeline")];
+                    for view in views.map(|view| quote_identifier(&view)) {
+                        self.execute(doing, &format!("drop view if exists {s}.{view} cascade")).await?;
+                    }
+                    let sql = format!("alter table {s}.{of} alter column {quoted} type {bare}");
+                    self.execute(doing, &sql).await?;
+                    columns.insert(name.to_owned(), TypeName { whole: bare.clone(), bare });
+                }
+            }
+        }
+        self.columns.insert(table.to_owned(), columns);
+        Ok(())
     }
 
     /// Sees to it that a partitioned history has a partition for each month.
@@ -429,28 +456,28 @@ impl FactTables {
 
     /// Leaf partitions can be truncated by themselves: whose rows those are has to be known when the state is made anew.
     async fn know_leaves(&mut self, base: &str) -> Result<()> {
-        if self.columns_of(base).await?.contains_key(LEAF_COLUMN) {
+        let table = format!("{base}_history");
+        if self.columns_of(&table).await?.contains_key(LEAF_COLUMN) {
             return Ok(());
         }
-        let history =
-            format!("{}.{}", quote_identifier(&self.schema), quote_identifier(&format!("{base}_history")));
+        let history = format!("{}.{}", quote_identifier(&self.schema), quote_identifier(&table));
         let sql = format!(
             "alter table {history} add column {LEAF_COLUMN} bigint; comment on column {history}.{LEAF_COLUMN} is 'oid of the partition'"
         );
         self.execute("telling partitions apart", &sql).await?;
-        self.columns.remove(base);
+        self.columns.remove(&table);
         Ok(())
     }
 
-    async fn columns_of(&mut self, base: &str) -> Result<BTreeMap<String, TypeName>> {
-        if let Some(columns) = self.columns.get(base) {
+    async fn columns_of(&self, table: &str) -> Result<BTreeMap<String, TypeName>> {
+        if let Some(columns) = self.columns.get(table) {
             return Ok(columns.clone());
         }
         let sql = "select a.attname::text, format_type(a.atttypid, a.atttypmod), format_type(a.atttypid, -1) from pg_attribute a join pg_class c on c.oid = a.attrelid
             join pg_namespace n on n.oid = c.relnamespace where n.nspname = $1 and c.relname = $2 and a.attnum > 0 and not a.attisdropped";
         let rows = self
             .client
-            .query(sql, &[&self.schema, &format!("{base}_history")])
+            .query(sql, &[&self.schema, &table])
             .await
             .map_err(|error| told("reading the target's catalog", &error))?;
         let named = |row: &Row| (row.get(0), TypeName { whole: row.get(1), bare: row.get(2) });

@@ -18,6 +18,11 @@ impl Names {
         self.bases.insert(log_name, base);
     }
 
+    /// All names that are given.
+    pub(super) fn bases(&self) -> impl Iterator<Item = &str> {
+        self.bases.values().map(String::as_str)
+    }
+
     pub(super) fn known(&self, log_name: &str) -> Option<&str> {
         self.bases.get(log_name).map(String::as_str)
     }
@@ -46,10 +51,10 @@ impl Names {
 }
 
 /// Tables that every such schema has.
-const RESERVED: [&str; 6] = ["commits", "events", "history", "schemas", "tables", "transactions"];
+const RESERVED: [&str; 7] = ["commits", "events", "history", "schemas", "slabs", "tables", "transactions"];
 
 /// What the objects of a table are called after its name.
-const SUFFIXES: [&str; 6] = ["", "_history", "_timeline", "_as_of", "_blame", "_diff"];
+const SUFFIXES: [&str; 7] = ["", "_history", "_timeline", "_slabs", "_as_of", "_blame", "_diff"];
 
 /// Objects of the one would be called as objects of the other are.
 fn clashes(one: &str, other: &str) -> bool {

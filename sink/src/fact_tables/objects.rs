@@ -9,6 +9,7 @@ use crate::read::TableHistory;
 use crate::schema::TableSchema;
 
 use super::MARK;
+use super::slabs::{BEGAN, ENDED, SLAB};
 
 /// A literal, as statements take it.
 fn literal(text: &str) -> String {
@@ -35,6 +36,9 @@ pub(super) fn frame(schema: &str, database: &str) -> String {
         create table if not exists {s}.commits (seq bigint primary key, at timestamptz not null, wal_to pg_lsn not null,
             resume pg_lsn not null, epoch int not null, known_until timestamptz, document text not null);
         alter table {s}.commits add column if not exists document text;
+        create table if not exists {s}.slabs (base text not null, slab bigint not null, begins timestamptz not null, ends timestamptz not null,
+            up_to pg_lsn not null, alive bigint not null, place text not null, primary key (base, slab));
+        comment on table {s}.slabs is 'tables laid out by time, from which the past is read faster; each may be dropped';
         create table if not exists {s}.tables (log_name text primary key, base text not null unique);
         create table if not exists {s}.schemas (table_name text not null, schema int not null, document jsonb not null,
             primary key (table_name, schema));
@@ -64,14 +68,14 @@ pub(super) fn frame(schema: &str, database: &str) -> String {
         name = literal(schema),
         quoted = literal(&s),
     );
-    for table in ["history", "commits", "tables", "schemas", "events", "transactions"] {
+    for table in ["history", "commits", "tables", "schemas", "events", "transactions", "slabs"] {
         sql.push_str(&guards(schema, table));
     }
     sql
 }
 
 /// Triggers that refuse everything but INSERT.
-fn guards(schema: &str, table: &str) -> String {
+pub(super) fn guards(schema: &str, table: &str) -> String {
     let (s, t) = (quote_identifier(schema), quote_identifier(table));
     format!(
         "do $bygone$ begin
@@ -130,6 +134,16 @@ pub(super) fn history_table(schema: &str, base: &str, log_name: &str, layout: La
     );
     sql.push_str(&guards(schema, &format!("{base}_history")));
     sql
+}
+
+/// The table of a captured table's slabs, with the columns alone that all have.
+pub(super) fn slab_table(schema: &str, base: &str) -> String {
+    let t = format!("{}.{}", quote_identifier(schema), quote_identifier(&format!("{base}_slabs")));
+    format!(
+        "create table if not exists {t} ({SLAB} bigint not null, {BEGAN} timestamptz not null, {ENDED} timestamptz, _entity_id text not null, \
+         _version bigint not null, _schema int not null) partition by list ({SLAB}); comment on table {t} is 'rows laid out by time, from which \
+         the past is read faster; partitions may be dropped';\n"
+    )
 }
 
 /// The partition of a history table that holds a month, given as the first days of it and of the next.
@@ -236,6 +250,60 @@ impl Objects {
         )
     }
 
+    /// Rows as they were at a moment, or as they are without one: by a slab where one answers, else by the slab before and the facts since.
+    fn at(&self, moment: Option<&str>) -> String {
+        // A table without columns has nothing that a slab could hold.
+        if self.columns.is_empty() {
+            return self.alive(
+                "",
+                false,
+                &moment.map_or_else(String::new, |at| format!("_valid_from <= {at}")),
+            );
+        }
+        let (history, slabs) = (self.name("_history"), self.name("_slabs"));
+        let columns: Vec<String> = self.values().map(|(value, name)| format!("{value} as {name}")).collect();
+        let columns = columns.join(", ");
+        let begun = moment.map_or_else(String::new, |at| format!(" and s.begins <= {at}"));
+        // The last slab that begins at the moment or before; one that was dropped is none.
+        let last = |what: &str| {
+            format!(
+                "(select {what} from {}.slabs s where s.base = {} and to_regclass(s.place) is not null{begun} order by s.begins desc limit 1)",
+                quote_identifier(&self.schema),
+                literal(&self.base)
+            )
+        };
+        let until = |of: &str, column: &str| {
+            moment.map_or_else(String::new, |at| format!(" and {of}.{column} <= {at}"))
+        };
+        let next = |more: &str| {
+            format!(
+                "not exists (select from {history} n where n._entity_id = h._entity_id and n._version = h._version + 1{more}{})",
+                until("n", "_valid_from")
+            )
+        };
+        let mut parts = Vec::new();
+        if let Some(at) = moment {
+            parts.push(format!(
+                "select {columns} from {slabs} h where h.{SLAB} = {} and h.{BEGAN} <= {at} and (h.{ENDED} is null or {at} < h.{ENDED})",
+                last(&format!("case when {at} < s.ends then s.slab end"))
+            ));
+        }
+        let behind = moment
+            .map_or_else(|| last("s.slab"), |at| last(&format!("case when {at} >= s.ends then s.slab end")));
+        let since = format!("coalesce({}, '-infinity')", last("s.ends"));
+        parts.push(format!(
+            "select {columns} from {slabs} h where h.{SLAB} = {behind} and h.{ENDED} is null and {}",
+            next(&format!(" and n._valid_from >= {since}"))
+        ));
+        let is_behind = moment.map_or_else(String::new, |at| format!(" and {at} >= {since}"));
+        parts.push(format!(
+            "select {columns} from {history} h where h._valid_from >= {since}{is_behind}{} and h._deleted_at is null and {}",
+            until("h", "_valid_from"),
+            next("")
+        ));
+        parts.join(" union all ")
+    }
+
     /// Statements that make everything, anew where it is there.
     #[must_use]
     pub fn statements(&self) -> String {
@@ -255,7 +323,7 @@ impl Objects {
             // Writing to a String does not fail.
             let _ = writeln!(sql, "drop function if exists {signature};");
         }
-        sql.push_str(&view(&current, &self.alive("", false, "")));
+        sql.push_str(&view(&current, &self.at(None)));
         sql.push_str(&comment("view", &current, "{} as it is now"));
         let whole = format!(
             "select h.*, (select n._valid_from from {history} n where n._entity_id = h._entity_id and n._version = h._version + 1) as \
@@ -268,11 +336,11 @@ impl Objects {
             "every version of every row of {}, with the end of its validity",
         ));
         // Plain SQL, stable, one statement: it is inlined, and conditions on its result reach the indexes.
-        for (axis, column) in [("timestamptz", "_valid_from"), ("pg_lsn", "_lsn")] {
+        let bodies = [("timestamptz", self.at(Some("$1"))), ("pg_lsn", self.alive("", false, "_lsn <= $1"))];
+        for (axis, body) in bodies {
             let _ = writeln!(
                 sql,
-                "create function {as_of}({axis}) returns setof {current} language sql stable as $bygone$ {} $bygone$;",
-                self.alive("", false, &format!("{column} <= $1"))
+                "create function {as_of}({axis}) returns setof {current} language sql stable as $bygone$ {body} $bygone$;"
             );
             sql.push_str(&comment("function", &format!("{as_of}({axis})"), "{} as it was at a moment"));
         }
@@ -305,8 +373,9 @@ impl Objects {
             let index = format!("bygone_key_{}", hash.get(..16).unwrap_or_default());
             let _ = writeln!(
                 sql,
-                "create index if not exists {index} on {history} ({}, _version desc);",
-                key.join(", ")
+                "create index if not exists {index} on {history} ({}, _version desc); create index if not exists {index}_slabs on {} ({0});",
+                key.join(", "),
+                self.name("_slabs")
             );
         }
         let _ = writeln!(
