@@ -99,7 +99,7 @@ class Bench:
         self._add(work, beside, "ratio", ratio, f"{ratio:.2f} x", _mark(ratio, mark, None, least=False, unit=" x"), remark=remark)
 
     def at_most_ms(self, work: str, value: float, mark: float, remark: str = ""):
-        self._add(work, "", "ms", value, f"{value:.0f} ms", _mark(value, mark, None, least=False, unit=" ms"), remark=remark)
+        self._add(work, "", "ms", value, f"{value:.0f} ms" if value >= 10 else f"{value:.2f} ms", _mark(value, mark, None, least=False, unit=" ms"), remark=remark)
 
     def skip(self, work: str, beside: str, why: str):
         self._add(work, beside, "skipped", None, "skipped", "", remark=why)

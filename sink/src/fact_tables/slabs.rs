@@ -1,10 +1,11 @@
 //! Slabs of fact tables: rows laid out by time, as the [slabs](crate::slabs) of files are.
 //!
-//! A slab of the moments from K1 to before K2 is a partition of `<table>_slabs`: the rows alive at K1, and each that began in it, with the end of
-//! its validity where that lies in it. As of a moment is then a filter over one partition, however long the history. A slab is cut once one
-//! and a half times as many rows have ended as were alive at the cut before, so that all of them take about as much room as the facts.
+//! A slab of the moments from K1 to before K2 stands in one piece in `<table>_slabs`: the rows alive at K1, and each that began in it, with the
+//! end of its validity where that lies in it. As of a moment is then a filter over one slab, however long the history. A slab is cut
+//! once one and a half times as many rows have ended as were alive at the cut before, so that all of them take about as much room as the facts.
 //!
-//! They hold no truth: a partition that is dropped is not asked any more, and the facts answer in its place.
+//! They hold no truth: `drop_slabs()` removes them, and the facts answer in their place. A partition for each slab was tried: then each
+//! question has to plan all of them (4 ms for a hundred), and each cut is DDL.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -173,24 +174,22 @@ impl Work {
         self.execute(&format!("lock table {history} in access share mode")).await?;
         let last = ask(
             &format!(
-                "select slab, ends::text, up_to, alive, to_regclass(place) is not null from {s}.slabs where base = $1 order by slab desc \
-                 limit 1"
+                "select slab, ends::text, up_to, alive from {s}.slabs where base = $1 order by begins desc limit 1"
             ),
             &[&base],
         )
         .await?;
-        let (slab, begins, after, alive, carried) = match &last {
+        let (last, begins, after, alive) = match &last {
             Some(row) => (
-                row.get::<_, i64>(0) + 1,
+                Some(row.get::<_, i64>(0)),
                 row.get::<_, String>(1),
                 row.get::<_, PgLsn>(2),
                 row.get::<_, i64>(3),
-                row.get::<_, bool>(4),
             ),
             None => {
                 let sql = format!("select count(*) from {history} where _version = 1");
                 let alive = ask(&sql, &[]).await?.map_or(0, |row| row.get(0));
-                (0, "-infinity".to_owned(), PgLsn::from(0), alive, false)
+                (None, "-infinity".to_owned(), PgLsn::from(0), alive)
             }
         };
         let alive = u64::try_from(alive).unwrap_or(0);
@@ -228,39 +227,34 @@ impl Work {
             let all = FROM_HISTORY.iter().map(|name| (*name).to_owned()).chain(columns.iter().cloned());
             all.map(|name| format!("{prefix}{}", quote_identifier(&name))).collect::<Vec<_>>().join(", ")
         };
-        let place = of(&format!("_slabs_{slab}"));
-        self.execute(&format!("create table {place} partition of {slabs} for values in ({slab})")).await?;
-        // Rows alive before: as the slab before has them, or, without it, as the facts have them.
-        let carried = if carried {
+        let number =
+            format!("select nextval(pg_get_serial_sequence('{}', 'slab'))", s.replace('\'', "''") + ".slabs");
+        let slab: i64 = ask(&number, &[]).await?.map_or(0, |row| row.get(0));
+        // The rows alive before. None are, before the first.
+        let carried = last.map_or_else(String::new, |last| {
             format!(
-                "select {BEGAN} as at, false as gone, {} from {slabs} p where p.{SLAB} = {} and p.{ENDED} is null",
-                names("p."),
-                slab - 1
+                "select {BEGAN} as at, false as gone, {} from {slabs} p where p.{SLAB} = {last} and p.{ENDED} is null union all ",
+                names("p.")
             )
-        } else {
-            format!(
-                "select h._valid_from as at, false as gone, {} from {history} h where h._lsn <= '{after}' and h._deleted_at is null and not \
-                 exists (select from {history} n where n._entity_id = h._entity_id and n._version = h._version + 1 and n._lsn <= '{after}')",
-                names("h.")
-            )
-        };
+        });
         let fill = format!(
-            "insert into {place} ({SLAB}, {BEGAN}, {ENDED}, {}) select {slab}, at, ended, {} from (select x.*, lead(at) over (partition by \
-             _entity_id order by _version) as ended from ({carried} union all select h._valid_from, h._deleted_at is not null, {} from \
+            "insert into {slabs} ({SLAB}, {BEGAN}, {ENDED}, {}) select {slab}, at, ended, {} from (select x.*, lead(at) over (partition by \
+             _entity_id order by _version) as ended from ({carried}select h._valid_from as at, h._deleted_at is not null as gone, {} from \
              {history} h where h._lsn > '{after}' and h._lsn <= '{up_to}') x) y where not gone",
             names(""),
             names("y."),
             names("h.")
         );
         self.execute(&fill).await?;
-        self.execute(&super::objects::guards(&self.schema, &format!("{base}_slabs_{slab}"))).await?;
         let note = format!(
-            "insert into {s}.slabs (base, slab, begins, ends, up_to, alive, place) select $1, $2, $3::text::timestamptz, \
-             $4::text::timestamptz, $5, (select count(*) from {place} where {ENDED} is null), $6"
+            "insert into {s}.slabs (slab, base, begins, ends, up_to, alive) select $1, $2, $3::text::timestamptz, $4::text::timestamptz, $5, \
+             count(*) from {slabs} where {SLAB} = $1 and {ENDED} is null"
         );
-        let noted = self.client.execute(&note, &[&base, &slab, &begins, &ends, &up_to, &place]).await;
+        let noted = self.client.execute(&note, &[&slab, &base, &begins, &ends, &up_to]).await;
         noted.map_err(|error| told(doing, &error))?;
-        self.execute(&format!("analyze {place}")).await?;
+        let index = format!("{s}.{}", super::objects::slab_index(&format!("{base}_slabs")));
+        let index = bygone_replication::table::quote_literal(&index);
+        self.execute(&format!("select brin_summarize_new_values({index}); analyze {slabs}")).await?;
         tracing::debug!(table = base, slab, until = ends, "a slab was made");
         Ok(true)
     }
