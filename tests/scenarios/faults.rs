@@ -17,6 +17,8 @@ use rustix::process::Signal;
 use super::exactly_once::{assert_not_acknowledged_too_far, wait_for_commits};
 use super::{SHOP, Source, contents};
 use crate::support::bygone::Bygone;
+use crate::support::clock::Clock;
+use crate::support::comparison::{assert_flawless, judge};
 use crate::support::disk::Disk;
 use crate::support::history::History;
 use crate::support::link::Link;
@@ -60,6 +62,56 @@ fn sessions_that_the_server_ends_are_begun_again() {
     bygone.terminate(Signal::TERM, Duration::from_secs(20));
     bygone.until_current();
     source.assert_exact(Store::directory(source.history()), 500);
+}
+
+/// The source's clock makes `_valid_from`, bygone's own is written beside commits and tells files that have had their time.
+#[test]
+fn clocks_that_are_set_back_and_forth_change_no_fact() {
+    let (Some(theirs), Some(ours)) = (Clock::new(), Clock::new()) else {
+        eprintln!("libfaketime is not installed: clocks are not set");
+        return;
+    };
+    let mut source = Source::start();
+    source.server.start_in(&theirs.environment());
+    let workload = Workload::start(&source.server, &Habits { large: 500, ..Habits::default() });
+    workload.wait_for(60);
+    let mut bygone =
+        source.bygone().options(&["--commit-interval", "200ms", "--compact-interval", "1s", "--grace", "1s"]);
+    for (name, value) in ours.environment() {
+        bygone = bygone.env(&name, &value);
+    }
+    let offsets =
+        [("+0", "+3d"), ("-2h", "-40d"), ("+2d", "+0"), ("-1d", "+400d"), ("+1h", "-1h"), ("+0", "+0")];
+    for (round, (server, own)) in offsets.into_iter().enumerate() {
+        bygone.start("");
+        workload.wait_for(40);
+        // In the midst of it.
+        theirs.set(server);
+        ours.set(own);
+        workload.wait_for(40);
+        std::thread::sleep(Duration::from_millis(800));
+        assert!(bygone.alive(), "{}", bygone.said());
+        if round % 2 == 0 {
+            bygone.kill();
+        } else {
+            bygone.terminate(Signal::TERM, Duration::from_secs(20));
+        }
+    }
+    workload.finish();
+    bygone.until_current();
+    let mut history = History::read(Store::directory(source.history()));
+    let mut found = judge(&mut source.server.connect(), &source.oracle, &mut history, true);
+    // A commit time that lay ahead of the clock by when it was sent is held back [11], of which the judge knows nothing.
+    found.retain(|violation| violation.rule != "time");
+    assert_flawless(&found);
+    assert!(history.fact_count() > 300, "{}", history.fact_count());
+    for table in history.tables() {
+        let times = history.texts(table, &["_valid_from"]);
+        assert!(times.is_sorted(), "time goes back in {table}");
+    }
+    bygone.ask(&["verify"]).well();
+    let clocks = history.events("clock");
+    assert!(!clocks.is_empty(), "nothing tells that the source's clock went back");
 }
 
 #[test]

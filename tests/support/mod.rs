@@ -1,6 +1,7 @@
 //! What the scenarios stand on: servers, the binary under test, and the judges.
 
 pub(crate) mod bygone;
+pub(crate) mod clock;
 pub(crate) mod comparison;
 pub(crate) mod disk;
 pub(crate) mod draft;

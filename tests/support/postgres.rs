@@ -56,6 +56,7 @@ pub(crate) struct Postgres {
     port: u16,
     programs: PathBuf,
     scratch: Scratch,
+    environment: Vec<(String, String)>,
 }
 
 impl Postgres {
@@ -137,7 +138,8 @@ impl Postgres {
         give_to_server(scratch.path());
         make(&scratch.join("data"));
         let port = free_port();
-        let mut made = Self { server: None, port, programs: programs.to_owned(), scratch };
+        let programs = programs.to_owned();
+        let mut made = Self { server: None, port, programs, scratch, environment: Vec::new() };
         let socket = made.scratch.path().display().to_string();
         let mut lines = format!("port = {port}\nunix_socket_directories = '{socket}'\n");
         for (name, value) in SETTINGS.iter().chain(settings) {
@@ -175,7 +177,11 @@ impl Postgres {
     #[track_caller]
     pub(crate) fn start_again(&mut self) {
         assert!(self.server.is_none(), "the server runs already");
-        let mut server = Program::new(self.programs.join("postgres"))
+        // What is to be the server's alone is not for the program that takes its rights away.
+        let own = self.environment.iter().map(|(name, value)| format!("{name}={value}"));
+        let mut server = Program::new("/usr/bin/env")
+            .args(own)
+            .arg(self.programs.join("postgres"))
             .arg("-D")
             .arg(self.data())
             .env("LC_ALL", "C.UTF-8")
@@ -186,6 +192,14 @@ impl Postgres {
             eventually(Duration::from_secs(60), || server.ended().is_some() || self.try_connect().is_ok());
         assert!(up && server.ended().is_none(), "PostgreSQL does not start:\n{}", tail(&self.log(), 4000));
         self.server = Some(server);
+    }
+
+    /// Starts the server anew with these variables in its environment.
+    #[track_caller]
+    pub(crate) fn start_in(&mut self, environment: &[(String, String)]) {
+        self.stop(Stop::Fast);
+        self.environment = environment.to_vec();
+        self.start_again();
     }
 
     /// Ends the server.
