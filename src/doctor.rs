@@ -152,6 +152,43 @@ fn first_copy(sample: &Sample) -> Check {
     )
 }
 
+/// What a bucket does for an archive in it; nothing of a directory.
+async fn protection(store: &Store) -> Vec<Check> {
+    const VERSIONING: &str = "store_versioning";
+    const LOCK: &str = "store_object_lock";
+    match store.protection().await {
+        Ok(None) => Vec::new(),
+        Ok(Some(protection)) => {
+            let versioning = if protection.versioning {
+                Check::ok(VERSIONING, "what is deleted stays as an earlier version")
+            } else {
+                Check::warning(VERSIONING, "off: an object that is deleted or replaced is gone").fix(
+                    "aws s3api put-bucket-versioning --bucket … --versioning-configuration Status=Enabled",
+                )
+            };
+            let lock = match (&protection.retention, protection.lock) {
+                (Some(retention), _) => Check::ok(LOCK, format!("each new object is locked: {retention}")),
+                (None, true) => {
+                    Check::warning(LOCK, "on, without a default retention: no object is locked by itself")
+                        .fix(
+                            "aws s3api put-object-lock-configuration --bucket … --object-lock-configuration \
+                     'ObjectLockEnabled=Enabled,Rule={DefaultRetention={Mode=COMPLIANCE,Days=365}}'",
+                        )
+                }
+                (None, false) => Check::ok(
+                    LOCK,
+                    "off: who may delete objects may delete the history (for an archive under rules see docs/security.md)",
+                ),
+            };
+            vec![versioning, lock]
+        }
+        Err(error) => vec![
+            Check::warning(VERSIONING, format!("not known: {error}"))
+                .fix("allow s3:GetBucketVersioning and s3:GetBucketObjectLockConfiguration"),
+        ],
+    }
+}
+
 /// The place of the history.
 async fn history(location: &Location, arguments: &Doctor) -> Vec<Check> {
     let store = match Store::open(location, &StoreOptions::default()) {
@@ -188,6 +225,7 @@ async fn history(location: &Location, arguments: &Doctor) -> Vec<Check> {
             return checks;
         }
     }
+    checks.extend(protection(&store).await);
     match History::open(&store).await {
         Ok(history) => {
             let manifest = history.manifest();

@@ -183,6 +183,23 @@ fn a_bucket_is_tried_and_left_as_it_was() {
     assert_eq!(found.code, Some(0), "{:#?}", found.checks);
     assert_eq!((found.level("history"), found.level("store_clock")), ("ok", "ok"));
     assert!(moto.store("shop").list().is_empty());
+    // What protects the objects is told as it is found.
+    assert_eq!((found.level("store_versioning"), found.level("store_object_lock")), ("warning", "ok"));
+    moto.put("locked", "x-amz-bucket-object-lock-enabled: true\r\n", "");
+    let found = ask("s3://locked/shop");
+    assert_eq!((found.level("store_versioning"), found.level("store_object_lock")), ("ok", "warning"));
+    let rule = "<ObjectLockConfiguration><ObjectLockEnabled>Enabled</ObjectLockEnabled><Rule><DefaultRetention><Mode>COMPLIANCE</Mode>\
+                <Days>30</Days></DefaultRetention></Rule></ObjectLockConfiguration>";
+    moto.put("archive", "x-amz-bucket-object-lock-enabled: true\r\n", "");
+    moto.put("archive?object-lock", "", rule);
+    let found = ask("s3://archive/shop");
+    assert_eq!(found.level("store_object_lock"), "ok");
+    assert!(
+        found.worst("store_object_lock")["message"].to_string().contains("COMPLIANCE, 30 days"),
+        "{:#?}",
+        found.checks
+    );
+
     let found = ask("s3://no-such-bucket/x");
     assert_eq!((found.code, found.level("history")), (Some(1), "problem"));
 }

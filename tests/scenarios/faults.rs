@@ -64,6 +64,36 @@ fn sessions_that_the_server_ends_are_begun_again() {
     source.assert_exact(Store::directory(source.history()), 500);
 }
 
+#[test]
+fn a_bucket_that_locks_each_object_takes_a_history() {
+    let source = Source::start();
+    let moto = Moto::start();
+    moto.put("locked", "x-amz-bucket-object-lock-enabled: true\r\n", "");
+    let rule = "<ObjectLockConfiguration><ObjectLockEnabled>Enabled</ObjectLockEnabled><Rule><DefaultRetention><Mode>COMPLIANCE</Mode>\
+                <Days>30</Days></DefaultRetention></Rule></ObjectLockConfiguration>";
+    moto.put("locked?object-lock", "", rule);
+    let workload = Workload::start(&source.server, &Habits { large: 0, ..Habits::default() });
+    workload.wait_for(40);
+    let history = "s3://locked/shop";
+    let made = Bygone::new(source.server.url(), history).options(&["--commit-interval", "200ms"]);
+    let mut bygone = moto.variables().iter().fold(made, |made, (name, value)| made.env(name, value));
+    bygone.start("");
+    workload.wait_for(60);
+    std::thread::sleep(Duration::from_secs(2));
+    bygone.kill();
+    workload.finish();
+    // A file that is uploaded in parts.
+    source.server.run(
+        "insert into settings (name, value) select 'large ' || n, string_agg(md5(random()::text), '') from generate_series(1, 40) n, generate_series(1, 20000) \
+         m group by n",
+    );
+    bygone.until_current();
+    bygone.ask(&["compact", "--all", "--grace", "1ms"]).well();
+    bygone.ask(&["compact", "--grace", "1ms"]).well();
+    bygone.ask(&["verify"]).well();
+    source.assert_exact(moto.store_of("locked", "shop"), 50);
+}
+
 /// The source's clock makes `_valid_from`, bygone's own is written beside commits and tells files that have had their time.
 #[test]
 fn clocks_that_are_set_back_and_forth_change_no_fact() {

@@ -70,14 +70,19 @@ impl Moto {
 
     /// What lies under a prefix of the bucket.
     pub(crate) fn store(&self, prefix: &str) -> Store {
-        Store::bucket(self.client(), prefix)
+        self.store_of(BUCKET, prefix)
     }
 
-    fn client(&self) -> AmazonS3 {
+    /// The same of another bucket.
+    pub(crate) fn store_of(&self, bucket: &str, prefix: &str) -> Store {
+        Store::bucket(self.client(bucket), prefix)
+    }
+
+    fn client(&self, bucket: &str) -> AmazonS3 {
         AmazonS3Builder::new()
             .with_endpoint(self.endpoint())
             .with_allow_http(true)
-            .with_bucket_name(BUCKET)
+            .with_bucket_name(bucket)
             .with_region("us-east-1")
             .with_access_key_id("test")
             .with_secret_access_key("test-secret")
@@ -86,10 +91,16 @@ impl Moto {
     }
 
     fn create_bucket(&self) {
+        self.put(BUCKET, "", "");
+    }
+
+    /// A request to the server itself: `headers` are whole lines.
+    pub(crate) fn put(&self, path: &str, headers: &str, body: &str) {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         write!(
             stream,
-            "PUT /{BUCKET} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            "PUT /{path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
         )
         .unwrap();
         let mut answer = String::new();
@@ -100,7 +111,7 @@ impl Moto {
     /// A server that lets two writers put one object would prove nothing here.
     fn check_conditional_put(&self) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let client = self.client();
+        let client = self.client(BUCKET);
         let probe = object_store::path::Path::from("probe");
         runtime.block_on(async {
             let create = || PutOptions::from(PutMode::Create);

@@ -10,6 +10,7 @@
 //! [`Store::check_put_if_absent`] finds out.
 
 mod aws_profile;
+mod bucket;
 mod local;
 mod location;
 mod remote;
@@ -33,6 +34,7 @@ use crate::timestamp::Timestamp;
 use local::LocalStore;
 use remote::RemoteStore;
 
+pub use bucket::{Protection, Retention};
 pub use location::Location;
 pub use staged::{Sealed, StagedFile};
 
@@ -204,6 +206,17 @@ impl Store {
                 Ok(None)
             }
             Kind::Remote(store) => store.probe(&format!("bygone-probe-{:016x}", rand::random::<u64>())).await,
+        }
+    }
+
+    /// What the bucket does for the objects in it; none for a directory.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Denied`] where one may not ask; where the bucket does not answer.
+    pub async fn protection(&self) -> Result<Option<Protection>> {
+        match &*self.0 {
+            Kind::Local(_) => Ok(None),
+            Kind::Remote(store) => store.protection().await.map(Some),
         }
     }
 

@@ -15,12 +15,16 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use futures_util::stream::{BoxStream, FuturesUnordered};
 use futures_util::{StreamExt, TryStreamExt};
+use http_body_util::BodyExt as _;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::client::{
-    HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpService, ReqwestConnector,
+    HttpClient, HttpConnector, HttpError, HttpRequest, HttpRequestBody, HttpResponse, HttpService,
+    ReqwestConnector,
 };
 use object_store::path::Path as Key;
 use object_store::{
@@ -31,6 +35,7 @@ use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
 use super::aws_profile::Profile;
+use super::bucket::{Bucket, Protection};
 use super::local::remove_files_of_others;
 use super::remote_error::translate;
 use super::{Object, PutOutcome, Sealed, StoreOptions, blocking};
@@ -60,6 +65,7 @@ pub(super) struct RemoteStore {
     retry_for: Duration,
     spool: Option<PathBuf>,
     instance: String,
+    bucket: Bucket,
 }
 
 impl RemoteStore {
@@ -109,6 +115,15 @@ impl RemoteStore {
             .get_config_value(&AmazonS3ConfigKey::S3Endpoint)
             .or_else(|| builder.get_config_value(&AmazonS3ConfigKey::Endpoint))
             .or(profile.endpoint_url);
+        let region = builder.get_config_value(&AmazonS3ConfigKey::Region);
+        let region = region.unwrap_or_else(|| "us-east-1".to_owned());
+        let is_whole = builder.get_config_value(&AmazonS3ConfigKey::VirtualHostedStyleRequest).as_deref()
+            == Some("true");
+        let url = match &endpoint {
+            Some(endpoint) if is_whole => endpoint.trim_end_matches('/').to_owned(),
+            Some(endpoint) => format!("{}/{bucket}", endpoint.trim_end_matches('/')),
+            None => format!("https://s3.{region}.amazonaws.com/{bucket}"),
+        };
         let mut description = format!("s3://{bucket}");
         if !prefix.is_empty() {
             description = format!("{description}/{prefix}");
@@ -141,7 +156,9 @@ impl RemoteStore {
             .map_err(|err| {
                 Error::new(ErrorKind::Configuration, "bad settings for S3", err.to_string()).with_source(err)
             })?;
+        let credentials = (!skip_signature).then(|| Arc::clone(store.credentials()));
         Ok(Self {
+            bucket: Bucket { url, region, credentials },
             store: Arc::new(store),
             prefix: prefix.to_owned(),
             description,
@@ -149,6 +166,11 @@ impl RemoteStore {
             spool: options.spool.clone(),
             instance: format!("{:016x}", rand::random::<u64>()),
         })
+    }
+
+    /// What the bucket does for its objects.
+    pub(super) async fn protection(&self) -> Result<Protection> {
+        self.bucket.protection().await
     }
 
     pub(super) fn describe(&self) -> &str {
@@ -457,9 +479,10 @@ async fn read_part(file: Arc<File>, range: Range<u64>) -> Result<Bytes> {
     .await
 }
 
-/// Puts `If-None-Match: *` on the completion of multipart uploads, which the client does not offer for uploads.
+/// Puts `If-None-Match: *` on the completion of multipart uploads, which the client does not offer for uploads, and `Content-MD5` on what is
+/// put.
 ///
-/// The header is added after the signing: signature version 4 requires `host` and `x-amz-*` to be signed, no more.
+/// The headers are added after the signing: signature version 4 requires `host` and `x-amz-*` to be signed, no more.
 #[derive(Debug)]
 struct ConditionalCompletion;
 
@@ -489,6 +512,26 @@ impl HttpService for Completing {
         if completes {
             request.headers_mut().insert("if-none-match", HeaderValue::from_static("*"));
         }
-        Box::pin(self.0.execute(request))
+        Box::pin(async move {
+            // A bucket that locks each object takes none without it.
+            if request.method().as_str() == "PUT" && !request.headers().contains_key("content-md5") {
+                let sum = md5_of(request.body().clone()).await?;
+                if let Ok(sum) = HeaderValue::from_str(&sum) {
+                    request.headers_mut().insert("content-md5", sum);
+                }
+            }
+            self.0.execute(request).await
+        })
     }
+}
+
+/// The MD5 of a body, as `Content-MD5` has it (RFC 1864).
+async fn md5_of(mut body: HttpRequestBody) -> Result<String, HttpError> {
+    let mut sum = md5::Md5::new();
+    while let Some(frame) = body.frame().await {
+        if let Ok(bytes) = frame?.into_data() {
+            sum.update(&bytes);
+        }
+    }
+    Ok(BASE64.encode(sum.finalize()))
 }
