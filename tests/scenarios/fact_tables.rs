@@ -446,6 +446,7 @@ fn rows_alone_hold_the_source_back_while_their_server_is_down_and_fence_a_second
     let mut bygone = source.bygone().without_files().options(&options);
     bygone.until_current();
     bygone.start("");
+    assert!(eventually(Duration::from_secs(60), || bygone.said().contains("streaming")), "{}", bygone.said());
     workload.wait_for(40);
     target.stop(Stop::Immediate);
     let acknowledged = || {

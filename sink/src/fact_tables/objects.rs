@@ -53,7 +53,7 @@ pub(super) fn frame(schema: &str, database: &str) -> String {
             primary key (table_name, schema));
         create table if not exists {s}.events (seq bigint not null, kind text not null, table_name text, lsn pg_lsn, detail jsonb not null);
         create table if not exists {s}.transactions (xid bigint not null, lsn pg_lsn primary key, committed_at timestamptz not null,
-            valid_from timestamptz not null, actor text, context jsonb, origin text, tables jsonb not null);
+            valid_from timestamptz not null, actor text, context jsonb, origin text, tables json not null);
         create index if not exists transactions_xid on {s}.transactions (xid);
         create index if not exists transactions_actor on {s}.transactions (actor) where actor is not null;
         create or replace function {s}.refuse() returns trigger language plpgsql as $bygone$ begin
@@ -70,9 +70,9 @@ pub(super) fn frame(schema: &str, database: &str) -> String {
         create or replace function {s}.who_changed(table_name text default null, actor_name text default null)
             returns table (xid bigint, lsn pg_lsn, committed_at timestamptz, actor text, context jsonb, facts bigint) language sql stable as $bygone$
             select t.xid, t.lsn, t.committed_at, t.actor, t.context,
-                (select sum(n::bigint)::bigint from jsonb_each_text(t.tables) as c (name, n) where $1 is null or name = $1)
+                (select sum(n::bigint)::bigint from json_each_text(t.tables) as c (name, n) where $1 is null or name = $1)
             from {s}.transactions t
-            where ($1 is null or t.tables ? $1) and ($2 is null or t.actor = $2) order by t.lsn desc $bygone$;
+            where ($1 is null or t.tables -> $1 is not null) and ($2 is null or t.actor = $2) order by t.lsn desc $bygone$;
         comment on function {s}.who_changed(text, text) is 'transactions, newest first: of a table (schema.name), of an actor, or all';\n",
         name = literal(schema),
         quoted = literal(&s),

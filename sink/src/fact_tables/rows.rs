@@ -280,9 +280,7 @@ impl Rows {
                     .map_err(|_| senseless("counts of facts"))?,
                 None => serde_json::Map::new(),
             };
-            let mut tables: Vec<(String, i64)> =
-                tables.into_iter().map(|(table, count)| (table, count.as_i64().unwrap_or(0))).collect();
-            tables.sort_unstable();
+            let tables = tables.into_iter().map(|(table, count)| (table, count.as_i64().unwrap_or(0)));
             let transaction = Transaction {
                 xid: fields.number(0)?,
                 lsn: fields.lsn(1)?,
@@ -291,7 +289,7 @@ impl Rows {
                 actor: fields.text(4)?,
                 context: fields.json(5)?,
                 origin: fields.text(6)?,
-                tables,
+                tables: tables.collect(),
             };
             Ok(visit(transaction))
         })

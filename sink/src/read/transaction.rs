@@ -31,7 +31,7 @@ pub struct Transaction {
     pub context: Option<String>,
     /// The replication origin.
     pub origin: Option<String>,
-    /// How many facts it left in each table, by the table's name.
+    /// How many facts it left in each table.
     pub tables: Vec<(String, i64)>,
 }
 
@@ -181,8 +181,6 @@ fn transaction(path: &str, batch: &RecordBatch, at: usize) -> Result<Transaction
         return Err(damaged(path, "its counts per table have another type"));
     };
     let tables = names.iter().flatten().zip(numbers.values()).map(|(name, count)| (name.to_owned(), *count));
-    let mut tables: Vec<(String, i64)> = tables.collect();
-    tables.sort_unstable();
     Ok(Transaction {
         xid: number("xid")?,
         lsn: Lsn::from_i64(number("lsn")?),
@@ -191,6 +189,6 @@ fn transaction(path: &str, batch: &RecordBatch, at: usize) -> Result<Transaction
         actor: text("actor")?,
         context: text("context")?,
         origin: text("origin")?,
-        tables,
+        tables: tables.collect(),
     })
 }
