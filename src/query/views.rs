@@ -46,6 +46,8 @@ pub(super) async fn views(arguments: &Views) -> Result<()> {
         return postgres(arguments, &archive);
     }
     let dialect = Dialect::of(arguments.engine)?;
+    // Of rows there is nothing that these engines could open.
+    archive.store()?;
     let location = Location::parse(&arguments.history.history)?;
     if let (Dialect::DuckDb, Location::Local(root)) = (dialect, &location)
         && root.to_string_lossy().contains(['*', '?', '[', ']'])

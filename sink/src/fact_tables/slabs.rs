@@ -11,11 +11,12 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bygone_replication::table::quote_identifier;
+use bygone_replication::table::{quote_identifier, quote_literal};
 use tokio::task::JoinHandle;
-use tokio_postgres::Client;
-use tokio_postgres::types::PgLsn;
+use tokio_postgres::types::{PgLsn, ToSql};
+use tokio_postgres::{Client, Row};
 
+use super::objects::slab_index;
 use super::told;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -27,6 +28,21 @@ pub(super) const FROM_HISTORY: [&str; 3] = ["_entity_id", "_version", "_schema"]
 
 /// Rows that have ended for two that were alive.
 const ENDED_FOR_TWO_ALIVE: u64 = 3;
+
+/// What is done, for messages.
+const DOING: &str = "making a slab";
+
+/// Where the last slab of a table ends.
+#[derive(Debug)]
+struct Last {
+    /// Its number; none before the first.
+    slab: Option<i64>,
+    ends: String,
+    /// The facts up to here are in slabs.
+    up_to: PgLsn,
+    /// Rows alive at its end.
+    alive: u64,
+}
 
 /// Makes slabs in a session of its own, beside the one that writes facts.
 #[derive(Debug)]
@@ -163,75 +179,81 @@ impl Work {
     }
 
     async fn cut_within(&self, base: &str) -> Result<bool> {
-        let doing = "making a slab";
-        let s = quote_identifier(&self.schema);
-        let of = |suffix: &str| format!("{s}.{}", quote_identifier(&format!("{base}{suffix}")));
-        let (history, slabs) = (of("_history"), of("_slabs"));
-        let ask = async |sql: &str, parameters: &[&(dyn tokio_postgres::types::ToSql + Sync)]| {
-            self.client.query_opt(sql, parameters).await.map_err(|error| told(doing, &error))
-        };
         // In the order in which a change of columns takes them.
-        self.execute(&format!("lock table {history} in access share mode")).await?;
-        let last = ask(
-            &format!(
-                "select slab, ends::text, up_to, alive from {s}.slabs where base = $1 order by begins desc limit 1"
-            ),
-            &[&base],
-        )
-        .await?;
-        let (last, begins, after, alive) = match &last {
-            Some(row) => (
-                Some(row.get::<_, i64>(0)),
-                row.get::<_, String>(1),
-                row.get::<_, PgLsn>(2),
-                row.get::<_, i64>(3),
-            ),
-            None => {
-                let sql = format!("select count(*) from {history} where _version = 1");
-                let alive = ask(&sql, &[]).await?.map_or(0, |row| row.get(0));
-                (None, "-infinity".to_owned(), PgLsn::from(0), alive)
-            }
-        };
-        let alive = u64::try_from(alive).unwrap_or(0);
-        let wanted = (alive.saturating_mul(ENDED_FOR_TWO_ALIVE) / 2).max(self.least);
+        self.execute(&format!("lock table {} in access share mode", self.name(base, "_history"))).await?;
+        let last = self.last(base).await?;
+        let Some(next) = self.next(base, &last).await? else { return Ok(false) };
+        self.fill(base, &last, &next).await?;
+        Ok(true)
+    }
+
+    /// Where the last slab of a table ends, or its history begins.
+    async fn last(&self, base: &str) -> Result<Last> {
+        let sql = format!(
+            "select slab, ends::text, up_to, alive from {} where base = $1 order by begins desc limit 1",
+            self.registry()
+        );
+        if let Some(row) = self.ask(&sql, &[&base]).await? {
+            return Ok(Last {
+                slab: Some(row.get(0)),
+                ends: row.get(1),
+                up_to: row.get(2),
+                alive: u64::try_from(row.get::<_, i64>(3)).unwrap_or(0),
+            });
+        }
+        let sql = format!("select count(*) from {} where _version = 1", self.name(base, "_history"));
+        let alive: i64 = self.ask(&sql, &[]).await?.map_or(0, |row| row.get(0));
+        Ok(Last {
+            slab: None,
+            ends: "-infinity".to_owned(),
+            up_to: PgLsn::from(0),
+            alive: u64::try_from(alive).unwrap_or(0),
+        })
+    }
+
+    /// Where the next slab ends, if enough rows have ended: the time, and the last position before it.
+    async fn next(&self, base: &str, last: &Last) -> Result<Option<(String, PgLsn)>> {
+        let history = self.name(base, "_history");
+        let wanted = (last.alive.saturating_mul(ENDED_FOR_TWO_ALIVE) / 2).max(self.least);
+        // A look takes longer the more rows there are.
+        let patience = (wanted / 4).max(self.least);
+        self.patience.lock().unwrap_or_else(PoisonError::into_inner).insert(base.to_owned(), patience);
         // The fact that ends the last of those rows: all facts of earlier times are there.
         let sql = format!(
             "select _valid_from::text, _lsn from {history} where _lsn > $1 and _version > 1 order by _lsn, _seq offset $2 limit 1"
         );
         let offset = i64::try_from(wanted - 1).unwrap_or(i64::MAX);
-        // A look takes longer the more rows there are.
-        let patience = (wanted / 4).max(self.least);
-        self.patience.lock().unwrap_or_else(PoisonError::into_inner).insert(base.to_owned(), patience);
-        let Some(row) = ask(&sql, &[&after, &offset]).await? else { return Ok(false) };
-        let (mut ends, mut ending): (String, PgLsn) = (row.get(0), row.get(1));
+        let Some(row) = self.ask(&sql, &[&last.up_to, &offset]).await? else { return Ok(None) };
+        let (ends, ending): (String, PgLsn) = (row.get(0), row.get(1));
         let before = format!(
             "select _lsn from {history} where _lsn > $1 and _lsn <= $2 and _valid_from < $3::text::timestamptz order by _lsn desc limit 1"
         );
-        let up_to: PgLsn = match ask(&before, &[&after, &ending, &ends]).await? {
-            Some(row) => row.get(0),
-            // All of them are of one moment: the slab ends with the next.
-            None => {
-                let sql = format!(
-                    "select _valid_from::text, _lsn from {history} where _lsn > $1 and _valid_from > $2::text::timestamptz order by _lsn, _seq \
-                     limit 1"
-                );
-                let Some(row) = ask(&sql, &[&ending, &ends]).await? else { return Ok(false) };
-                (ends, ending) = (row.get(0), row.get(1));
-                let Some(row) = ask(&before, &[&after, &ending, &ends]).await? else { return Ok(false) };
-                row.get(0)
-            }
-        };
+        if let Some(row) = self.ask(&before, &[&last.up_to, &ending, &ends]).await? {
+            return Ok(Some((ends, row.get(0))));
+        }
+        // All of them are of one moment: the slab ends with the next.
+        let sql = format!(
+            "select _valid_from::text, _lsn from {history} where _lsn > $1 and _valid_from > $2::text::timestamptz order by _lsn, _seq limit 1"
+        );
+        let Some(row) = self.ask(&sql, &[&ending, &ends]).await? else { return Ok(None) };
+        let (ends, ending): (String, PgLsn) = (row.get(0), row.get(1));
+        let row = self.ask(&before, &[&last.up_to, &ending, &ends]).await?;
+        Ok(row.map(|row| (ends, row.get(0))))
+    }
 
+    /// Lays out the rows of the next slab, and says that it is there.
+    async fn fill(&self, base: &str, last: &Last, (ends, up_to): &(String, PgLsn)) -> Result<()> {
+        let (history, slabs, registry) =
+            (self.name(base, "_history"), self.name(base, "_slabs"), self.registry());
         let columns = self.columns(base).await?;
         let names = |prefix: &str| {
             let all = FROM_HISTORY.iter().map(|name| (*name).to_owned()).chain(columns.iter().cloned());
             all.map(|name| format!("{prefix}{}", quote_identifier(&name))).collect::<Vec<_>>().join(", ")
         };
-        let number =
-            format!("select nextval(pg_get_serial_sequence('{}', 'slab'))", s.replace('\'', "''") + ".slabs");
-        let slab: i64 = ask(&number, &[]).await?.map_or(0, |row| row.get(0));
+        let number = format!("select nextval(pg_get_serial_sequence({}, 'slab'))", quote_literal(&registry));
+        let slab: i64 = self.ask(&number, &[]).await?.map_or(0, |row| row.get(0));
         // The rows alive before. None are, before the first.
-        let carried = last.map_or_else(String::new, |last| {
+        let carried = last.slab.map_or_else(String::new, |last| {
             format!(
                 "select {BEGAN} as at, false as gone, {} from {slabs} p where p.{SLAB} = {last} and p.{ENDED} is null union all ",
                 names("p.")
@@ -240,23 +262,39 @@ impl Work {
         let fill = format!(
             "insert into {slabs} ({SLAB}, {BEGAN}, {ENDED}, {}) select {slab}, at, ended, {} from (select x.*, lead(at) over (partition by \
              _entity_id order by _version) as ended from ({carried}select h._valid_from as at, h._deleted_at is not null as gone, {} from \
-             {history} h where h._lsn > '{after}' and h._lsn <= '{up_to}') x) y where not gone",
+             {history} h where h._lsn > '{}' and h._lsn <= '{up_to}') x) y where not gone",
             names(""),
             names("y."),
-            names("h.")
+            names("h."),
+            last.up_to
         );
         self.execute(&fill).await?;
         let note = format!(
-            "insert into {s}.slabs (slab, base, begins, ends, up_to, alive) select $1, $2, $3::text::timestamptz, $4::text::timestamptz, $5, \
+            "insert into {registry} (slab, base, begins, ends, up_to, alive) select $1, $2, $3::text::timestamptz, $4::text::timestamptz, $5, \
              count(*) from {slabs} where {SLAB} = $1 and {ENDED} is null"
         );
-        let noted = self.client.execute(&note, &[&slab, &base, &begins, &ends, &up_to]).await;
-        noted.map_err(|error| told(doing, &error))?;
-        let index = format!("{s}.{}", super::objects::slab_index(&format!("{base}_slabs")));
-        let index = bygone_replication::table::quote_literal(&index);
-        self.execute(&format!("select brin_summarize_new_values({index}); analyze {slabs}")).await?;
+        let noted = self.client.execute(&note, &[&slab, &base, &last.ends, ends, up_to]).await;
+        noted.map_err(|error| told(DOING, &error))?;
+        let index = format!("{}.{}", quote_identifier(&self.schema), slab_index(&format!("{base}_slabs")));
+        let summarize =
+            format!("select brin_summarize_new_values({}); analyze {slabs}", quote_literal(&index));
+        self.execute(&summarize).await?;
         tracing::debug!(table = base, slab, until = ends, "a slab was made");
-        Ok(true)
+        Ok(())
+    }
+
+    /// A table of a captured table.
+    fn name(&self, base: &str, suffix: &str) -> String {
+        format!("{}.{}", quote_identifier(&self.schema), quote_identifier(&format!("{base}{suffix}")))
+    }
+
+    /// What says which slabs there are.
+    fn registry(&self) -> String {
+        format!("{}.slabs", quote_identifier(&self.schema))
+    }
+
+    async fn ask(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Option<Row>> {
+        self.client.query_opt(sql, parameters).await.map_err(|error| told(DOING, &error))
     }
 
     /// The user's columns, as the slabs have them.
@@ -276,6 +314,6 @@ impl Work {
     }
 
     async fn execute(&self, sql: &str) -> Result<()> {
-        self.client.batch_execute(sql).await.map_err(|error| told("making a slab", &error))
+        self.client.batch_execute(sql).await.map_err(|error| told(DOING, &error))
     }
 }
