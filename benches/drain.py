@@ -13,7 +13,7 @@ MOST_MEMORY = 512 << 20
 SPEED_MARK = 1.0
 
 
-def _drain(bench: Bench, capture: Capture, subject: str, load: str, discard: bool):
+def measure(bench: Bench, capture: Capture, subject: str, load: str, discard: bool = False, mark: float = SPEED_MARK):
     """Loads a backlog and drains it in turn with the rival; `load` ends with the number of row changes that it made."""
     server, database = bench.server, capture.database
     capture.keep()
@@ -37,7 +37,7 @@ def _drain(bench: Bench, capture: Capture, subject: str, load: str, discard: boo
             raise SystemExit(f"bench: {subject}: {facts} facts for {changes} changes: this is a bug")
         note(f"{subject}: run {turn + 1}: pg_recvlogical {theirs[-1].wall:.2f} s, bygone {ours[-1].wall:.2f} s"
              + (f", without writing {nulls[-1].wall:.2f} s" if discard else ""))
-    bench.ratio(subject, "pg_recvlogical", ours, theirs, mark=SPEED_MARK, facts=changes)
+    bench.ratio(subject, "pg_recvlogical", ours, theirs, mark=mark, facts=changes)
     if discard:
         bench.ratio(f"{subject}, null sink", "pg_recvlogical", nulls, theirs, facts=changes)
     bench.memory(subject, ours, most=MOST_MEMORY)
@@ -47,7 +47,7 @@ def orders(bench: Bench):
     """Small transactions on a table of 14 columns."""
     capture = _prepare(bench, "drain", source_tables.ORDERS + source_tables.TRANSACTIONS)
     wanted = bench.scaled(CHANGES)
-    _drain(bench, capture, f"drain, {wanted:,} changes", f"call work({wanted}, null)", discard=True)
+    measure(bench, capture, f"drain, {wanted:,} changes", f"call work({wanted}, null)", discard=True)
     bench.fact_size("a drain", capture)
     bench.state_size("a drain", capture)
     bench.server.drop(capture.database)
@@ -57,7 +57,7 @@ def wide(bench: Bench):
     """The same on a table of 30 columns of all kinds."""
     capture = _prepare(bench, "wide", source_tables.WIDE + source_tables.TRANSACTIONS)
     wanted = bench.scaled(WIDE_CHANGES)
-    _drain(bench, capture, f"wide drain, {wanted:,} changes", f"call work({wanted}, null)", discard=True)
+    measure(bench, capture, f"wide drain, {wanted:,} changes", f"call work({wanted}, null)", discard=True)
     bench.fact_size("a wide drain", capture)
     bench.server.drop(capture.database)
 
@@ -67,7 +67,7 @@ def one_transaction(bench: Bench):
     capture = _prepare(bench, "transaction", source_tables.ORDERS)
     rows = bench.scaled(ROWS_OF_ONE_TRANSACTION)
     load = f"with filled as ({source_tables.FILL.format(rows=rows)} returning 1) select count(*) from filled"
-    _drain(bench, capture, f"one transaction, {rows:,} rows", load, discard=False)
+    measure(bench, capture, f"one transaction, {rows:,} rows", load)
     bench.server.drop(capture.database)
 
 

@@ -1,12 +1,11 @@
 """Facts as rows in PostgreSQL: how fast a backlog becomes rows, and how long questions about the past take there."""
 from __future__ import annotations
 
-import statistics
-import subprocess
-
+import by_psql
+import drain
 import past
 import source_tables
-from capture import NAME, TABLE, Capture, Recvlogical
+from capture import NAME, TABLE, Capture
 from report import Bench, note
 
 CHANGES = 900_000
@@ -16,7 +15,6 @@ VERSIONS = 100
 AS_OF_MARK = 3.0
 ONE_MARK = 1.0
 ALL = "id, customer, status, total, note, quantity, changed, paid"
-BOTH = "rows and files"
 
 
 class Rows(Capture):
@@ -55,35 +53,16 @@ def orders(bench: Bench):
     """A backlog of small transactions."""
     wanted = bench.scaled(CHANGES)
     for files in (False, True):
-        subject = f"{BOTH if files else 'rows alone'}, {wanted:,} changes"
-        database = "with_files" if files else "rows_alone"
+        database, what = ("with_files", "rows and files") if files else ("rows_alone", "rows alone")
+        subject = f"{what}, {wanted:,} changes"
         bench.server.create(database)
         bench.server.ask(database, source_tables.ORDERS + source_tables.TRANSACTIONS)
-        drain(bench, Rows(bench, database, files), subject, wanted)
+        capture = Rows(bench, database, files)
+        drain.measure(bench, capture, subject, f"call work({wanted}, null)", mark=MARK)
+        capture.detach()
+        for name in (capture.target, capture.kept_target, database):
+            bench.server.drop(name)
     asked(bench)
-
-
-def drain(bench: Bench, capture: Rows, subject: str, wanted: int):
-    server, database = bench.server, capture.database
-    capture.keep()
-    note(f"{subject}: loading")
-    changes = int(server.ask(database, "set synchronous_commit = off", f"call work({wanted}, null)").split()[-1])
-    server.ask(database, "create table flushed ()", "checkpoint")
-    end = server.ask(database, "select pg_current_wal_lsn()")
-    recvlogical = Recvlogical(capture)
-    theirs, ours = [], []
-    for turn in range(bench.runs):
-        theirs.append(recvlogical.run(end))
-        capture.put_back()
-        ours.append(capture.run())
-        facts = capture.facts()
-        if facts != changes:
-            raise SystemExit(f"bench: {subject}: {facts} facts for {changes} changes: this is a bug")
-        note(f"{subject}: run {turn + 1}: pg_recvlogical {theirs[-1].wall:.2f} s, bygone {ours[-1].wall:.2f} s")
-    bench.ratio(subject, "pg_recvlogical", ours, theirs, mark=MARK, facts=changes)
-    capture.detach()
-    for name in (capture.target, capture.kept_target, database):
-        server.drop(name)
 
 
 def asked(bench: Bench):
@@ -111,14 +90,15 @@ def asked(bench: Bench):
     moments = server.ask(target, "select begins + (ends - begins) * 0.7 from (select *, row_number() over (order by begins) as n from bygone.slabs) s "
                                  f"where n in ({slabs // 4}, {slabs // 2}, {slabs - 1})").split("\n")
     sums = f"select count(*), sum(hashtext(row({ALL})::text)) from "
-    scan = times(bench, database, {"scan": f"{sums} orders"})["scan"]
+    runs = 2 * bench.runs + 1
+    scan = by_psql.medians(server.psql(database), {"scan": f"{sums} orders"}, runs)["scan"]
     questions = {f"in slab {at}": f"{sums} bygone.orders_as_of('{moment}'::timestamptz)" for at, moment in enumerate(moments)}
     questions |= {
         "now": f"{sums} bygone.orders",
         "one": f"select {ALL} from bygone.orders_as_of('{moments[1]}'::timestamptz) where id = {rows // 2}",
         "history": f"select * from bygone.orders_timeline where _entity_id = '{rows // 2}'",
     }
-    took = times(bench, target, questions)
+    took = by_psql.medians(server.psql(target), questions, runs)
     ratios = [took[name] / scan for name in questions if name.startswith("in slab")]
     bench.at_most(f"orders_as_of(t) in PostgreSQL, {subject}", "PostgreSQL's scan of the table", max(ratios), AS_OF_MARK,
                   remark=f"{min(ratios):.2f} to {max(ratios):.2f} x of {scan * 1000:.0f} ms, {slabs} slabs; made of files in {made.wall:.0f} s")
@@ -128,17 +108,3 @@ def asked(bench: Bench):
     capture.detach()
     for name in (target, database):
         server.drop(name)
-
-
-def times(bench: Bench, database: str, questions: dict[str, str]) -> dict[str, float]:
-    """Seconds as psql measures them, without the start of a session; the first run of each does not count."""
-    script = "\\timing on\n" + "".join(f"\\echo {name}\n{question};\n" for name, question in questions.items() for _ in range(2 * bench.runs + 2))
-    told = subprocess.run(bench.server.psql(database), input=script, capture_output=True, text=True, check=True).stdout
-    took: dict[str, list[float]] = {name: [] for name in questions}
-    name = ""
-    for line in told.splitlines():
-        if line in took:
-            name = line
-        elif line.startswith("Time: "):
-            took[name].append(float(line.split()[1]) / 1000)
-    return {name: statistics.median(all[1:]) for name, all in took.items()}

@@ -3,9 +3,10 @@ import json
 import pathlib
 import re
 import statistics
-import subprocess
 import sys
 import time
+
+import by_psql
 
 ALL = "id, customer, status, total, note, quantity, changed, paid"
 
@@ -47,7 +48,6 @@ def duckdb(task: dict) -> dict:
 
 
 def postgres(task: dict) -> dict:
-    """Times as psql measures them: without the start of a session."""
     moment = "(select percentile_disc(0.5) within group (order by lower(period)) from (select period from orders_history limit 1000000) h)"
     sums = f"select count(*), sum(hashtext(row({ALL})::text)) from "
     between = f"(select {ALL} from orders where period @> :'at'::timestamptz union all select {ALL} from orders_history where period @> :'at'::timestamptz) t"
@@ -56,17 +56,7 @@ def postgres(task: dict) -> dict:
         "as_of": f"{sums} {between}",
         "one": f"select {ALL} from orders where id = {task['rows'] // 2} union all select {ALL} from orders_history where id = {task['rows'] // 2}",
     }
-    script = f"select {moment} as at \\gset\n\\timing on\n"
-    script += "".join(f"\\echo {name}\n{question};\n" for name, question in questions.items() for _ in range(task["runs"] + 1))
-    told = subprocess.run(task["psql"], input=script, capture_output=True, text=True, check=True).stdout
-    took = {name: [] for name in questions}
-    name = ""
-    for line in told.splitlines():
-        if line in took:
-            name = line
-        elif line.startswith("Time: "):
-            took[name].append(float(line.split()[1]) / 1000)
-    return {name: statistics.median(times[1:]) for name, times in took.items()}
+    return by_psql.medians(task["psql"], questions, task["runs"], before=f"select {moment} as at \\gset\n")
 
 
 task = json.load(sys.stdin)

@@ -23,12 +23,11 @@ use crate::batch::{FactBatch, Span};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::log::path::{TRANSACTIONS, fact_number, fact_path, transactions_path};
-use crate::log::{Add, ContentHash, LogState};
+use crate::log::{Add, ContentHash, LEAF, LogState};
 use crate::parquet_layout;
 use crate::schema::TableSchema;
 use crate::store::{PutOutcome, Store};
 use crate::timestamp::Timestamp;
-use crate::versioning::LEAF;
 
 /// Batches that may wait for the encoder: enough to even out bursts, few enough to stay small (8,192 rows each).
 const WAITING_BATCHES: usize = 6;

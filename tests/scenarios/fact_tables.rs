@@ -58,6 +58,26 @@ fn assert_current(source: &Postgres, target: &mut postgres::Client, table: &str,
     assert!(ours == theirs, "{table}: {} rows here, {} there", ours.len(), theirs.len());
 }
 
+/// What the log and the target call a table of the workload.
+fn names(table: &str) -> (String, String) {
+    let name = table.replace('"', "");
+    let base = name.trim_start_matches("public.").to_owned();
+    (name, base)
+}
+
+/// The facts of all tables of the workload are those of the history. Gives how many there are.
+fn assert_workload_facts(target: &mut postgres::Client, history: &History) -> usize {
+    let all = TABLES.map(names).into_iter().filter(|(name, _)| history.tables().contains(name.as_str()));
+    all.map(|(name, base)| assert_same_facts(target, history, &name, &base)).sum()
+}
+
+/// The target's views of all tables of the workload read as the source does.
+fn assert_workload_current(source: &Source, target: &mut postgres::Client) {
+    for table in TABLES {
+        assert_current(&source.server, target, table, &names(table).1);
+    }
+}
+
 /// One history says what the other says, fact by fact, value by value.
 pub(super) fn assert_same_history(one: &History, other: &History) {
     assert_eq!(one.tables(), other.tables());
@@ -142,15 +162,8 @@ fn a_busy_capture_that_is_killed_writes_each_fact_into_its_tables_once() {
     bygone.until_current();
     let history = source.assert_exact(Store::directory(source.history()), 300);
     let mut client = source.server.connect_to("facts");
-    let mut facts = 0;
-    for table in TABLES {
-        let name = table.replace('"', "");
-        let base = name.trim_start_matches("public.");
-        if history.tables().contains(name.as_str()) {
-            facts += assert_same_facts(&mut client, &history, &name, base);
-            assert_current(&source.server, &mut client, table, base);
-        }
-    }
+    let facts = assert_workload_facts(&mut client, &history);
+    assert_workload_current(&source, &mut client);
     assert!(facts >= 300, "{facts}");
     let tables: Vec<&str> = TABLES.into_iter().filter(|table| history.tables().contains(table)).collect();
     let asked = assert_answers_alike(&bygone, &target, &history, &tables);
@@ -173,11 +186,7 @@ fn a_busy_capture_that_is_killed_writes_each_fact_into_its_tables_once() {
     bygone.ask(&["backfill-facts", "--facts", &again]).well();
     let mut again = source.server.connect_to("again");
     let history = History::read(Store::directory(source.history()));
-    for table in TABLES {
-        if history.tables().contains(table) {
-            assert_same_facts(&mut again, &history, table, table.trim_start_matches("public."));
-        }
-    }
+    assert_workload_facts(&mut again, &history);
     let transactions = "select count(*) from bygone.transactions";
     let count = |client: &mut postgres::Client| client.query_one(transactions, &[]).unwrap().get::<_, i64>(0);
     assert_eq!(count(&mut again), count(&mut client));
@@ -231,12 +240,7 @@ fn rows_alone_are_a_whole_history_whatever_is_killed_or_lost() {
     bygone.command(&["backfill-history", "--facts", &url, "--history", back.to_str().unwrap()]).well();
     let history = source.assert_exact(Store::directory(&back), 300);
     let mut client = target.connect();
-    for table in TABLES {
-        let name = table.replace('"', "");
-        if history.tables().contains(name.as_str()) {
-            assert_same_facts(&mut client, &history, &name, name.trim_start_matches("public."));
-        }
-    }
+    assert_workload_facts(&mut client, &history);
     assert!(bygone.command(&["status", "--history", &url]).stdout.contains("commit"));
 }
 
@@ -255,14 +259,8 @@ fn tables_by_month_hold_the_same_and_cannot_be_altered_by_the_partition() {
     bygone.until_current();
     let history = source.assert_exact(Store::directory(source.history()), 50);
     let mut client = source.server.connect_to("facts");
-    for table in TABLES {
-        let name = table.replace('"', "");
-        if history.tables().contains(name.as_str()) {
-            let base = name.trim_start_matches("public.");
-            assert_same_facts(&mut client, &history, &name, base);
-            assert_current(&source.server, &mut client, table, base);
-        }
-    }
+    assert_workload_facts(&mut client, &history);
+    assert_workload_current(&source, &mut client);
     let partitions = "select c.oid::regclass::text from pg_class c where c.relispartition and c.relkind = 'r' and \
          c.relnamespace = 'bygone'::regnamespace order by 1";
     let partitions: Vec<String> =
@@ -310,36 +308,22 @@ fn slabs_change_no_answer_and_may_be_removed() {
          select now() union all select '2000-01-01') m (t) where t is not null";
     let times: Vec<String> = client.query(times, &[]).unwrap().iter().map(|row| row.get(0)).collect();
     let relations: Vec<String> = TABLES
+        .map(names)
         .into_iter()
-        .filter(|table| history.tables().contains(table.replace('"', "").as_str()))
-        .flat_map(|table| {
-            let base = table.replace('"', "").trim_start_matches("public.").to_owned();
+        .filter(|(name, _)| history.tables().contains(name.as_str()))
+        .flat_map(|(_, base)| {
             let past = times.iter().map(move |time| format!("bygone.\"{base}_as_of\"(to_timestamp({time}))"));
             past.collect::<Vec<_>>()
         })
         .collect();
     let answers: Vec<_> = relations.iter().map(|relation| digest(&mut client, relation)).collect();
     assert!(answers.iter().filter(|(rows, _)| *rows > 0).count() > 50);
-    for table in TABLES {
-        assert_current(
-            &source.server,
-            &mut client,
-            table,
-            table.replace('"', "").trim_start_matches("public."),
-        );
-    }
+    assert_workload_current(&source, &mut client);
     client.batch_execute("select bygone.drop_slabs()").unwrap();
     for (relation, answer) in relations.iter().zip(&answers) {
         assert_eq!(digest(&mut client, relation), *answer, "{relation}");
     }
-    for table in TABLES {
-        assert_current(
-            &source.server,
-            &mut client,
-            table,
-            table.replace('"', "").trim_start_matches("public."),
-        );
-    }
+    assert_workload_current(&source, &mut client);
     for sql in [
         "delete from bygone.slabs",
         "update bygone.orders_slabs set _version = 1",
@@ -506,11 +490,7 @@ fn a_target_that_is_down_holds_nothing_back_and_catches_up() {
     bygone.terminate(Signal::TERM, Duration::from_secs(20));
     let history = source.assert_exact(Store::directory(source.history()), 50);
     let mut client = target.connect();
-    for table in TABLES {
-        if history.tables().contains(table) {
-            assert_same_facts(&mut client, &history, table, table.trim_start_matches("public."));
-        }
-    }
+    assert_workload_facts(&mut client, &history);
 }
 
 /// Types that are the source's own, values that no file's column holds, columns that come, go and change: in the source's own

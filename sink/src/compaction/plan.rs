@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use crate::log::{LiveFile, LogState};
-use crate::versioning::LEAF;
 
 use super::Policy;
 
@@ -18,15 +17,14 @@ pub(super) struct Group {
 }
 
 /// The directory, schema version and leaf partition of a file: what files have to share to become one.
-type Kin<'a> = (&'a str, &'a str, i32, u64);
+type Kin<'a> = (&'a str, &'a str, i32, u32);
 
 /// All that is due among the files of commits up to `last`.
 pub(super) fn plan(log: &LogState, policy: &Policy, last: Option<u64>) -> Vec<Group> {
     let mut kin: BTreeMap<Kin<'_>, Vec<&LiveFile>> = BTreeMap::new();
     for (path, file) in log.files().filter(|(_, file)| Some(file.commits()[1]) <= last) {
         let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
-        let leaf = file.add.extra.get(LEAF).and_then(serde_json::Value::as_u64).unwrap_or_default();
-        kin.entry((&file.add.table, directory, file.add.schema, leaf)).or_default().push(file);
+        kin.entry((&file.add.table, directory, file.add.schema, file.add.leaf())).or_default().push(file);
     }
     let mut groups = Vec::new();
     for (_, mut files) in kin {

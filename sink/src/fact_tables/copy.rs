@@ -15,7 +15,6 @@ use crate::log::{Add, LiveFile};
 use crate::read::{self, Archive, Columns, Fact, FactFilter, Flow, TableHistory};
 use crate::schema::SYSTEM_COLUMNS;
 use crate::value::{Row, RowError, Status, render};
-use crate::versioning::LEAF;
 
 use super::{LEAF_COLUMN, told, within};
 
@@ -39,7 +38,7 @@ pub(super) async fn facts(
         return Err(Error::new(ErrorKind::Damaged, "the log is damaged", detail));
     };
     table.files = vec![file.clone()];
-    let leaf = add.extra.get(LEAF).and_then(serde_json::Value::as_i64);
+    let leaf = (add.leaf() != 0).then(|| i64::from(add.leaf()));
     // Values that files keep as text beside their column stand in the column itself here.
     let columns: Vec<String> = SYSTEM_COLUMNS
         .iter()

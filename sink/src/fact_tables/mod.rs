@@ -28,7 +28,6 @@ use crate::log::path::{TRANSACTIONS, commit_path};
 use crate::log::{Add, Commit, LiveFile, MANIFEST};
 use crate::read::Archive;
 use crate::timestamp::Timestamp;
-use crate::versioning::LEAF;
 
 use names::Names;
 pub use objects::{Layout, Objects};
@@ -71,8 +70,8 @@ pub struct FactTables {
     schema: String,
     names: Names,
     layout: Layout,
-    /// Partitions that are known to be there: of which table, of which month.
-    partitions: HashSet<(String, String)>,
+    /// The months for which a table is known to have a partition; none where it is not partitioned.
+    months: HashMap<String, Option<HashSet<String>>>,
     /// The next commit to be written.
     next: u64,
     /// Columns of tables, with their types.
@@ -97,7 +96,7 @@ impl FactTables {
             schema: schema.to_owned(),
             names: Names::default(),
             layout,
-            partitions: HashSet::new(),
+            months: HashMap::new(),
             next: 0,
             columns: HashMap::new(),
             cutter: None,
@@ -256,7 +255,7 @@ impl FactTables {
             Err(error) => {
                 // What is known of columns may be of what is undone now.
                 self.columns.clear();
-                self.partitions.clear();
+                self.months.clear();
                 if self.client.batch_execute("rollback").await.is_err() {
                     tracing::debug!("the transaction of a fact-table commit went with its connection");
                 }
@@ -317,7 +316,7 @@ impl FactTables {
             } else {
                 let table = self.archive.table(&add.table)?;
                 let base = self.names.base(&add.table);
-                if add.extra.contains_key(LEAF) {
+                if add.leaf() != 0 {
                     self.know_leaves(&base).await?;
                 }
                 self.know_months(&base, add.valid_from).await?;
@@ -342,7 +341,7 @@ impl FactTables {
             from <= seq
                 && seq <= to
                 && file.add.schema == add.schema
-                && file.add.extra.get(LEAF) == add.extra.get(LEAF)
+                && file.add.leaf() == add.leaf()
                 && file.add.lsn[0] <= add.lsn[0]
                 && add.lsn[1] <= file.add.lsn[1]
         });
@@ -421,18 +420,31 @@ impl FactTables {
 
     /// Sees to it that a partitioned history has a partition for each month.
     async fn know_months(&mut self, base: &str, [from, to]: [Timestamp; 2]) -> Result<()> {
+        let mut months = match self.months.remove(base) {
+            Some(known) => known,
+            None => self.is_partitioned(base).await?.then(HashSet::new),
+        };
+        if let Some(months) = &mut months {
+            self.make_months(base, months, [from, to]).await?;
+        }
+        self.months.insert(base.to_owned(), months);
+        Ok(())
+    }
+
+    async fn make_months(
+        &self,
+        base: &str,
+        known: &mut HashSet<String>,
+        [from, to]: [Timestamp; 2],
+    ) -> Result<()> {
         let mut day = first_of_month(&from.date());
         let last = to.date();
         while day.as_str() <= last.as_str() {
-            let known = (base.to_owned(), day.clone());
             let next = month_after(&day);
-            if !self.partitions.contains(&known) {
-                if !self.is_partitioned(base).await? {
-                    return Ok(());
-                }
+            if !known.contains(&day) {
                 let sql = objects::partition(&self.schema, base, [&day, &next]);
                 self.execute("making a partition", &sql).await?;
-                self.partitions.insert(known);
+                known.insert(day.clone());
             }
             // The last month that has a name.
             if next.len() != day.len() {

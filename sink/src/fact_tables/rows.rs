@@ -38,6 +38,7 @@ const HEAD_COLUMNS: usize = 14;
 pub struct Rows {
     client: Client,
     schema: String,
+    manifest: String,
     names: Names,
     /// Columns of each history table.
     columns: HashMap<String, HashSet<String>>,
@@ -72,19 +73,29 @@ impl Rows {
             let detail = format!("schema {schema:?} holds no facts; --facts-schema says which one does");
             return Err(Error::new(ErrorKind::NoHistory, "there is no history", detail));
         };
-        let manifest: Option<String> = manifest.get(0);
-        let manifest = Manifest::from_bytes(manifest.ok_or_else(|| older(schema))?.as_bytes())?;
-        let mut rows =
-            Self { client, schema: schema.to_owned(), names: Names::default(), columns: HashMap::new() };
+        let text = manifest.get::<_, Option<String>>(0).ok_or_else(|| older(schema))?;
+        let manifest = Manifest::from_bytes(text.as_bytes())?;
+        let mut rows = Self {
+            client,
+            schema: schema.to_owned(),
+            manifest: text,
+            names: Names::default(),
+            columns: HashMap::new(),
+        };
         rows.begin().await?;
         Ok((rows, manifest))
     }
 
     /// Sees what was written up to now.
-    pub(crate) async fn begin(&mut self) -> Result<()> {
+    pub(crate) async fn renew(&mut self) -> Result<()> {
+        self.client.batch_execute("rollback").await.map_err(|error| told("ending a snapshot", &error))?;
+        self.begin().await
+    }
+
+    async fn begin(&mut self) -> Result<()> {
         let doing = "reading the fact tables' catalog";
         self.client
-            .batch_execute("rollback; begin isolation level repeatable read read only")
+            .batch_execute("begin isolation level repeatable read read only")
             .await
             .map_err(|error| told(doing, &error))?;
         let sql = format!("select log_name, base from {}.tables", quote_identifier(&self.schema));
@@ -106,12 +117,9 @@ impl Rows {
         &self.schema
     }
 
-    /// The manifest's bytes.
-    pub(super) async fn manifest(&self) -> Result<String> {
-        let sql = format!("select manifest from {}.history", quote_identifier(&self.schema));
-        let row =
-            self.client.query_one(&sql, &[]).await.map_err(|error| told("reading the manifest", &error))?;
-        row.get::<_, Option<String>>(0).ok_or_else(|| older(&self.schema))
+    /// The manifest, as it stands there.
+    pub(super) fn manifest(&self) -> &str {
+        &self.manifest
     }
 
     /// The number of the next commit.
@@ -230,16 +238,12 @@ impl Rows {
             return Ok(Vec::new());
         };
         let clause = format!(
-            "from (select false as side, h.* {from} union all select true, h.* {to}) h where not exists (select {} = h._entity_id and \
-             o._version = h._version and o.side <> h.side)",
-            "from sides o where o._entity_id"
-        );
-        let sides = format!(
-            "with sides as (select false as side, h._entity_id, h._version {from} union all select true, h._entity_id, h._version {to}) "
+            "from (with sides as materialized (select false as side, h.* {from} union all select true, h.* {to}) select * from sides s where \
+             not exists (select from sides o where o._entity_id = s._entity_id and o._version = s._version and o.side <> s.side)) h"
         );
         let mut changes: Vec<Change> = Vec::new();
         let mut at: HashMap<String, usize> = HashMap::new();
-        self.walk_with(&sides, table, &Columns::All, "h.side, ", &clause, &mut |side, fact| {
+        self.walk(table, &Columns::All, "h.side, ", &clause, &mut |side, fact| {
             let id = &fact.head.entity_id;
             let place = *at.entry(id.clone()).or_insert_with(|| {
                 changes.push(Change { entity_id: id.clone(), before: None, after: None });
@@ -345,21 +349,9 @@ impl Rows {
         ))
     }
 
+    /// Walks over facts `h`. Where `first` names a column more, its text comes with each.
     async fn walk(
         &self,
-        table: &TableHistory,
-        columns: &Columns,
-        first: &str,
-        clause: &str,
-        visit: &mut dyn FnMut(Option<&str>, &Fact<'_>) -> Flow,
-    ) -> Result<()> {
-        self.walk_with("", table, columns, first, clause, visit).await
-    }
-
-    /// Walks over facts `h`. Where `first` names a column more, its text comes with each.
-    async fn walk_with(
-        &self,
-        with: &str,
         table: &TableHistory,
         columns: &Columns,
         first: &str,
@@ -380,7 +372,7 @@ impl Rows {
                 }
             }
         }
-        let mut sql = format!("{with}select {first}{HEAD}");
+        let mut sql = format!("select {first}{HEAD}");
         for name in &physical {
             // Writing to a String does not fail.
             let _ = write!(sql, ", h.{}", quote_identifier(name));
@@ -532,10 +524,7 @@ impl Fields<'_> {
 
 /// The facts `of` which lie at or before a moment.
 fn before(cut: Cut, of: &str) -> String {
-    match cut {
-        Cut::Lsn(lsn) => format!("{of}._lsn <= '{lsn}'"),
-        Cut::Time(time) => format!("{of}._valid_from <= '{time}'"),
-    }
+    cut.sql(&format!("{of}._lsn"), &format!("{of}._valid_from"))
 }
 
 fn older(schema: &str) -> Error {

@@ -51,7 +51,7 @@ pub async fn restore(client: Client, schema: &str, spool: &Store) -> Result<Rest
     } else {
         tracing::info!("the spool is made anew from what the fact tables hold");
         wipe(spool)?;
-        put(spool, MANIFEST, rows.manifest().await?).await?;
+        put(spool, MANIFEST, rows.manifest().to_owned()).await?;
     }
     let restored = if from == 0 { Restored::Anew } else { Restored::Kept };
     while from < arrived {

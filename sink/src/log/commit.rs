@@ -84,6 +84,9 @@ pub const ASIDE: &str = "aside";
 /// The field of an [`Add`] that a compaction made: the first and the last of the commits whose facts the file holds.
 pub const COMMITS: &str = "commits";
 
+/// The field of an [`Add`] that names the leaf partition of its facts.
+pub const LEAF: &str = "leaf";
+
 /// The field of a commit that says up to where the publications are known to have been as recorded: they are looked at every
 /// few seconds, and one that was altered was so after this.
 pub const CATALOG_SEEN: &str = "catalog_seen";
@@ -166,6 +169,15 @@ pub struct Add {
 #[derive(Deserialize)]
 struct Head {
     format: u32,
+}
+
+impl Add {
+    /// The oid of the leaf partition that its facts are of; 0 outside partitioned tables.
+    #[must_use]
+    pub fn leaf(&self) -> u32 {
+        let leaf = self.extra.get(LEAF).and_then(Value::as_u64);
+        leaf.and_then(|leaf| u32::try_from(leaf).ok()).unwrap_or(0)
+    }
 }
 
 impl Commit {

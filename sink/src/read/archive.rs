@@ -141,7 +141,7 @@ impl Archive {
                 let rows = Arc::get_mut(rows).ok_or_else(|| {
                     Error::new(ErrorKind::Conflict, "a reader is at work", "the fact tables are still read")
                 })?;
-                rows.begin().await?;
+                rows.renew().await?;
                 for stored in rows.commits(self.log.next_seq, None).await? {
                     self.take(&stored)?;
                     news.push(stored.commit);

@@ -34,6 +34,14 @@ pub enum Cut {
 }
 
 impl Cut {
+    /// The same in PostgreSQL's SQL, of columns that hold a position and a time.
+    pub(crate) fn sql(&self, lsn: &str, time: &str) -> String {
+        match self {
+            Self::Lsn(last) => format!("{lsn} <= '{last}'"),
+            Self::Time(last) => format!("{time} <= '{last}'"),
+        }
+    }
+
     /// A fact lies at or before the moment.
     #[must_use]
     pub fn covers(&self, lsn: i64, valid_from: i64) -> bool {

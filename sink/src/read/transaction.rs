@@ -73,10 +73,7 @@ impl TransactionFilter {
         }));
         wanted.extend(self.lsn.map(|lsn| format!("h.lsn = '{lsn}'")));
         wanted.extend(self.actor.as_ref().map(|actor| format!("h.actor = {}", quote_literal(actor))));
-        wanted.extend(self.until.map(|cut| match cut {
-            Cut::Lsn(lsn) => format!("h.lsn <= '{lsn}'"),
-            Cut::Time(time) => format!("h.valid_from <= '{time}'"),
-        }));
+        wanted.extend(self.until.map(|cut| cut.sql("h.lsn", "h.valid_from")));
         wanted.extend(self.since.map(|since| format!("h.valid_from >= '{since}'")));
         wanted.join(" and ")
     }

@@ -35,7 +35,7 @@ use table::{CapturedTable, RelationMap};
 
 pub use emit::{Finding, FindingKind};
 pub use known::Sealed;
-pub use rebuild::{CatchUp, LEAF, catch_up, catch_up_until};
+pub use rebuild::{CatchUp, catch_up, catch_up_until};
 pub use reconcile::{Reconciled, Telling};
 pub use snapshot::{ContentLoader, SnapshotWriter};
 

@@ -20,9 +20,6 @@ use super::content::{put_twin, take_twin_by_id};
 use super::known::{Entities, Entity, Known, Twin};
 use super::table::CapturedTable;
 
-/// The field of an `add` that names the leaf partition of a file's facts.
-pub const LEAF: &str = "leaf";
-
 /// Bytes of changes after which they are moved to disk.
 const CHUNK_BYTES: usize = 48 << 20;
 
@@ -110,8 +107,7 @@ async fn catch_up_by(
                         &format!("the log has no schema {} of {table}", file.add.schema),
                     )
                 })?;
-            let leaf = file.add.extra.get(LEAF).and_then(serde_json::Value::as_u64);
-            let leaf = leaf.and_then(|leaf| u32::try_from(leaf).ok()).unwrap_or(0);
+            let leaf = file.add.leaf();
             let bytes = store.get(&path).await?;
             let schema = Arc::clone(schema);
             let mut work = std::mem::replace(&mut entities, Entities::new(Arc::clone(state)));
