@@ -182,7 +182,7 @@ pub(crate) async fn run(mut options: RunOptions) -> Result<()> {
     let live = (!capture.options.until_current)
         .then(|| Live::start(&capture.options.name, Arc::clone(&capture.metrics)))
         .flatten();
-    let mut streamed = match copied {
+    let streamed = match copied {
         Ok(()) => capture.stream(capture.target).await.map(drop),
         Err(error) => Err(error),
     };
@@ -190,15 +190,19 @@ pub(crate) async fn run(mut options: RunOptions) -> Result<()> {
     if let Some(compacting) = compacting {
         compacting.finish().await;
     }
+    let mut ended = match streamed {
+        Ok(()) => capture.tidy().await,
+        Err(error @ Error::Stopped) if capture.stop.load(Ordering::SeqCst) => {
+            tracing::info!("{error}");
+            capture.tidy().await
+        }
+        Err(error) => Err(error),
+    };
+    // Last, for tidying up may need a commit.
     for follower in std::mem::take(&mut capture.followers) {
-        streamed = streamed.and(follower.finish().await);
+        ended = ended.and(follower.finish().await);
     }
-    match streamed {
-        Ok(()) => {}
-        Err(error @ Error::Stopped) if capture.stop.load(Ordering::SeqCst) => tracing::info!("{error}"),
-        Err(error) => return Err(error),
-    }
-    capture.tidy().await
+    ended
 }
 
 /// Prepares for a capture whose facts are kept in tables alone.

@@ -7,7 +7,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -95,6 +97,47 @@ fn a_bucket_that_locks_each_object_takes_a_history() {
 }
 
 /// The source's clock makes `_valid_from`, bygone's own is written beside commits and tells files that have had their time.
+/// Sessions of the application that wait for a lock.
+const WAITING: &str = "select pid from pg_stat_activity
+    where wait_event_type = 'Lock' and backend_type = 'client backend' and application_name not like 'bygone%'";
+
+/// Ends waits for locks. PostgreSQL's own timers (`deadlock_timeout`, `lock_timeout`) go by the time of day: what waits as the clock is
+/// set back by two hours would wait for two hours more.
+struct Waits {
+    stopping: Arc<AtomicBool>,
+    watching: Option<JoinHandle<()>>,
+}
+
+impl Waits {
+    fn end(server: &Postgres) -> Self {
+        let stopping = Arc::new(AtomicBool::new(false));
+        let (mut client, stop) = (server.connect(), Arc::clone(&stopping));
+        let watching = std::thread::spawn(move || {
+            let mut before: Vec<i32> = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                let waiting = client.query(WAITING, &[]).unwrap();
+                let waiting: Vec<i32> = waiting.iter().map(|row| row.get(0)).collect();
+                for pid in waiting.iter().filter(|pid| before.contains(pid)) {
+                    client.execute("select pg_cancel_backend($1)", &[pid]).unwrap();
+                }
+                before = waiting;
+                std::thread::sleep(Duration::from_secs(2));
+            }
+        });
+        Self { stopping, watching: Some(watching) }
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        let ended = self.watching.take().map(JoinHandle::join);
+        if !std::thread::panicking() {
+            ended.unwrap().unwrap();
+        }
+    }
+}
+
 #[test]
 fn clocks_that_are_set_back_and_forth_change_no_fact() {
     let (Some(theirs), Some(ours)) = (Clock::new(), Clock::new()) else {
@@ -110,6 +153,7 @@ fn clocks_that_are_set_back_and_forth_change_no_fact() {
     for (name, value) in ours.environment() {
         bygone = bygone.env(&name, &value);
     }
+    let waits = Waits::end(&source.server);
     let offsets =
         [("+0", "+3d"), ("-2h", "-40d"), ("+2d", "+0"), ("-1d", "+400d"), ("+1h", "-1h"), ("+0", "+0")];
     for (round, (server, own)) in offsets.into_iter().enumerate() {
@@ -128,6 +172,7 @@ fn clocks_that_are_set_back_and_forth_change_no_fact() {
         }
     }
     workload.finish();
+    drop(waits);
     bygone.until_current();
     let mut history = History::read(Store::directory(source.history()));
     let mut found = judge(&mut source.server.connect(), &source.oracle, &mut history, true);
