@@ -25,10 +25,12 @@ const MAX_RUNS: usize = 500;
 /// Nothing is visible before [`BulkLoader::finish`]. A load that is dropped instead leaves nothing but files that the
 /// next open removes.
 ///
-/// Each key comes once, and the table has no newer rows yet: a loaded row replaces an earlier one.
+/// Each key comes once, and the table has no newer rows yet: a loaded row replaces an earlier one. Its files lie apart, and are merged
+/// as later writes come, or when there is time: a merge right behind a copy would cost as much as writing them did.
 #[derive(Debug)]
 pub struct BulkLoader {
-    state: Arc<State>,
+    /// Not closed under the load.
+    _state: Arc<State>,
     table: u32,
     sender: SyncSender<Message>,
     thread: JoinHandle<Result<()>>,
@@ -62,7 +64,7 @@ impl BulkLoader {
             .name("state-load".into())
             .spawn(move || theirs.run(&receiver))
             .map_err(|err| StateError::io("no thread for loading the state", err))?;
-        Ok(Self { state, table, sender, thread })
+        Ok(Self { _state: state, table, sender, thread })
     }
 
     /// A writer for one thread.
@@ -94,16 +96,14 @@ impl BulkLoader {
     }
 
     fn end(self, commit: Option<u64>) -> Result<()> {
-        let Self { state, sender, thread, .. } = self;
+        let Self { sender, thread, .. } = self;
         // When the thread has failed, it has gone, and its result says why.
         let _ = sender.send(Message::Install { commit });
         drop(sender);
         thread.join().unwrap_or_else(|_| {
             Err(StateError::new(StateErrorKind::Stopped, "loading the state failed")
                 .with("its thread panicked"))
-        })?;
-        state.compactor.look_at(&state.rows);
-        Ok(())
+        })
     }
 }
 

@@ -230,7 +230,7 @@ impl State {
         self.after_write(&mut writer)
     }
 
-    /// Flushes the memtable where it is due, and has the files looked at.
+    /// Flushes the memtable where it is due, and has the files looked at where there is a new one.
     fn after_write(&self, writer: &mut Writer) -> Result<()> {
         let old = writer.unflushed_since.is_some_and(|since| since.elapsed() >= FLUSH_AFTER);
         if self.rows.flush_if_large()? {
@@ -238,7 +238,9 @@ impl State {
         } else if old {
             self.flush_with(writer)?;
         }
-        self.compactor.look_at(&self.rows);
+        if writer.unflushed_since.is_none() {
+            self.compactor.look_at(&self.rows);
+        }
         Ok(())
     }
 
@@ -348,6 +350,7 @@ impl State {
             run.push(&entry?.0, None)?;
         }
         run.finish()?;
+        self.compactor.look_at(&self.rows);
         self.after_write(&mut writer)
     }
 
