@@ -9,9 +9,9 @@ use bygone_replication::table::{Column, ReplicaIdentity, Table, TableKind, Table
 use bygone_sink::log::{
     ColumnDoc, Event, EventKind, EventLsn, LogState, SchemaVersion, VERIFIED, parse_table_text, table_text,
 };
-use bygone_sink::schema::{PhysicalNames, TableSchema};
+use bygone_sink::schema::{PhysicalNames, SchemaColumn, TableSchema};
 
-use super::column_rules::{ColumnRules, same_rules};
+use super::column_rules::{ColumnRules, check_still_free, same_rules};
 use crate::error::{Error, Result};
 
 /// A captured table.
@@ -175,7 +175,7 @@ impl Captured {
 /// All captured tables.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Registry {
-    /// Columns that are left out of tables from now on.
+    /// Columns that are left out of tables, hashed or not watched from now on.
     rules: ColumnRules,
     tables: Vec<Captured>,
     by_name: BTreeMap<String, usize>,
@@ -527,9 +527,30 @@ impl Registry {
         table: &Table,
         place: EventLsn,
     ) -> Result<Arc<TableSchema>> {
+        let rules = self.rules.with_known(self);
+        if let Some(captured) = self.tables.get(index) {
+            check_still_free(&captured.schema().columns, &captured.key, &captured.schema().log_name)?;
+        }
+        self.change_under(&rules, index, table, place)
+    }
+
+    fn change_under(
+        &mut self,
+        rules: &ColumnRules,
+        index: usize,
+        table: &Table,
+        place: EventLsn,
+    ) -> Result<Arc<TableSchema>> {
         let captured = self.tables.get_mut(index).ok_or_else(|| Error::other("a table is not known"))?;
         let old = Arc::clone(captured.schema());
-        let marked = self.rules.mark(table, &captured.key);
+        let mut marked = rules.mark(table, &captured.key);
+        for column in &mut marked.columns {
+            let before = table.columns.iter().find(|before| before.attnum == column.attnum);
+            // The hash of what older rows read as is no such value.
+            if column.hashed.is_none() && before.is_some_and(|before| before.hashed.is_some()) {
+                column.missing = None;
+            }
+        }
         let mut schema = TableSchema::new(
             old.number,
             old.log_name.clone(),
@@ -549,12 +570,28 @@ impl Registry {
         let mut event = Event::at(EventKind::Schema, Some(old.log_name.clone()), place.latest());
         event.lsn = Some(place);
         self.new_events.push(telling_rules(event.with("schema", schema.version), &schema));
+        let hashed = |column: &SchemaColumn| !column.column.left_out && column.column.hashed.is_some();
+        let otherwise = schema.columns.iter().any(|column| {
+            let before = old.columns.iter().find(|before| before.column.attnum == column.column.attnum);
+            before.is_some_and(|before| {
+                !before.is_form_of(column) && (hashed(column) || !column.column.left_out)
+            })
+        });
+        if otherwise && captured.snapshot.is_some() {
+            // What is known of the rows is of the other form: each is looked at once more.
+            captured.raise(Doubt::default());
+            let mut event = Event::at(EventKind::Rewrite, Some(old.log_name.clone()), place.latest())
+                .with("doubt", true)
+                .with("reason", "other columns are hashed");
+            event.lsn = Some(place);
+            self.new_events.push(event);
+        }
         Ok(schema)
     }
 
-    /// Other columns than before are to be left out, or not to be watched: a schema version of its own says so.
+    /// Other columns than before are to be left out, hashed, or not to be watched: a schema version of its own says so.
     pub(crate) fn rule_from(&mut self, rules: ColumnRules, tables: &[Table], lsn: Lsn) -> Result<()> {
-        self.rules = rules;
+        self.rules = rules.clone();
         for index in 0..self.tables.len() {
             let Some(captured) = self.tables.get(index).filter(|captured| !captured.dropped) else {
                 continue;
@@ -565,9 +602,12 @@ impl Registry {
             let columns = old.columns.iter().map(|column| column.column.clone()).collect();
             let table = Table { columns, ..table.clone() };
             let marked = self.rules.mark(&table, &captured.key);
-            let mut pairs = marked.columns.iter().zip(&old.columns);
-            if pairs.any(|(now, before)| !same_rules(now, &before.column)) {
-                let schema = self.change_at(index, &table, EventLsn::At(lsn))?;
+            let pairs = || marked.columns.iter().zip(&old.columns);
+            for (now, before) in pairs() {
+                self.rules.check_same_key(now, &before.column, &old.log_name)?;
+            }
+            if pairs().any(|(now, before)| !same_rules(now, &before.column)) {
+                let schema = self.change_under(&rules, index, &table, EventLsn::At(lsn))?;
                 tracing::info!(
                     table = schema.log_name,
                     schema = schema.version,
@@ -716,15 +756,17 @@ fn of_document(name: &str, version: &SchemaVersion) -> Result<(u32, TableSchema,
     Ok((number, schema, version.key.clone()))
 }
 
-/// The event with the names of the columns that are left out, or not watched.
+/// The event with the names of the columns that are left out, hashed, or not watched.
 fn telling_rules(mut event: Event, schema: &TableSchema) -> Event {
     let names = |holds: fn(&Column) -> bool| -> Vec<&str> {
         let columns = schema.columns.iter().map(|column| &column.column);
         columns.filter(|column| holds(column)).map(|column| column.name.as_str()).collect()
     };
-    for (rule, names) in
-        [("left_out", names(|column| column.left_out)), ("updates_ignored", names(|column| column.unwatched))]
-    {
+    for (rule, names) in [
+        ("left_out", names(|column| column.left_out)),
+        ("hashed", names(|column| column.hashed.is_some())),
+        ("updates_ignored", names(|column| column.unwatched)),
+    ] {
         if !names.is_empty() {
             event = event.with(rule, names);
         }

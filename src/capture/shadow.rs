@@ -56,7 +56,7 @@ pub(super) struct Settings {
     /// Files go nowhere; the copying asks for it all the same.
     pub(super) store: Store,
     pub(super) axis: Axis,
-    /// Which columns are left out, and which are not watched.
+    /// Which columns are left out, hashed, or not watched.
     pub(super) rules: ColumnRules,
 }
 
@@ -260,7 +260,8 @@ async fn copy_once(
     .map_err(bygone_sink::error::Error::from)?;
     let state = Arc::new(state);
     let mut registry = Registry::ruled_by(settings.rules.clone());
-    let mut versioner = Versioner::new(Arc::clone(&state), Encoder::discarding(), settings.spill_bytes);
+    let mut versioner = Versioner::new(Arc::clone(&state), Encoder::discarding(), settings.spill_bytes)
+        .with_hash_key(settings.rules.hash_key().cloned());
     let mut places = BTreeMap::new();
     let mut wanted = Vec::new();
     let families = Families::of(&found);
@@ -286,6 +287,7 @@ async fn copy_once(
         limits: settings.limits,
         stop: Arc::clone(stop),
         aside: true,
+        hash_key: settings.rules.hash_key().cloned(),
     };
     let numbers = Arc::new(FileNumbers::new(0));
     let (done, mut outcomes) = tokio::sync::mpsc::channel(64);

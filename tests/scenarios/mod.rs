@@ -9,6 +9,7 @@ mod exactly_once;
 mod fact_tables;
 mod faults;
 mod gaps;
+mod hashed_columns;
 mod judges;
 
 mod schema;

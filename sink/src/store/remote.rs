@@ -527,6 +527,7 @@ impl HttpService for Completing {
 
 /// The MD5 of a body, as `Content-MD5` has it (RFC 1864).
 async fn md5_of(mut body: HttpRequestBody) -> Result<String, HttpError> {
+    use md5::Digest as _;
     let mut sum = md5::Md5::new();
     while let Some(frame) = body.frame().await {
         if let Ok(bytes) = frame?.into_data() {

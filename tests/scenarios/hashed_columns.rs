@@ -1,0 +1,293 @@
+//! Columns that are hashed: their values are nowhere, and what stands for them is what the server itself makes of them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::faults::files;
+use crate::support::bygone::Bygone;
+use crate::support::history::History;
+use crate::support::postgres::Postgres;
+use crate::support::scratch::Scratch;
+use crate::support::store::Store;
+
+const KEY: &str = "0123456789abcdef, and more";
+
+/// A column of each sort, all but two hashed; the note is so long that it is stored out of line.
+const PEOPLE: &str = "
+    create extension pgcrypto;
+    create table people (id int primary key, name text, email text, note text, born date, score numeric(10, 2), paid numeric,
+        seen timestamptz, doc jsonb, tags text[], raw bytea, ok boolean, ratio float8, who uuid, code char(9), span interval);
+    alter table people alter note set storage external;
+    insert into people select n, 'name ' || n, 'SECRET-' || n, 'SECRET-' || n || repeat(md5(n::text), 200), date '1990-01-01' + n,
+        n / 7.0, n / 3.0, timestamptz '2026-01-01 10:00:00.5+02' + n * interval '1 hour', jsonb_build_object('a', 'SECRET-' || n),
+        array['SECRET-' || n, null, 'a,b'], decode('534543524554', 'hex'), n % 2 = 0, n / 3.0::float8, gen_random_uuid(), 'S-' || n,
+        n * interval '1 day 2:03:04' from generate_series(1, 40) n;
+    insert into people (id) values (0);
+    update people set born = 'infinity', score = 'NaN', seen = '-infinity', ratio = 'NaN', tags = '{{a,b},{c,d}}' where id = 1;
+    create table pins (id int primary key, pin text);
+    insert into pins values (1, 'SECRET-pin')";
+const HASHED: [&str; 14] = [
+    "email", "note", "born", "score", "paid", "seen", "doc", "tags", "raw", "ok", "ratio", "who", "code",
+    "span",
+];
+
+fn key_file(scratch: &Scratch, name: &str, key: &str) -> PathBuf {
+    let path = scratch.join(name);
+    fs::write(&path, key).unwrap();
+    path
+}
+
+/// What the server hashes for each row of a table: its key, then the columns.
+fn by_the_server(server: &Postgres, table: &str, columns: &[&str]) -> Vec<Vec<Option<String>>> {
+    let mut client = server.connect();
+    client.batch_execute("set timezone = 'UTC'; set search_path = pg_catalog, public").unwrap();
+    let hash = |column: &&str| format!("encode(hmac({column}::text, '{KEY}', 'sha256'), 'hex')");
+    let columns: Vec<String> = columns.iter().map(hash).collect();
+    let sql = format!("select id::text, {} from public.{table} order by id", columns.join(", "));
+    let rows = client.query(&sql, &[]).unwrap();
+    rows.iter().map(|row| (0..row.len()).map(|at| row.get(at)).collect()).collect()
+}
+
+/// The same as the history tells of now.
+fn by_the_history(bygone: &Bygone, table: &str, columns: &[&str]) -> Vec<Vec<Option<String>>> {
+    let wanted = format!("id,{}", columns.join(","));
+    let asked = ["as-of", table, "--at", "now", "--columns", &wanted, "--format", "json"];
+    let told = bygone.ask(&asked).well();
+    assert!(!told.stderr.contains("is not known"), "{}", told.stderr);
+    let rows: Vec<serde_json::Value> = serde_json::from_str(&told.stdout).unwrap();
+    let text = |value: &serde_json::Value| match value {
+        serde_json::Value::Null => None,
+        serde_json::Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
+    };
+    let names = std::iter::once("id").chain(columns.iter().copied());
+    let mut rows: Vec<Vec<Option<String>>> =
+        rows.iter().map(|row| names.clone().map(|name| text(&row[name])).collect()).collect();
+    rows.sort_by_key(|row| row[0].as_ref().map(|id| id.parse::<i64>().unwrap()));
+    rows
+}
+
+/// Nothing below a directory holds the word, and no fact does.
+#[track_caller]
+fn assert_nowhere(directories: &[&Path], history: &History, tables: &[&str]) {
+    for table in tables {
+        for fact in history.whole(table) {
+            assert!(fact.values().all(|value| !value.contains("SECRET")), "{fact:?}");
+        }
+    }
+    let mut found = Vec::new();
+    directories.iter().for_each(|directory| files(directory, &mut found));
+    assert!(found.len() > 5);
+    for file in found {
+        let bytes = fs::read(&file).unwrap();
+        for word in [&b"SECRET"[..], KEY.as_bytes()] {
+            let at = bytes.windows(word.len()).position(|window| window == word);
+            assert_eq!(at, None, "{}", file.display());
+        }
+    }
+}
+
+fn values_are_nowhere(more: &str, binary: bool) {
+    let server = Postgres::start();
+    server.run(PEOPLE);
+    server.run(more);
+    let scratch = Scratch::new("history");
+    let (root, state) = (scratch.join("history"), scratch.join("state"));
+    let key = key_file(&scratch, "key", &format!("{KEY}\n"));
+    let hashed: Vec<String> = HASHED.iter().map(|column| format!("people.{column}")).collect();
+    let options =
+        ["--state", state.to_str().unwrap(), "--hash-key-file", key.to_str().unwrap(), "--hash-column"];
+    let all = format!("{},public.*.pin", hashed.join(","));
+    let mut bygone = Bygone::new(server.url(), &root).options(&options).options(&[&all]);
+    let told = bygone.until_current();
+    assert!(told.stderr.contains(&format!("binary={binary}")), "{}", told.stderr);
+    assert!(told.stderr.contains("chmod 600"), "{}", told.stderr);
+    assert_eq!(
+        by_the_history(&bygone, "people", &HASHED),
+        by_the_server(&server, "people", &HASHED),
+        "copied"
+    );
+    for change in [
+        // The note is not sent along.
+        "update people set name = 'other' where id = 2",
+        "update people set email = 'SECRET-new', score = 1, tags = '[0:1]={x,y}', seen = now() where id = 3",
+        "update people set note = note || 'SECRET-more' where id = 4; update people set email = null where id = 5",
+        "insert into people select 100 + id, name, email, note, born, score, paid, seen, doc, tags, raw, ok, ratio, who, code, span from people",
+        "delete from people where id = 6; update people set id = 1000 where id = 7",
+        "alter table people replica identity full; update people set name = 'full' where id = 8; delete from people where id = 9",
+        "alter table people add column pin text default 'SECRET-default'; update people set pin = 'SECRET-given' where id = 10",
+        "alter table people rename column who to whom; update people set whom = gen_random_uuid() where id = 11",
+    ] {
+        server.run(change);
+        bygone.until_current();
+        if change.contains("whom") {
+            break;
+        }
+        assert_eq!(
+            by_the_history(&bygone, "people", &HASHED),
+            by_the_server(&server, "people", &HASHED),
+            "{change}"
+        );
+    }
+    assert_eq!(by_the_history(&bygone, "people", &["pin"]), by_the_server(&server, "people", &["pin"]));
+    // An update that left the note alone changed nothing of it.
+    let told = bygone.ask(&["history", "people", "2", "--format", "json"]).well().stdout;
+    let told: Vec<serde_json::Value> = serde_json::from_str(&told).unwrap();
+    assert_eq!(told.len(), 2, "{told:?}");
+    let history = History::read(Store::directory(&root));
+    let changed = history.texts("public.people", &["_entity_id", "_version", "_changed", "_unknown", "note"]);
+    let second = changed
+        .iter()
+        .find(|fact| fact[0].as_deref() == Some("2") && fact[1].as_deref() == Some("2"))
+        .unwrap();
+    assert_eq!(second[2].as_deref(), Some("{name}"), "{second:?}");
+    assert_eq!((&second[3], second[4].as_ref().map(String::len)), (&None, Some(64)));
+    // One that is known can be found.
+    let hash =
+        bygone.command(&["hash", "--hash-key-file", key.to_str().unwrap(), "SECRET-new"]).well().stdout;
+    let found = bygone.ask(&["find", "people", "email", hash.trim(), "--format", "json"]).well().stdout;
+    let found: Vec<serde_json::Value> = serde_json::from_str(&found).unwrap();
+    assert_eq!(found.len(), 2, "{found:?}");
+    // State is made anew from facts, files are merged, and the source agrees.
+    bygone.forget();
+    fs::remove_dir_all(&state).unwrap();
+    bygone = Bygone::new(server.url(), &root)
+        .options(&options)
+        .options(&[&all.replace("people.who", "people.whom")]);
+    server.run("update people set name = 'again' where id = 12");
+    bygone.until_current();
+    bygone.ask(&["compact", "--all"]).well();
+    bygone.start("");
+    let reconcile = ["reconcile", "--source", &server.url()];
+    bygone.ask(&reconcile).refused(&["is hashed with the key", "--hash-key-file"]);
+    let told = bygone.ask(&[&reconcile[..], &options[2..4]].concat());
+    bygone.terminate(rustix::process::Signal::TERM, Duration::from_secs(20));
+    assert_eq!(told.code(), Some(0), "{}{}", told.stdout, told.stderr);
+    bygone.ask(&["verify"]).well();
+    let history = History::read(Store::directory(&root));
+    assert_nowhere(&[&root, &state], &history, &["public.people", "public.pins"]);
+    assert!(!bygone.traces().iter().any(|(_, bytes)| bytes.windows(6).any(|word| word == b"SECRET")));
+    let attach = history.events("attach");
+    let rule = serde_json::json!(HASHED);
+    assert!(attach.iter().any(|event| event["hashed"] == rule), "no event tells of the columns: {attach:?}");
+}
+
+#[test]
+fn no_value_of_a_column_that_is_hashed_is_kept_anywhere_read_in_binary_form() {
+    values_are_nowhere("", true);
+}
+
+#[test]
+fn no_value_of_a_column_that_is_hashed_is_kept_anywhere_read_as_text() {
+    values_are_nowhere(
+        "create type pair as (a int, b text); create table pairs (id int primary key, p pair)",
+        false,
+    );
+}
+
+#[test]
+fn a_column_can_be_hashed_from_a_day_on_and_no_longer_from_another() {
+    let server = Postgres::start();
+    server.run(PEOPLE);
+    let scratch = Scratch::new("history");
+    let root = scratch.join("history");
+    let (key, other) =
+        (key_file(&scratch, "key", KEY), key_file(&scratch, "other", "another key, as long as that"));
+    let (key, other) = (key.to_str().unwrap(), other.to_str().unwrap());
+    let mut bygone = Bygone::new(server.url(), &root);
+    bygone.until_current();
+    // Hashed from now on: each row gets a fact with the hash, and the files a column of its own.
+    let mut bygone = Bygone::new(server.url(), &root).options(&[
+        "--hash-column",
+        "people.email,people.score",
+        "--hash-key-file",
+    ]);
+    server.run("update people set name = 'first' where id = 2");
+    bygone.attempt(&[key]).well();
+    let columns = ["email", "score"];
+    assert_eq!(by_the_history(&bygone, "people", &columns), by_the_server(&server, "people", &columns));
+    let history = History::read(Store::directory(&root));
+    let facts = history.texts("public.people", &["_op", "email", "email__2", "score__2"]);
+    let made: Vec<_> = facts.iter().filter(|fact| fact[0].as_deref() != Some("snapshot")).collect();
+    assert!(made.len() >= 40 && made.iter().all(|fact| fact[1].is_none()), "{made:?}");
+    assert!(made.iter().any(|fact| fact[2].as_ref().is_some_and(|hash| hash.len() == 64)));
+    // Another key, or none, or a key that is none, is refused.
+    bygone.attempt(&[other]).refused(&["is hashed with the key", "--leave-out public.people.email"]);
+    let source = server.url();
+    bygone
+        .ask(&["reconcile", "people", "--source", &source, "--hash-key-file", other])
+        .refused(&["is hashed with the key"]);
+    let absent = scratch.join("absent");
+    bygone.attempt(&[absent.to_str().unwrap()]).refused(&["cannot be read", "openssl rand"]);
+    for (given, words) in [("", "is empty"), ("too short\n", "holds 9 bytes")] {
+        let file = key_file(&scratch, "bad", given);
+        bygone.attempt(&[file.to_str().unwrap()]).refused(&[words, "16 bytes"]);
+    }
+    let mut without = Bygone::new(server.url(), &root).options(&["--hash-column", "people.email"]);
+    without.attempt(&[]).refused(&["--hash-key-file"]);
+    // A hash brings no value back.
+    server.run("update people set email = 'SECRET-later', name = 'second' where id = 2");
+    bygone.attempt(&[key]).well();
+    let told = bygone.ask(&["restore", "people", "2"]).well();
+    assert!(
+        told.stderr.contains("email (hashed)") && told.stdout.contains("'first'"),
+        "{}{}",
+        told.stdout,
+        told.stderr
+    );
+    assert!(!told.stdout.contains("email"), "{}", told.stdout);
+    // By way of being left out, another key.
+    let mut bygone = Bygone::new(server.url(), &root).options(&[
+        "--leave-out",
+        "people.email,people.score",
+        "--hash-column",
+        "people.code",
+        "--hash-key-file",
+        other,
+    ]);
+    bygone.until_current();
+    let mut bygone = Bygone::new(server.url(), &root).options(&[
+        "--hash-column",
+        "people.email,people.score",
+        "--hash-key-file",
+        other,
+    ]);
+    bygone.until_current();
+    let hash = bygone.command(&["hash", "--hash-key-file", other, "SECRET-later"]).well().stdout;
+    let found = bygone.ask(&["find", "people", "email", hash.trim()]).well();
+    assert_eq!(found.stderr.trim(), "1 version", "{}", found.stdout);
+    // Not hashed any more: the values come back, and one of before the rule is found beside them.
+    let mut bygone = Bygone::new(server.url(), &root);
+    bygone.until_current();
+    let told = bygone.ask(&["as-of", "people", "--at", "now", "--where", "id = 2", "--format", "csv"]).well();
+    assert!(told.stdout.contains("SECRET-later"), "{}", told.stdout);
+    bygone.ask(&["verify"]).well();
+}
+
+#[test]
+fn what_cannot_be_hashed_is_refused() {
+    let server = Postgres::start();
+    server.run("create table users (id int primary key, name text); create table heap (a int, b int); alter table heap replica identity full");
+    let scratch = Scratch::new("history");
+    let key = key_file(&scratch, "key", KEY);
+    for (given, words) in [
+        ("users.id", &["not column id of public.users", "belongs to the key"][..]),
+        ("heap.a", &["not column a of public.heap", "no key"]),
+        ("users.nmae", &["has a column nmae", "did you mean name"]),
+        ("name", &["--hash-column", "names no column"]),
+    ] {
+        let options = ["--hash-key-file", key.to_str().unwrap(), "--hash-column", given];
+        Bygone::new(server.url(), scratch.join("history")).options(&options).attempt(&[]).refused(words);
+    }
+    // Nor may it come to name rows later.
+    let options = ["--hash-key-file", key.to_str().unwrap(), "--hash-column", "users.name"];
+    let mut bygone = Bygone::new(server.url(), scratch.join("history")).options(&options);
+    bygone.until_current();
+    server.run("insert into users values (1, 'SECRET'); alter table users drop constraint users_pkey, add primary key (name)");
+    bygone.attempt(&[]).refused(&["name", "key"]);
+    let history = History::read(Store::directory(scratch.join("history")));
+    assert!(
+        history.whole("public.users").iter().all(|fact| fact.values().all(|value| !value.contains("SECRET")))
+    );
+}
