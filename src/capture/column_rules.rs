@@ -91,6 +91,23 @@ impl ColumnRules {
         }
     }
 
+    /// These, and for the columns of a table that was marked what was marked, under whatever name the columns go elsewhere.
+    pub(crate) fn with_marked(&self, table: &Table) -> Self {
+        let mut rules = self.clone();
+        for column in &table.columns {
+            for (rule, holds) in [
+                (&mut rules.left_out, column.left_out),
+                (&mut rules.unwatched, column.unwatched),
+                (&mut rules.hashed, column.hashed.is_some()),
+            ] {
+                if holds {
+                    rule.exact.entry(table.oid).or_default().push(column.attnum);
+                }
+            }
+        }
+        rules
+    }
+
     /// The table, its columns marked. `key` names its entities, and is spared.
     pub(crate) fn mark(&self, table: &Table, key: &[i16]) -> Table {
         let mut table = table.clone();

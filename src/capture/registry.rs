@@ -598,10 +598,12 @@ impl Registry {
             };
             let old = Arc::clone(captured.schema());
             let Some(table) = tables.iter().find(|table| table.oid == old.oid) else { continue };
+            // A column that was renamed since is meant by the name that it has, and by the one that it had.
+            let rules = rules.with_marked(&rules.mark(table, &captured.key));
             // What else has become of its columns is seen where it happened.
             let columns = old.columns.iter().map(|column| column.column.clone()).collect();
             let table = Table { columns, ..table.clone() };
-            let marked = self.rules.mark(&table, &captured.key);
+            let marked = rules.mark(&table, &captured.key);
             let pairs = || marked.columns.iter().zip(&old.columns);
             for (now, before) in pairs() {
                 self.rules.check_same_key(now, &before.column, &old.log_name)?;
