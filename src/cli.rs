@@ -149,6 +149,10 @@ pub(crate) struct Run {
     /// can be made again.
     #[arg(long, env = "BYGONE_HASH_KEY_FILE", value_name = "FILE")]
     pub(crate) hash_key_file: Option<PathBuf>,
+    /// The retention class of a table: public.orders=years-7, shop.*=short; of several that match, the last. The log names it, and in a bucket
+    /// the table's files carry it as the tag bygone-retention, for the bucket's own lifecycle rules.
+    #[arg(long, env = "BYGONE_RETENTION", value_name = "TABLE=CLASS", value_delimiter = ',')]
+    pub(crate) retention: Vec<String>,
     /// Updates that change these columns and no others are no facts: users.last_seen. What they were shows in the next fact of the row.
     #[arg(long, env = "BYGONE_IGNORE_UPDATES", value_name = "TABLE.COLUMN", value_delimiter = ',')]
     pub(crate) ignore_updates: Vec<String>,

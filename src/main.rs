@@ -157,6 +157,7 @@ fn options(run: Run) -> Result<RunOptions> {
             &run.hash_columns,
             run.hash_key_file.as_deref(),
         )?,
+        retention: capture::Retention::parse(&run.retention)?,
         state: run.state,
         until_current: run.until_current,
         commit_interval: run.commit_interval,

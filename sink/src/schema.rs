@@ -69,6 +69,8 @@ pub struct TableSchema {
     pub columns: Vec<SchemaColumn>,
     /// Positions in `columns` of the key's parts, in key order. Empty: the row's content names the entity.
     pub key: Vec<usize>,
+    /// Its retention class: what its files are tagged with in a bucket.
+    pub retention: Option<String>,
     kinds: Vec<Kind>,
     arrow: SchemaRef,
 }
@@ -121,7 +123,13 @@ impl TableSchema {
             .collect();
         let kinds = columns.iter().map(|column| column.kind.clone()).collect();
         let arrow = Arc::new(Schema::new(fact_fields(&columns)));
-        Self { number, name, log_name, oid, version, columns, key, kinds, arrow }
+        Self { number, name, log_name, oid, version, columns, key, retention: None, kinds, arrow }
+    }
+
+    /// The same of a retention class.
+    #[must_use]
+    pub fn with_retention(self, retention: Option<String>) -> Self {
+        Self { retention, ..self }
     }
 
     /// What sort of value each of the user's columns holds.

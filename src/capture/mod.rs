@@ -14,6 +14,7 @@ mod pipeline;
 mod progress;
 mod registry;
 mod relations;
+mod retention;
 mod shadow;
 mod snapshot;
 mod source;
@@ -57,6 +58,7 @@ pub(crate) use column_rules::{ColumnRules, read_hash_key};
 use commit::Committer;
 use pipeline::{CutAt, Pipeline, Rest, Until};
 use relations::Follower;
+pub(crate) use retention::Retention;
 use source::CatalogReader;
 use wal_held::WalHeld;
 use watcher::{Shared, Watcher};
@@ -89,6 +91,8 @@ pub(crate) struct RunOptions {
     pub(crate) accept_partial: bool,
     /// Which columns are left out, hashed, or not watched.
     pub(crate) column_rules: ColumnRules,
+    /// The retention classes of tables.
+    pub(crate) retention: Retention,
     pub(crate) state: Option<PathBuf>,
     pub(crate) until_current: bool,
     pub(crate) commit_interval: Duration,

@@ -12,6 +12,7 @@ use bygone_sink::log::{
 use bygone_sink::schema::{PhysicalNames, SchemaColumn, TableSchema};
 
 use super::column_rules::{ColumnRules, check_still_free, same_rules};
+use super::retention::Retention;
 use crate::error::{Error, Result};
 
 /// A captured table.
@@ -177,6 +178,7 @@ impl Captured {
 pub(crate) struct Registry {
     /// Columns that are left out of tables, hashed or not watched from now on.
     rules: ColumnRules,
+    retention: Retention,
     tables: Vec<Captured>,
     by_name: BTreeMap<String, usize>,
     /// Relations of the stream: table or leaf partition, to the table's index and the leaf's oid (or 0).
@@ -199,8 +201,8 @@ pub(crate) enum Known {
 
 impl Registry {
     /// Of no table yet.
-    pub(crate) fn ruled_by(rules: ColumnRules) -> Self {
-        Self { rules, ..Self::default() }
+    pub(crate) fn ruled_by(rules: ColumnRules, retention: Retention) -> Self {
+        Self { rules, retention, ..Self::default() }
     }
 
     /// What the log says.
@@ -377,6 +379,7 @@ impl Registry {
         captured.physical.of_table(table.oid);
         let marked = self.rules.mark(table, &key);
         let mut schema = TableSchema::new(number, name.clone(), version, &marked, &key, &captured.physical);
+        schema.retention = self.retention.of(&table.name).map(str::to_owned);
         // The name that its files go under.
         if let Some(own) = parse_table_text(&name) {
             schema.name = own;
@@ -531,12 +534,15 @@ impl Registry {
         if let Some(captured) = self.tables.get(index) {
             check_still_free(&captured.schema().columns, &captured.key, &captured.schema().log_name)?;
         }
-        self.change_under(&rules, index, table, place)
+        // A table that is renamed keeps its class as well.
+        let retention = self.tables.get(index).and_then(|captured| captured.schema().retention.clone());
+        self.change_under(&rules, retention, index, table, place)
     }
 
     fn change_under(
         &mut self,
         rules: &ColumnRules,
+        retention: Option<String>,
         index: usize,
         table: &Table,
         place: EventLsn,
@@ -560,6 +566,7 @@ impl Registry {
             &captured.physical,
         );
         // Files go on under the name and oid that the table had when it was attached.
+        schema.retention = retention;
         schema.name.clone_from(&old.name);
         schema.oid = old.oid;
         captured.physical.learn(&schema);
@@ -589,9 +596,17 @@ impl Registry {
         Ok(schema)
     }
 
-    /// Other columns than before are to be left out, hashed, or not to be watched: a schema version of its own says so.
-    pub(crate) fn rule_from(&mut self, rules: ColumnRules, tables: &[Table], lsn: Lsn) -> Result<()> {
+    /// Other columns than before are to be left out, hashed, or not to be watched, or a table is of another retention class: a schema
+    /// version of its own says so.
+    pub(crate) fn rule_from(
+        &mut self,
+        rules: ColumnRules,
+        retention: Retention,
+        tables: &[Table],
+        lsn: Lsn,
+    ) -> Result<()> {
         self.rules = rules.clone();
+        self.retention = retention;
         for index in 0..self.tables.len() {
             let Some(captured) = self.tables.get(index).filter(|captured| !captured.dropped) else {
                 continue;
@@ -608,13 +623,10 @@ impl Registry {
             for (now, before) in pairs() {
                 self.rules.check_same_key(now, &before.column, &old.log_name)?;
             }
-            if pairs().any(|(now, before)| !same_rules(now, &before.column)) {
-                let schema = self.change_under(&rules, index, &table, EventLsn::At(lsn))?;
-                tracing::info!(
-                    table = schema.log_name,
-                    schema = schema.version,
-                    "other rules hold for its columns"
-                );
+            let class = self.retention.of(&table.name).map(str::to_owned);
+            if pairs().any(|(now, before)| !same_rules(now, &before.column)) || class != old.retention {
+                let schema = self.change_under(&rules, class, index, &table, EventLsn::At(lsn))?;
+                tracing::info!(table = schema.log_name, schema = schema.version, "other rules hold for it");
             }
         }
         Ok(())
@@ -734,6 +746,7 @@ fn document(schema: &TableSchema) -> SchemaVersion {
         oid: schema.oid,
         columns,
         key,
+        retention: schema.retention.clone(),
         extra,
     }
 }
@@ -754,12 +767,16 @@ fn of_document(name: &str, version: &SchemaVersion) -> Result<(u32, TableSchema,
         version.schema,
         columns,
         &version.key,
-    );
+    )
+    .with_retention(version.retention.clone());
     Ok((number, schema, version.key.clone()))
 }
 
-/// The event with the names of the columns that are left out, hashed, or not watched.
+/// The event with the names of the columns that are left out, hashed, or not watched, and the table's retention class.
 fn telling_rules(mut event: Event, schema: &TableSchema) -> Event {
+    if let Some(class) = &schema.retention {
+        event = event.with("retention", class.clone());
+    }
     let names = |holds: fn(&Column) -> bool| -> Vec<&str> {
         let columns = schema.columns.iter().map(|column| &column.column);
         columns.filter(|column| holds(column)).map(|column| column.name.as_str()).collect()

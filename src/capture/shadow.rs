@@ -31,6 +31,7 @@ use super::axis::Axis;
 use super::column_rules::ColumnRules;
 use super::registry::Registry;
 use super::relations::Follower;
+use super::retention::Retention;
 use super::snapshot::{self, CopySettings, Outcome, Wanted};
 use super::source::{CatalogReader, restrict};
 use super::watcher::Families;
@@ -259,7 +260,7 @@ async fn copy_once(
     .map_err(|error| Error::other(format!("opening a copy's state: {error}")))?
     .map_err(bygone_sink::error::Error::from)?;
     let state = Arc::new(state);
-    let mut registry = Registry::ruled_by(settings.rules.clone());
+    let mut registry = Registry::ruled_by(settings.rules.clone(), Retention::default());
     let mut versioner = Versioner::new(Arc::clone(&state), Encoder::discarding(), settings.spill_bytes)
         .with_hash_key(settings.rules.hash_key().cloned());
     let mut places = BTreeMap::new();

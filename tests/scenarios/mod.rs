@@ -12,6 +12,7 @@ mod gaps;
 mod hashed_columns;
 mod judges;
 
+mod retention;
 mod schema;
 mod snapshot;
 mod soak;

@@ -22,6 +22,9 @@ pub struct SchemaVersion {
     /// `key` says enough.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub key: Vec<i16>,
+    /// The table's retention class: what its files are tagged with in a bucket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<String>,
     /// What else there is to say.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
