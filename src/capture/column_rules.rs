@@ -61,9 +61,13 @@ impl ColumnRules {
     /// Those of the tables' newest schemas.
     ///
     /// # Errors
-    /// Where columns are hashed, and the key is not the one that they are hashed with.
-    pub(crate) fn of(registry: &Registry, hash_key: Option<HashKey>) -> Result<Self> {
-        for table in registry.tables().iter().filter(|table| !table.dropped) {
+    /// Where columns of these tables, by index, are hashed, and the key is not the one that they are hashed with.
+    pub(crate) fn of(
+        registry: &Registry,
+        tables: impl Iterator<Item = usize>,
+        hash_key: Option<HashKey>,
+    ) -> Result<Self> {
+        for table in tables.filter_map(|index| registry.tables().get(index)) {
             for column in &table.schema().columns {
                 check_key(hash_key.as_ref(), &column.column, &table.schema().log_name)?;
             }

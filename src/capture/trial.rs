@@ -101,7 +101,7 @@ pub(crate) async fn reconcile(arguments: &Reconcile, archive: &mut Archive) -> R
         made: made_by_operator(archive.manifest())?,
         store: archive.store()?.clone(),
         axis: Axis { offset: archive.log().lsn_offset },
-        rules: ColumnRules::of(&registry, hash_key)?,
+        rules: ColumnRules::of(&registry, tables.keys().copied(), hash_key)?,
     };
     let mut copied = shadow::copy(&settings, &tables, &Arc::new(AtomicBool::new(false))).await?;
     let sql = session::connect_sql(&connect).await?;

@@ -26,6 +26,7 @@ const PEOPLE: &str = "
         time '01:02:03.4' + n * interval '1 minute' from generate_series(1, 40) n;
     insert into people (id) values (0);
     update people set born = 'infinity', score = 'NaN', seen = '-infinity', ratio = 'NaN', tags = '{{a,b},{c,d}}' where id = 1;
+    create table plain (id int primary key);
     create table pins (id int primary key, pin text);
     insert into pins values (1, 'SECRET-pin')";
 const HASHED: [&str; 14] = [
@@ -174,6 +175,7 @@ fn values_are_nowhere(more: &str, binary: bool) {
     bygone.start("");
     let reconcile = ["reconcile", "--source", &server.url()];
     bygone.ask(&reconcile).refused(&["is hashed with the key", "--hash-key-file"]);
+    bygone.ask(&["reconcile", "plain", "--source", &server.url()]).well();
     let told = bygone.ask(&[&reconcile[..], &options[2..4]].concat());
     bygone.terminate(rustix::process::Signal::TERM, Duration::from_secs(20));
     assert_eq!(told.code(), Some(0), "{}{}", told.stdout, told.stderr);
