@@ -216,6 +216,9 @@ fn a_column_can_be_hashed_from_a_day_on_and_no_longer_from_another() {
     let mut bygone =
         Bygone::new(server.url(), &root).options(&["--hash-column", "people.email,people.score"]);
     server.run("update people set name = 'first' where id = 2");
+    // A kill before that is done forgets nothing.
+    bygone.start_with(&["--hash-key-file", key, "--commit-interval", "100ms"], "join.before_cut=abort");
+    bygone.abort(Duration::from_secs(60));
     bygone.attempt(&["--hash-key-file", key]).well();
     let columns = ["email", "score"];
     assert_same(&server, &bygone, "people", &columns, "at the end");
@@ -351,4 +354,39 @@ fn a_column_that_is_renamed_while_bygone_runs_stays_hashed() {
             .iter()
             .all(|fact| fact["_op"] == "reconcile" || fact.values().any(|value| value.len() == 64))
     );
+}
+
+#[test]
+fn partitions_and_other_identities_are_followed_by_hashes_as_by_values() {
+    let server = Postgres::start();
+    server.run(
+        "create extension pgcrypto;
+         create table parted (id int, region text, note text, primary key (id, region)) partition by list (region);
+         create table parted_a partition of parted for values in ('a');
+         create table parted_b (note text, gone int, region text not null, id int not null, primary key (id, region));
+         alter table parted_b drop column gone; alter table parted attach partition parted_b for values in ('b');
+         insert into parted select n, case when n % 2 = 0 then 'a' else 'b' end, 'SECRET-' || n from generate_series(1, 10) n;
+         create table users (id int primary key deferrable, email text not null unique, name text);
+         alter table users replica identity using index users_email_key;
+         insert into users select n, 'SECRET-' || n, 'name ' || n from generate_series(1, 10) n",
+    );
+    let scratch = Scratch::new("history");
+    let (root, key) = (scratch.join("history"), key_file(&scratch, "key", KEY));
+    let options = ["--hash-key-file", key.to_str().unwrap(), "--hash-column", "parted.note,users.email"];
+    let mut bygone = Bygone::new(server.url(), &root).options(&options);
+    for change in [
+        "select 1",
+        "update parted set note = 'SECRET-new' where id < 4; update parted set region = 'b' where id = 6; delete from parted where id = 7",
+        "update users set email = 'SECRET-new' where id = 1; update users set name = 'x' where id = 2; delete from users where id = 3",
+        "update users set email = 'SECRET-1', id = 20 where id = 1; insert into users values (3, 'SECRET-3', 'back')",
+        "truncate parted_a",
+    ] {
+        server.run(change);
+        bygone.until_current();
+        assert_same(&server, &bygone, "parted", &["note"], change);
+        assert_same(&server, &bygone, "users", &["email"], change);
+    }
+    let history = History::read(Store::directory(&root));
+    assert_nowhere(&[&root], &history, &["public.parted", "public.users"]);
+    bygone.ask(&["verify"]).well();
 }
