@@ -277,7 +277,7 @@ impl Begin<'_> {
             Registry::ruled_by(self.options.column_rules.clone(), self.options.retention.clone());
         let families = Families::of(tables);
         for table in tables.iter().filter(|table| !matches!(table.kind, TableKind::Leaf { .. })) {
-            registry.attach(table, &families.family(table), point);
+            registry.attach(table, &families.family(table), point)?;
         }
         registry.know_relations(tables);
         for partial in partial {

@@ -145,6 +145,13 @@ impl ColumnRules {
     }
 
     /// # Errors
+    /// Where values of a table's columns would be kept that are to be left out or hashed, because they name rows.
+    pub(crate) fn check_table(&self, table: &Table, key: &[i16]) -> Result<()> {
+        self.left_out.check_table(table, key)?;
+        self.hashed.check_table(table, key)
+    }
+
+    /// # Errors
     /// Where a column is hashed, was hashed before, and not with this key: its hashes could not be compared.
     pub(crate) fn check_same_key(&self, now: &Column, before: &Column, table: &str) -> Result<()> {
         if now.hashed.is_some() { check_key(self.hash_key.as_ref(), before, table) } else { Ok(()) }
@@ -253,17 +260,7 @@ impl Rule {
             for table in tables.iter().filter(|table| pattern.matches(&table.name)) {
                 let Some(column) = table.columns.iter().find(|column| column.name == *name) else { continue };
                 found = true;
-                let why = if table.key().is_empty() {
-                    "the table has no key, so that the whole row names it: give it a primary key"
-                } else if table.key().contains(&column.attnum) {
-                    "it belongs to the key that names a row"
-                } else {
-                    continue;
-                };
-                return Err(Error::other(format!(
-                    "{}: not column {name} of {}: {why}",
-                    self.option, table.name
-                )));
+                self.check_free(table, column, table.key())?;
             }
             if !found {
                 let names = tables.iter().filter(|table| pattern.matches(&table.name));
@@ -271,6 +268,31 @@ impl Rule {
                 let near = did_you_mean(name, names);
                 let what = format!("{}: no captured table {pattern} has a column {name}{near}", self.option);
                 return Err(Error::other(what));
+            }
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// Where the column names rows.
+    fn check_free(&self, table: &Table, column: &Column, key: &[i16]) -> Result<()> {
+        if is_free(column, key) {
+            return Ok(());
+        }
+        let why = if key.is_empty() {
+            "the table has no key, so that the whole row names it: give it a primary key, or leave the table out with --table"
+        } else {
+            "it belongs to the key that names a row"
+        };
+        Err(Error::other(format!("{}: not column {} of {}: {why}", self.option, column.name, table.name)))
+    }
+
+    /// # Errors
+    /// Where a column of the table is meant that names rows.
+    fn check_table(&self, table: &Table, key: &[i16]) -> Result<()> {
+        for (_, name) in self.patterns.iter().filter(|(pattern, _)| pattern.matches(&table.name)) {
+            if let Some(column) = table.columns.iter().find(|column| column.name == *name) {
+                self.check_free(table, column, key)?;
             }
         }
         Ok(())

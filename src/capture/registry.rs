@@ -360,9 +360,13 @@ impl Registry {
 
     /// Begins to capture a table, `all` holding its leaves; `lsn` is where that is said. Under the name of a table that was
     /// dropped it goes on with that one's files, numbers and versions.
-    pub(crate) fn attach(&mut self, table: &Table, all: &[Table], lsn: Lsn) -> usize {
+    ///
+    /// # Errors
+    /// Where columns are to be left out or hashed by which its rows are named.
+    pub(crate) fn attach(&mut self, table: &Table, all: &[Table], lsn: Lsn) -> Result<usize> {
         let name = self.free_name(&table.name);
         let key = pinned_key(table, all);
+        self.rules.check_table(table, &key)?;
         let index = match self.by_name.get(&name).copied() {
             Some(index) => index,
             None => {
@@ -372,7 +376,7 @@ impl Registry {
                 index
             }
         };
-        let Some(captured) = self.tables.get_mut(index) else { return index };
+        let captured = self.tables.get_mut(index).ok_or_else(|| Error::other("a table is not known"))?;
         let number =
             captured.versions.first().map_or(u32::try_from(index).unwrap_or(u32::MAX), |first| first.number);
         let version = captured.versions.last().map_or(0, |newest| newest.version) + 1;
@@ -422,7 +426,7 @@ impl Registry {
         self.new_schemas.push(document(&schema));
         self.relations.insert(schema.oid, (index, 0));
         captured.versions.push(Arc::new(schema));
-        index
+        Ok(index)
     }
 
     /// The name in the log for a table: its own, unless another captured table that is still there has it, having been
@@ -533,6 +537,7 @@ impl Registry {
         let rules = self.rules.with_known(self);
         if let Some(captured) = self.tables.get(index) {
             check_still_free(&captured.schema().columns, &captured.key, &captured.schema().log_name)?;
+            rules.check_table(table, &captured.key)?;
         }
         // A table that is renamed keeps its class as well.
         let retention = self.tables.get(index).and_then(|captured| captured.schema().retention.clone());
@@ -624,6 +629,19 @@ impl Registry {
                 self.rules.check_same_key(now, &before.column, &old.log_name)?;
             }
             let class = self.retention.of(&table.name).map(str::to_owned);
+            for (now, before) in pairs() {
+                let before = &before.column;
+                let lost = (before.left_out && !now.left_out && now.hashed.is_none())
+                    || (before.hashed.is_some() && now.hashed.is_none() && !now.left_out);
+                if lost {
+                    let how = if before.left_out { "left out" } else { "hashed" };
+                    tracing::warn!(
+                        table = old.log_name,
+                        column = now.name,
+                        "the column is no longer {how}: its values are kept from here on"
+                    );
+                }
+            }
             if pairs().any(|(now, before)| !same_rules(now, &before.column)) || class != old.retention {
                 let schema = self.change_under(&rules, class, index, &table, EventLsn::At(lsn))?;
                 tracing::info!(table = schema.log_name, schema = schema.version, "other rules hold for it");

@@ -270,7 +270,7 @@ async fn copy_once(
         // One that was dropped is noticed by the watcher.
         let Some(table) = families.get(*oid) else { continue };
         let family = families.family(table);
-        let place = registry.attach(table, &family, exported.point);
+        let place = registry.attach(table, &family, exported.point)?;
         places.insert(*index, place);
         registry.snapshot_done(place, exported.point);
         let Some(captured) = registry.tables().get(place) else { continue };

@@ -279,7 +279,7 @@ fn a_column_can_be_hashed_from_a_day_on_and_no_longer_from_another() {
     assert_eq!(found.stderr.trim(), "1 version", "{}", found.stdout);
     // Not hashed any more: the values come back, and one of before the rule is found beside them.
     let mut bygone = Bygone::new(server.url(), &root);
-    bygone.until_current();
+    assert!(bygone.until_current().stderr.contains("no longer hashed"));
     let told = bygone.ask(&["as-of", "people", "--at", "now", "--where", "id = 2", "--format", "csv"]).well();
     assert!(told.stdout.contains("SECRET-later"), "{}", told.stdout);
     bygone.ask(&["verify"]).well();
@@ -313,6 +313,25 @@ fn what_cannot_be_hashed_is_refused() {
     bygone.attempt(&[]).refused(&["not column name of public.users", "key"]);
     let history = History::read(Store::directory(scratch.join("history")));
     assert_nowhere(&[&scratch.join("history")], &history, &["public.users"]);
+    // Nor does a table that comes later bring such a column in.
+    let server = Postgres::start();
+    server.run("create table users (id int primary key, name text)");
+    let options = [
+        "--hash-key-file",
+        key.to_str().unwrap(),
+        "--hash-column",
+        "public.*.name",
+        "--catalog-interval",
+        "1s",
+    ];
+    let mut bygone = Bygone::new(server.url(), scratch.join("other")).options(&options);
+    bygone.start("");
+    assert!(eventually(Duration::from_secs(60), || bygone.said().contains("streaming")), "{}", bygone.said());
+    server.run("create table names (name text primary key); insert into names values ('SECRET')");
+    assert_eq!(bygone.ending(Duration::from_secs(60)).code(), Some(1), "{}", bygone.said());
+    assert!(bygone.said().contains("not column name of public.names"), "{}", bygone.said());
+    let history = History::read(Store::directory(scratch.join("other")));
+    assert_nowhere(&[&scratch.join("other")], &history, &["public.users"]);
 }
 
 #[test]
