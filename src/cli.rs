@@ -45,6 +45,8 @@ pub(crate) enum Command {
     Install(Install),
     /// Remove from the source all that install has put there.
     Uninstall(Uninstall),
+    /// Print the hash that stands for a value in columns that are hashed: to find a value that one knows, or to prove it.
+    Hash(Hash),
     /// Check that a history is whole and unaltered: recompute the chain of commits and the hash of every file.
     Verify(Verify),
     /// Prove that the history holds what the source holds: compare every row at one position of the WAL.
@@ -134,6 +136,23 @@ pub(crate) struct Run {
     /// a table's key.
     #[arg(long = "leave-out", env = "BYGONE_LEAVE_OUT", value_name = "TABLE.COLUMN", value_delimiter = ',')]
     pub(crate) leave_out: Vec<String>,
+    /// Columns of which a keyed hash is kept, and not the value: users.email, shop.*.iban. Equal values have equal hashes, so that one sees
+    /// when a value changed, and can find one that one knows (see bygone hash). They may not belong to a table's key.
+    #[arg(
+        long = "hash-column",
+        env = "BYGONE_HASH_COLUMN",
+        value_name = "TABLE.COLUMN",
+        value_delimiter = ','
+    )]
+    pub(crate) hash_columns: Vec<String>,
+    /// The file that holds the secret key for --hash-column: 16 bytes or more, a line break at the end aside. Keep it: without it no hash
+    /// can be made again.
+    #[arg(long, env = "BYGONE_HASH_KEY_FILE", value_name = "FILE")]
+    pub(crate) hash_key_file: Option<PathBuf>,
+    /// The retention class of a table: public.orders=years-7, shop.*=short; of several that match, the last. The log names it, and in a bucket
+    /// the table's files carry it as the tag bygone-retention, for the bucket's own lifecycle rules.
+    #[arg(long, env = "BYGONE_RETENTION", value_name = "TABLE=CLASS", value_delimiter = ',')]
+    pub(crate) retention: Vec<String>,
     /// Updates that change these columns and no others are no facts: users.last_seen. What they were shows in the next fact of the row.
     #[arg(long, env = "BYGONE_IGNORE_UPDATES", value_name = "TABLE.COLUMN", value_delimiter = ',')]
     pub(crate) ignore_updates: Vec<String>,
@@ -498,6 +517,9 @@ pub(crate) struct Reconcile {
     pub(crate) source: String,
     #[command(flatten)]
     pub(crate) history: HistoryArgument,
+    /// The file with the key of columns that are hashed, as bygone run has it.
+    #[arg(long, env = "BYGONE_HASH_KEY_FILE", value_name = "FILE")]
+    pub(crate) hash_key_file: Option<PathBuf>,
     /// Have bygone run make facts of the differences that are found.
     #[arg(long)]
     pub(crate) repair: bool,
@@ -519,6 +541,24 @@ pub(crate) struct Reconcile {
     /// How to print the result.
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub(crate) format: Format,
+}
+
+/// `bygone hash`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  bygone find users email \"$(bygone hash --hash-key-file key ada@example.org)\" --history ./history
+  bygone hash --hash-key-file key < value.txt
+
+The value is the text that PostgreSQL prints for it: 2026-11-24 00:00:00+00, t, {1,2}.")]
+pub(crate) struct Hash {
+    /// The value as PostgreSQL prints it. Without one it is read from the standard input, to the end, a line break there aside: other
+    /// users of the machine see arguments.
+    #[arg(value_name = "VALUE", allow_hyphen_values = true)]
+    pub(crate) value: Option<String>,
+    /// The file with the key, as bygone run has it.
+    #[arg(long, env = "BYGONE_HASH_KEY_FILE", value_name = "FILE")]
+    pub(crate) hash_key_file: PathBuf,
 }
 
 /// `bygone verify`.

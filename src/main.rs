@@ -14,6 +14,7 @@ mod doctor;
 mod error;
 mod facts;
 mod follower;
+mod hash;
 mod install;
 mod live;
 mod manual;
@@ -124,6 +125,7 @@ async fn execute(command: Command) -> Result<ExitCode> {
         Command::Delta(delta) => Box::pin(delta::delta(&delta)).await.map(|()| ExitCode::SUCCESS),
         Command::Install(install) => install::install(&install).await.map(|()| ExitCode::SUCCESS),
         Command::Uninstall(uninstall) => install::uninstall(&uninstall).await.map(|()| ExitCode::SUCCESS),
+        Command::Hash(arguments) => hash::hash(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Verify(verify) => verify::verify(&verify).await,
         Command::Reconcile(arguments) => Box::pin(reconcile::reconcile(&arguments)).await,
         Command::Query(query) => Box::pin(query::run(query)).await.map(|()| ExitCode::SUCCESS),
@@ -149,7 +151,13 @@ fn options(run: Run) -> Result<RunOptions> {
         slot: run.slot,
         publications: run.publications,
         accept_partial: run.accept_partial,
-        column_rules: capture::ColumnRules::parse(&run.leave_out, &run.ignore_updates)?,
+        column_rules: capture::ColumnRules::parse(
+            &run.leave_out,
+            &run.ignore_updates,
+            &run.hash_columns,
+            run.hash_key_file.as_deref(),
+        )?,
+        retention: capture::Retention::parse(&run.retention)?,
         state: run.state,
         until_current: run.until_current,
         commit_interval: run.commit_interval,

@@ -119,6 +119,9 @@ pub struct Column {
     pub left_out: bool,
     /// An update that changes no other column is not to be told. The catalog never says so either.
     pub unwatched: bool,
+    /// A hash is to be kept instead of its values, made with the key of this id; `missing` is a hash then, too. The catalog never
+    /// says so either.
+    pub hashed: Option<String>,
 }
 
 /// How `pgoutput` names the old row of an update or delete: `pg_class.relreplident`, resolved.

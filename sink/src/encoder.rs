@@ -406,6 +406,10 @@ impl Worker {
         let store = self.store.clone();
         let leaf = file.target.key.3;
         let (rows, span, place) = (file.rows, file.span, file.target.place);
+        let class = match &place {
+            Place::Facts(schema) => schema.retention.clone(),
+            Place::Transactions => None,
+        };
         let numbers = Arc::clone(&self.numbers);
         let path = move || {
             let (seq, number) = numbers.take();
@@ -415,7 +419,7 @@ impl Worker {
             }
         };
         self.uploads.push(self.runtime.spawn(async move {
-            put(store, path, body, permit).await.map(|(path, bytes, sha256)| WrittenFile {
+            put(store, path, body, class.as_deref(), permit).await.map(|(path, bytes, sha256)| WrittenFile {
                 path,
                 table,
                 schema,
@@ -435,6 +439,7 @@ async fn put(
     store: Store,
     path: impl Fn() -> String,
     body: Bytes,
+    class: Option<&str>,
     _room: OwnedSemaphorePermit,
 ) -> Result<(String, u64, ContentHash)> {
     failpoint::hit("file.before_write")?;
@@ -446,7 +451,7 @@ async fn put(
     failpoint::hit("file.after_write")?;
     for _ in 0..MOST_ORPHANS {
         let path = path();
-        match store.put_new(&path, body.clone()).await? {
+        match store.put_new_of_class(&path, body.clone(), class).await? {
             PutOutcome::Created => {
                 failpoint::hit("file.after_upload")?;
                 return Ok((path, size, sha256));

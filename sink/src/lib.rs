@@ -11,6 +11,7 @@ pub mod fact;
 mod fact_file;
 pub mod fact_tables;
 pub mod failpoint;
+pub mod hashing;
 pub mod history;
 pub mod index;
 pub mod log;

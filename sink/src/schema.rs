@@ -44,6 +44,14 @@ pub struct SchemaColumn {
     pub sent: bool,
 }
 
+impl SchemaColumn {
+    /// Values of the two can be compared: both are kept as they are, or hashed with the same key.
+    #[must_use]
+    pub fn is_form_of(&self, other: &Self) -> bool {
+        self.column.hashed == other.column.hashed
+    }
+}
+
 /// A table at one schema version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableSchema {
@@ -61,6 +69,8 @@ pub struct TableSchema {
     pub columns: Vec<SchemaColumn>,
     /// Positions in `columns` of the key's parts, in key order. Empty: the row's content names the entity.
     pub key: Vec<usize>,
+    /// Its retention class: what its files are tagged with in a bucket.
+    pub retention: Option<String>,
     kinds: Vec<Kind>,
     arrow: SchemaRef,
 }
@@ -82,9 +92,9 @@ impl TableSchema {
             .columns
             .iter()
             .map(|column| {
-                let kind = Kind::of(&column.data_type);
-                let physical = names.of(column.attnum, &column.name, &kind);
-                names.own(&physical, column.attnum, &kind);
+                let kind = Kind::of_column(column);
+                let physical = names.of(column, &kind);
+                names.own(&physical, column, &kind);
                 SchemaColumn {
                     physical,
                     sent: column.generated.is_none() && !column.left_out,
@@ -113,7 +123,13 @@ impl TableSchema {
             .collect();
         let kinds = columns.iter().map(|column| column.kind.clone()).collect();
         let arrow = Arc::new(Schema::new(fact_fields(&columns)));
-        Self { number, name, log_name, oid, version, columns, key, kinds, arrow }
+        Self { number, name, log_name, oid, version, columns, key, retention: None, kinds, arrow }
+    }
+
+    /// The same of a retention class.
+    #[must_use]
+    pub fn with_retention(self, retention: Option<String>) -> Self {
+        Self { retention, ..self }
     }
 
     /// What sort of value each of the user's columns holds.
@@ -141,13 +157,18 @@ impl TableSchema {
         if self.oid == of.oid {
             return self.position(column.column.attnum);
         }
-        self.columns.iter().position(|own| own.physical == column.physical && own.kind == column.kind)
+        self.columns.iter().position(|own| {
+            own.physical == column.physical && own.kind == column.kind && own.is_form_of(column)
+        })
     }
 
     /// Every column's binary form can be asked for, and gives the same facts as its text.
     #[must_use]
     pub fn reads_binary(&self) -> bool {
-        self.columns.iter().all(|column| column.kind.reads_binary() && column.column.data_type.binary)
+        self.columns.iter().map(|column| &column.column.data_type).all(|data_type| {
+            // A value that is hashed is read as what it is.
+            Kind::of(data_type).reads_binary() && data_type.binary
+        })
     }
 
     /// The first of the user's columns whose name bygone needs for itself.
@@ -178,6 +199,8 @@ struct Owner {
     /// None where the column was of a table that was dropped: another one of the name and type goes on under it.
     attnum: Option<i16>,
     data_type: ArrowType,
+    /// The id of the key with which its values were hashed: values, and the hashes of each key, have names of their own.
+    hashed: Option<String>,
 }
 
 impl PhysicalNames {
@@ -185,7 +208,7 @@ impl PhysicalNames {
     pub fn learn(&mut self, schema: &TableSchema) {
         self.of_table(schema.oid);
         for column in &schema.columns {
-            self.own(&column.physical, column.column.attnum, &column.kind);
+            self.own(&column.physical, &column.column, &column.kind);
         }
     }
 
@@ -197,8 +220,9 @@ impl PhysicalNames {
         }
     }
 
-    fn own(&mut self, physical: &str, attnum: i16, kind: &Kind) {
-        let owner = Owner { attnum: Some(attnum), data_type: kind.arrow() };
+    fn own(&mut self, physical: &str, column: &Column, kind: &Kind) {
+        let owner =
+            Owner { attnum: Some(column.attnum), data_type: kind.arrow(), hashed: column.hashed.clone() };
         self.owners
             .entry(physical.to_lowercase())
             .and_modify(|known| {
@@ -210,17 +234,19 @@ impl PhysicalNames {
     }
 
     /// The name for a column.
-    fn of(&self, attnum: i16, name: &str, kind: &Kind) -> String {
-        let wanted = kind.arrow();
+    fn of(&self, column: &Column, kind: &Kind) -> String {
+        let (name, wanted) = (&column.name, kind.arrow());
         let free = |candidate: &str| {
             self.owners.get(&candidate.to_lowercase()).is_none_or(|owner| {
-                owner.attnum.is_none_or(|owner| owner == attnum) && owner.data_type == wanted
+                owner.attnum.is_none_or(|owner| owner == column.attnum)
+                    && owner.data_type == wanted
+                    && owner.hashed == column.hashed
             })
         };
         (1..)
-            .map(|count| if count == 1 { name.to_owned() } else { format!("{name}__{count}") })
+            .map(|count| if count == 1 { name.clone() } else { format!("{name}__{count}") })
             .find(|candidate| free(candidate))
-            .unwrap_or_else(|| name.to_owned())
+            .unwrap_or_else(|| name.clone())
     }
 }
 
@@ -268,6 +294,9 @@ fn fact_fields(columns: &[SchemaColumn]) -> Vec<Field> {
         ]);
         if column.physical != column.column.name {
             metadata.insert("postgres.column".to_owned(), column.column.name.clone());
+        }
+        if let Some(key) = &column.column.hashed {
+            metadata.insert("bygone.hashed".to_owned(), key.clone());
         }
         if matches!(column.kind, Kind::Json | Kind::Jsonb) {
             metadata.insert("ARROW:extension:name".to_owned(), "arrow.json".to_owned());

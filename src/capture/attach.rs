@@ -104,6 +104,7 @@ pub(super) async fn attach(
         tracing::warn!("not captured: {skipped}");
     }
     options.column_rules.check(&loaded.tables)?;
+    options.retention.check(&loaded.tables)?;
     for table in &loaded.tables {
         if let Some(column) = TableSchema::clash(table) {
             return Err(Error::other(format!(
@@ -272,10 +273,11 @@ impl Begin<'_> {
             (confirmed, None)
         };
         failpoint::hit("snapshot.after_slot")?;
-        let mut registry = Registry::ruled_by(self.options.column_rules.clone());
+        let mut registry =
+            Registry::ruled_by(self.options.column_rules.clone(), self.options.retention.clone());
         let families = Families::of(tables);
         for table in tables.iter().filter(|table| !matches!(table.kind, TableKind::Leaf { .. })) {
-            registry.attach(table, &families.family(table), point);
+            registry.attach(table, &families.family(table), point)?;
         }
         registry.know_relations(tables);
         for partial in partial {
@@ -324,7 +326,8 @@ impl Begin<'_> {
             .map_err(|_| damaged())?;
         registry.know_relations(tables);
         let lsn = history.state().wal_to.unwrap_or(Lsn::ZERO);
-        registry.rule_from(self.options.column_rules.clone(), tables, lsn)?;
+        let (rules, retention) = (self.options.column_rules.clone(), self.options.retention.clone());
+        registry.rule_from(rules, retention, tables, lsn)?;
         Ok((history.into_writer(), registry, recorded, None, history_id))
     }
 

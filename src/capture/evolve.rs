@@ -93,6 +93,8 @@ pub(super) fn as_told(oid: u32, told: &[DdlColumn], old: &TableSchema, now: Opti
         made.attnum = column.attnum;
         made.has_default = column.has_default;
         made.missing = column.missing();
+        // What was told is the value itself.
+        made.hashed = None;
         made
     });
     let columns: Vec<Column> = columns.collect();
@@ -137,6 +139,7 @@ fn unknown(at: usize, old: &TableSchema, now: Option<&Table>) -> Column {
         has_default: false,
         left_out: false,
         unwatched: false,
+        hashed: None,
     }
 }
 

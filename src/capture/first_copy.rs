@@ -105,6 +105,7 @@ impl Capture {
             limits: self.memory.encoder,
             stop: Arc::clone(&self.stop),
             aside: false,
+            hash_key: self.options.column_rules.hash_key().cloned(),
         };
         let state = Arc::clone(&self.pipeline()?.committer.state);
         let (done, mut outcomes) = mpsc::channel(64);

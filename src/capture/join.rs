@@ -14,7 +14,7 @@ use bygone_sink::versioning::{Reconciled, Telling};
 
 use super::pipeline::{Pipeline, Until};
 use super::registry::{Captured, Doubt};
-use super::shadow::{Copied, Shadow};
+use super::shadow::{self, Copied, Shadow};
 use crate::error::{Error, Result};
 
 /// How long after a copy that failed the next is tried.
@@ -147,7 +147,9 @@ impl Pipeline {
         let relations = self.relations_of(&tables);
         let announced = self.follower.announcements(relations.iter().copied());
         tracing::info!(tables = tables.len(), "copying tables beside the stream");
-        self.shadow = Some(Shadow::start(self.copies.clone(), tables, relations, announced, &self.runtime)?);
+        let rules = self.copies.rules.with_known(&self.follower.registry);
+        let copies = shadow::Settings { rules, ..self.copies.clone() };
+        self.shadow = Some(Shadow::start(copies, tables, relations, announced, &self.runtime)?);
         Ok(())
     }
 

@@ -14,6 +14,7 @@ mod pipeline;
 mod progress;
 mod registry;
 mod relations;
+mod retention;
 mod shadow;
 mod snapshot;
 mod source;
@@ -53,10 +54,11 @@ use crate::metrics::{self, Metrics};
 use assembler::Assembler;
 use attach::Attached;
 use axis::Axis;
-pub(crate) use column_rules::ColumnRules;
+pub(crate) use column_rules::{ColumnRules, read_hash_key};
 use commit::Committer;
 use pipeline::{CutAt, Pipeline, Rest, Until};
 use relations::Follower;
+pub(crate) use retention::Retention;
 use source::CatalogReader;
 use wal_held::WalHeld;
 use watcher::{Shared, Watcher};
@@ -87,8 +89,10 @@ pub(crate) struct RunOptions {
     pub(crate) slot: Option<String>,
     pub(crate) publications: Vec<String>,
     pub(crate) accept_partial: bool,
-    /// Which columns are left out, and which are not watched.
+    /// Which columns are left out, hashed, or not watched.
     pub(crate) column_rules: ColumnRules,
+    /// The retention classes of tables.
+    pub(crate) retention: Retention,
     pub(crate) state: Option<PathBuf>,
     pub(crate) until_current: bool,
     pub(crate) commit_interval: Duration,
@@ -303,7 +307,8 @@ impl Capture {
         };
         let system_id =
             source.system_id.parse().map_err(|_| Error::other("the log's system identifier is damaged"))?;
-        let mut versioner = Versioner::new(Arc::clone(&state), encoder.clone(), memory.changes);
+        let mut versioner = Versioner::new(Arc::clone(&state), encoder.clone(), memory.changes)
+            .with_hash_key(options.column_rules.hash_key().cloned());
         for table in registry.tables() {
             // Until its snapshot is in the log, nothing of a table is taken from the stream.
             versioner.add_table(&table.versions, table.snapshot.unwrap_or(Lsn(u64::MAX)));

@@ -279,7 +279,7 @@ impl Pipeline {
                 continue;
             }
             let family = families.family(table);
-            let index = self.follower.registry.attach(table, &family, self.position);
+            let index = self.follower.registry.attach(table, &family, self.position)?;
             self.follower.registry.know_relations(&family);
             let Some(captured) = self.follower.registry.tables().get(index) else { continue };
             tracing::info!(table = captured.schema().log_name, "new table");

@@ -9,9 +9,10 @@ use bygone_replication::table::{Column, ReplicaIdentity, Table, TableKind, Table
 use bygone_sink::log::{
     ColumnDoc, Event, EventKind, EventLsn, LogState, SchemaVersion, VERIFIED, parse_table_text, table_text,
 };
-use bygone_sink::schema::{PhysicalNames, TableSchema};
+use bygone_sink::schema::{PhysicalNames, SchemaColumn, TableSchema};
 
-use super::column_rules::{ColumnRules, same_rules};
+use super::column_rules::{ColumnRules, check_still_free, same_rules};
+use super::retention::Retention;
 use crate::error::{Error, Result};
 
 /// A captured table.
@@ -175,8 +176,9 @@ impl Captured {
 /// All captured tables.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Registry {
-    /// Columns that are left out of tables from now on.
+    /// Columns that are left out of tables, hashed or not watched from now on.
     rules: ColumnRules,
+    retention: Retention,
     tables: Vec<Captured>,
     by_name: BTreeMap<String, usize>,
     /// Relations of the stream: table or leaf partition, to the table's index and the leaf's oid (or 0).
@@ -199,8 +201,8 @@ pub(crate) enum Known {
 
 impl Registry {
     /// Of no table yet.
-    pub(crate) fn ruled_by(rules: ColumnRules) -> Self {
-        Self { rules, ..Self::default() }
+    pub(crate) fn ruled_by(rules: ColumnRules, retention: Retention) -> Self {
+        Self { rules, retention, ..Self::default() }
     }
 
     /// What the log says.
@@ -358,9 +360,13 @@ impl Registry {
 
     /// Begins to capture a table, `all` holding its leaves; `lsn` is where that is said. Under the name of a table that was
     /// dropped it goes on with that one's files, numbers and versions.
-    pub(crate) fn attach(&mut self, table: &Table, all: &[Table], lsn: Lsn) -> usize {
+    ///
+    /// # Errors
+    /// Where columns are to be left out or hashed by which its rows are named.
+    pub(crate) fn attach(&mut self, table: &Table, all: &[Table], lsn: Lsn) -> Result<usize> {
         let name = self.free_name(&table.name);
         let key = pinned_key(table, all);
+        self.rules.check_table(table, &key)?;
         let index = match self.by_name.get(&name).copied() {
             Some(index) => index,
             None => {
@@ -370,13 +376,14 @@ impl Registry {
                 index
             }
         };
-        let Some(captured) = self.tables.get_mut(index) else { return index };
+        let captured = self.tables.get_mut(index).ok_or_else(|| Error::other("a table is not known"))?;
         let number =
             captured.versions.first().map_or(u32::try_from(index).unwrap_or(u32::MAX), |first| first.number);
         let version = captured.versions.last().map_or(0, |newest| newest.version) + 1;
         captured.physical.of_table(table.oid);
         let marked = self.rules.mark(table, &key);
         let mut schema = TableSchema::new(number, name.clone(), version, &marked, &key, &captured.physical);
+        schema.retention = self.retention.of(&table.name).map(str::to_owned);
         // The name that its files go under.
         if let Some(own) = parse_table_text(&name) {
             schema.name = own;
@@ -419,7 +426,7 @@ impl Registry {
         self.new_schemas.push(document(&schema));
         self.relations.insert(schema.oid, (index, 0));
         captured.versions.push(Arc::new(schema));
-        index
+        Ok(index)
     }
 
     /// The name in the log for a table: its own, unless another captured table that is still there has it, having been
@@ -527,9 +534,34 @@ impl Registry {
         table: &Table,
         place: EventLsn,
     ) -> Result<Arc<TableSchema>> {
+        let rules = self.rules.with_known(self);
+        if let Some(captured) = self.tables.get(index) {
+            check_still_free(&captured.schema().columns, &captured.key, &captured.schema().log_name)?;
+            rules.check_table(table, &captured.key)?;
+        }
+        // A table that is renamed keeps its class as well.
+        let retention = self.tables.get(index).and_then(|captured| captured.schema().retention.clone());
+        self.change_under(&rules, retention, index, table, place)
+    }
+
+    fn change_under(
+        &mut self,
+        rules: &ColumnRules,
+        retention: Option<String>,
+        index: usize,
+        table: &Table,
+        place: EventLsn,
+    ) -> Result<Arc<TableSchema>> {
         let captured = self.tables.get_mut(index).ok_or_else(|| Error::other("a table is not known"))?;
         let old = Arc::clone(captured.schema());
-        let marked = self.rules.mark(table, &captured.key);
+        let mut marked = rules.mark(table, &captured.key);
+        for column in &mut marked.columns {
+            let before = table.columns.iter().find(|before| before.attnum == column.attnum);
+            // The hash of what older rows read as is no such value.
+            if column.hashed.is_none() && before.is_some_and(|before| before.hashed.is_some()) {
+                column.missing = None;
+            }
+        }
         let mut schema = TableSchema::new(
             old.number,
             old.log_name.clone(),
@@ -539,6 +571,7 @@ impl Registry {
             &captured.physical,
         );
         // Files go on under the name and oid that the table had when it was attached.
+        schema.retention = retention;
         schema.name.clone_from(&old.name);
         schema.oid = old.oid;
         captured.physical.learn(&schema);
@@ -549,30 +582,69 @@ impl Registry {
         let mut event = Event::at(EventKind::Schema, Some(old.log_name.clone()), place.latest());
         event.lsn = Some(place);
         self.new_events.push(telling_rules(event.with("schema", schema.version), &schema));
+        let hashed = |column: &SchemaColumn| !column.column.left_out && column.column.hashed.is_some();
+        let otherwise = schema.columns.iter().any(|column| {
+            let before = old.columns.iter().find(|before| before.column.attnum == column.column.attnum);
+            before.is_some_and(|before| {
+                !before.is_form_of(column) && (hashed(column) || !column.column.left_out)
+            })
+        });
+        if otherwise && captured.snapshot.is_some() {
+            // What is known of the rows is of the other form: each is looked at once more.
+            captured.raise(Doubt::default());
+            let mut event = Event::at(EventKind::Rewrite, Some(old.log_name.clone()), place.latest())
+                .with("doubt", true)
+                .with("reason", "other columns are hashed");
+            event.lsn = Some(place);
+            self.new_events.push(event);
+        }
         Ok(schema)
     }
 
-    /// Other columns than before are to be left out, or not to be watched: a schema version of its own says so.
-    pub(crate) fn rule_from(&mut self, rules: ColumnRules, tables: &[Table], lsn: Lsn) -> Result<()> {
-        self.rules = rules;
+    /// Other columns than before are to be left out, hashed, or not to be watched, or a table is of another retention class: a schema
+    /// version of its own says so.
+    pub(crate) fn rule_from(
+        &mut self,
+        rules: ColumnRules,
+        retention: Retention,
+        tables: &[Table],
+        lsn: Lsn,
+    ) -> Result<()> {
+        self.rules = rules.clone();
+        self.retention = retention;
         for index in 0..self.tables.len() {
             let Some(captured) = self.tables.get(index).filter(|captured| !captured.dropped) else {
                 continue;
             };
             let old = Arc::clone(captured.schema());
             let Some(table) = tables.iter().find(|table| table.oid == old.oid) else { continue };
+            // A column that was renamed since is meant by the name that it has, and by the one that it had.
+            let rules = rules.with_marked(&rules.mark(table, &captured.key));
             // What else has become of its columns is seen where it happened.
             let columns = old.columns.iter().map(|column| column.column.clone()).collect();
             let table = Table { columns, ..table.clone() };
-            let marked = self.rules.mark(&table, &captured.key);
-            let mut pairs = marked.columns.iter().zip(&old.columns);
-            if pairs.any(|(now, before)| !same_rules(now, &before.column)) {
-                let schema = self.change_at(index, &table, EventLsn::At(lsn))?;
-                tracing::info!(
-                    table = schema.log_name,
-                    schema = schema.version,
-                    "other rules hold for its columns"
-                );
+            let marked = rules.mark(&table, &captured.key);
+            let pairs = || marked.columns.iter().zip(&old.columns);
+            for (now, before) in pairs() {
+                self.rules.check_same_key(now, &before.column, &old.log_name)?;
+            }
+            let class = self.retention.of(&table.name).map(str::to_owned);
+            for (now, before) in pairs() {
+                let before = &before.column;
+                let lost = (before.left_out && !now.left_out && now.hashed.is_none())
+                    || (before.hashed.is_some() && now.hashed.is_none() && !now.left_out);
+                if lost {
+                    let how = if before.left_out { "left out" } else { "hashed" };
+                    tracing::warn!(
+                        table = old.log_name,
+                        column = now.name,
+                        "the column is no longer {how}: its values are kept from here on"
+                    );
+                }
+            }
+            if pairs().any(|(now, before)| !same_rules(now, &before.column)) || class != old.retention {
+                let schema = self.change_under(&rules, class, index, &table, EventLsn::At(lsn))?;
+                tracing::info!(table = schema.log_name, schema = schema.version, "other rules hold for it");
             }
         }
         Ok(())
@@ -692,6 +764,7 @@ fn document(schema: &TableSchema) -> SchemaVersion {
         oid: schema.oid,
         columns,
         key,
+        retention: schema.retention.clone(),
         extra,
     }
 }
@@ -712,19 +785,25 @@ fn of_document(name: &str, version: &SchemaVersion) -> Result<(u32, TableSchema,
         version.schema,
         columns,
         &version.key,
-    );
+    )
+    .with_retention(version.retention.clone());
     Ok((number, schema, version.key.clone()))
 }
 
-/// The event with the names of the columns that are left out, or not watched.
+/// The event with the names of the columns that are left out, hashed, or not watched, and the table's retention class.
 fn telling_rules(mut event: Event, schema: &TableSchema) -> Event {
+    if let Some(class) = &schema.retention {
+        event = event.with("retention", class.clone());
+    }
     let names = |holds: fn(&Column) -> bool| -> Vec<&str> {
         let columns = schema.columns.iter().map(|column| &column.column);
         columns.filter(|column| holds(column)).map(|column| column.name.as_str()).collect()
     };
-    for (rule, names) in
-        [("left_out", names(|column| column.left_out)), ("updates_ignored", names(|column| column.unwatched))]
-    {
+    for (rule, names) in [
+        ("left_out", names(|column| column.left_out)),
+        ("hashed", names(|column| column.hashed.is_some())),
+        ("updates_ignored", names(|column| column.unwatched)),
+    ] {
         if !names.is_empty() {
             event = event.with(rule, names);
         }

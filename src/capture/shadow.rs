@@ -31,6 +31,7 @@ use super::axis::Axis;
 use super::column_rules::ColumnRules;
 use super::registry::Registry;
 use super::relations::Follower;
+use super::retention::Retention;
 use super::snapshot::{self, CopySettings, Outcome, Wanted};
 use super::source::{CatalogReader, restrict};
 use super::watcher::Families;
@@ -56,7 +57,7 @@ pub(super) struct Settings {
     /// Files go nowhere; the copying asks for it all the same.
     pub(super) store: Store,
     pub(super) axis: Axis,
-    /// Which columns are left out, and which are not watched.
+    /// Which columns are left out, hashed, or not watched.
     pub(super) rules: ColumnRules,
 }
 
@@ -259,8 +260,9 @@ async fn copy_once(
     .map_err(|error| Error::other(format!("opening a copy's state: {error}")))?
     .map_err(bygone_sink::error::Error::from)?;
     let state = Arc::new(state);
-    let mut registry = Registry::ruled_by(settings.rules.clone());
-    let mut versioner = Versioner::new(Arc::clone(&state), Encoder::discarding(), settings.spill_bytes);
+    let mut registry = Registry::ruled_by(settings.rules.clone(), Retention::default());
+    let mut versioner = Versioner::new(Arc::clone(&state), Encoder::discarding(), settings.spill_bytes)
+        .with_hash_key(settings.rules.hash_key().cloned());
     let mut places = BTreeMap::new();
     let mut wanted = Vec::new();
     let families = Families::of(&found);
@@ -268,7 +270,7 @@ async fn copy_once(
         // One that was dropped is noticed by the watcher.
         let Some(table) = families.get(*oid) else { continue };
         let family = families.family(table);
-        let place = registry.attach(table, &family, exported.point);
+        let place = registry.attach(table, &family, exported.point)?;
         places.insert(*index, place);
         registry.snapshot_done(place, exported.point);
         let Some(captured) = registry.tables().get(place) else { continue };
@@ -286,6 +288,7 @@ async fn copy_once(
         limits: settings.limits,
         stop: Arc::clone(stop),
         aside: true,
+        hash_key: settings.rules.hash_key().cloned(),
     };
     let numbers = Arc::new(FileNumbers::new(0));
     let (done, mut outcomes) = tokio::sync::mpsc::channel(64);

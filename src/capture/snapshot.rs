@@ -14,6 +14,7 @@ use bygone_replication::wire::{Connection, Mode};
 use bygone_sink::encoder::{Encoder, EncoderLimits, FileNumbers, WrittenFile};
 use bygone_sink::fact::Origin;
 use bygone_sink::failpoint;
+use bygone_sink::hashing::HashKey;
 use bygone_sink::schema::TableSchema;
 use bygone_sink::state::{BulkLoader, State};
 use bygone_sink::store::Store;
@@ -69,6 +70,8 @@ pub(crate) struct CopySettings {
     pub(crate) stop: Arc<AtomicBool>,
     /// The rows go into state alone, and no file is written.
     pub(crate) aside: bool,
+    /// For columns that are hashed.
+    pub(crate) hash_key: Option<HashKey>,
 }
 
 /// A piece of work: a table or a range of its blocks.
@@ -273,6 +276,7 @@ impl Worker {
             self.settings.origin.clone(),
             Arc::clone(&task.shared.next_seq),
         )
+        .with_hash_key(self.settings.hash_key.as_ref())
         .with_contents(task.shared.contents.lock().unwrap_or_else(PoisonError::into_inner).clone());
         let binary = schema.reads_binary();
         let columns = schema.columns.iter().map(|column| &column.column);

@@ -28,7 +28,7 @@ use tokio_postgres::Client;
 
 use super::Memory;
 use super::axis::Axis;
-use super::column_rules::ColumnRules;
+use super::column_rules::{ColumnRules, read_hash_key};
 use super::pipeline::COMMIT_PREFIX;
 use super::registry::Registry;
 use super::shadow::{self, Copied, Settings};
@@ -82,6 +82,7 @@ pub(crate) async fn reconcile(arguments: &Reconcile, archive: &mut Archive) -> R
     check_source(&connect, archive.manifest()).await?;
     let registry = Registry::of_log(archive.log())?;
     let tables = chosen(arguments, archive, &registry)?;
+    let hash_key = arguments.hash_key_file.as_deref().map(read_hash_key).transpose()?;
     let directory = match &arguments.directory {
         Some(directory) => tempfile::tempdir_in(directory),
         None => tempfile::tempdir(),
@@ -100,7 +101,7 @@ pub(crate) async fn reconcile(arguments: &Reconcile, archive: &mut Archive) -> R
         made: made_by_operator(archive.manifest())?,
         store: archive.store()?.clone(),
         axis: Axis { offset: archive.log().lsn_offset },
-        rules: ColumnRules::of(&registry),
+        rules: ColumnRules::of(&registry, tables.keys().copied(), hash_key)?,
     };
     let mut copied = shadow::copy(&settings, &tables, &Arc::new(AtomicBool::new(false))).await?;
     let sql = session::connect_sql(&connect).await?;

@@ -57,6 +57,8 @@ pub(super) async fn as_of(arguments: &Arguments) -> Result<()> {
         if let Some(column) = schema.columns.get(at) {
             let why = if column.column.left_out {
                 "the column is left out of the history"
+            } else if column.column.hashed.is_some() {
+                "the column is hashed, and these rows are older than that"
             } else if column.sent {
                 "large values that were never seen"
             } else {

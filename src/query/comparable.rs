@@ -66,6 +66,8 @@ impl Wanted {
             Kind::Date => Sort::Date,
             Kind::Timestamp => Sort::Time,
             Kind::Timestamptz => Sort::ZonedTime,
+            // The order of hashes is not that of values.
+            Kind::Text if column.column.hashed.is_some() => Sort::Exact,
             Kind::Text if base.name == "bpchar" => Sort::Padded,
             Kind::Text if base.name == "citext" => Sort::Folded,
             // An enum's order is that of its labels, which a history does not have.

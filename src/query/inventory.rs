@@ -26,6 +26,7 @@ pub(super) async fn tables(arguments: &Tables) -> Result<()> {
         when_about("last"),
         right("bytes"),
         right("schemas"),
+        left("retention").if_any(),
         left("status").if_any(),
     ];
     let mut sheet = Sheet::new(arguments.reading.format, headings)?;
@@ -47,6 +48,7 @@ pub(super) async fn tables(arguments: &Tables) -> Result<()> {
             time(arguments.reading.format, last),
             bytes(arguments.reading.format, adds().map(|add| add.bytes).sum::<u64>()),
             Cell::number(table.versions.len()),
+            Cell::optional(table.newest().retention.clone()),
             status(&table),
         ])?;
     }

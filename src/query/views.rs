@@ -503,6 +503,7 @@ fn forms<'a>(
     for version in table.versions.iter().rev().filter(|version| in_files.contains(&version.schema.version)) {
         let position = version.schema.counterpart(schema, column);
         if let Some(form) = position.and_then(|at| version.schema.columns.get(at))
+            && form.is_form_of(column)
             && !forms.iter().any(|known| known.physical == form.physical)
         {
             forms.push(form);
@@ -558,7 +559,9 @@ async fn read(
     let added = table
         .added_after(column.column.attnum, first - 1)
         .filter(|(version, _)| version.schema.version > first);
-    let Some((version, form)) = added else { return Ok(Read { value, missing: None }) };
+    let Some((version, form)) = added.filter(|(_, form)| form.is_form_of(column)) else {
+        return Ok(Read { value, missing: None });
+    };
     let literal = form.column.missing.as_ref().and_then(|text| dialect.literal(&form.kind, text));
     let Some(literal) = literal else { return Ok(Read { value, missing: None }) };
     let literal = if form.kind == column.kind { literal } else { dialect.cast(&literal, &column.kind) };

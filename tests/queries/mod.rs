@@ -8,6 +8,7 @@ mod cookbook;
 mod derived;
 mod engines;
 mod events;
+mod hashed;
 mod inventory;
 mod moments;
 mod restore;

@@ -9,8 +9,10 @@ mod exactly_once;
 mod fact_tables;
 mod faults;
 mod gaps;
+mod hashed_columns;
 mod judges;
 
+mod retention;
 mod schema;
 mod snapshot;
 mod soak;

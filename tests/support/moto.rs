@@ -16,6 +16,9 @@ use super::store::Store;
 /// The bucket that is there.
 pub(crate) const BUCKET: &str = "kept";
 
+/// The server asks who reads an object, and believes it.
+const SIGNED: &str = "Authorization: AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0";
+
 /// A running server with one empty bucket.
 #[derive(Debug)]
 pub(crate) struct Moto {
@@ -106,6 +109,25 @@ impl Moto {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+
+    /// The tags of an object of the bucket, as `key=value`.
+    pub(crate) fn tags(&self, key: &str) -> Vec<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        write!(
+            stream,
+            "GET /{BUCKET}/{key}?tagging HTTP/1.1\r\nHost: 127.0.0.1\r\n{SIGNED}\r\nConnection: close\r\n\r\n"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{key}: {answer}");
+        let inside = |text: &str, tag: &str| {
+            let (_, rest) = text.split_once(&format!("<{tag}>")).unwrap();
+            rest.split_once(&format!("</{tag}>")).unwrap().0.to_owned()
+        };
+        let tags = answer.split("<Tag>").skip(1);
+        tags.map(|tag| format!("{}={}", inside(tag, "Key"), inside(tag, "Value"))).collect()
     }
 
     /// A server that lets two writers put one object would prove nothing here.

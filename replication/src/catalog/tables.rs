@@ -379,6 +379,7 @@ fn columns(row: &Row) -> Result<Columns, CatalogError> {
                 missing: missing.next()?.and_then(only_element),
                 has_default: has_default.next()? && generated.is_none(),
                 left_out: false,
+                hashed: None,
                 unwatched: false,
             })
         };

@@ -139,7 +139,11 @@ impl Compactor {
             if full || began.elapsed() > LONGEST_GATHERING {
                 break;
             }
-            match rewrite::rewrite(&self.store, &group, self.state.next_seq, &self.stop).await {
+            // Of the class that the table is of by now, whatever it was when the facts came.
+            let table = group.files.first().map_or("", |file| file.add.table.as_str());
+            let class = self.state.schemas(table).last().and_then(|schema| schema.retention.clone());
+            let seq = self.state.next_seq;
+            match rewrite::rewrite(&self.store, &group, seq, class.as_deref(), &self.stop).await {
                 Ok(Some(add)) => merged.push(Merged {
                     add,
                     bytes: group.files.iter().map(|file| file.add.bytes).sum(),

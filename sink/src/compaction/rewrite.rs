@@ -24,6 +24,7 @@ pub(super) async fn rewrite(
     store: &Store,
     group: &Group,
     seq: u64,
+    class: Option<&str>,
     stop: &AtomicBool,
 ) -> Result<Option<Add>> {
     let Some(first) = group.files.first() else { return Ok(None) };
@@ -51,7 +52,7 @@ pub(super) async fn rewrite(
     let mut sealed = staged.seal().await?;
     // A name that nobody else takes, and that no capture takes for a left-over of its own.
     let path = compacted_path(&first.add.path, seq, rand::random());
-    if sealed.publish(&path).await? == PutOutcome::AlreadyExists {
+    if sealed.publish_of_class(&path, class).await? == PutOutcome::AlreadyExists {
         return Err(Error::new(ErrorKind::Conflict, "a file's name is taken", path));
     }
     failpoint::hit("compact.after_file")?;

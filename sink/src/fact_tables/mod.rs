@@ -62,6 +62,12 @@ struct TypeName {
     bare: String,
 }
 
+impl TypeName {
+    fn text() -> Self {
+        Self { whole: "text".to_owned(), bare: "text".to_owned() }
+    }
+}
+
 /// Fact tables, and the history that they follow.
 #[derive(Debug)]
 pub struct FactTables {
@@ -392,7 +398,10 @@ impl FactTables {
         let mut columns = self.columns_of(table).await?;
         for column in version.columns.iter().filter(|column| !column.dropped) {
             let name = column.physical();
-            let wanted = self.type_of(&column.data_type()).await?;
+            let wanted = match column.hashed {
+                Some(_) => TypeName::text(),
+                None => self.type_of(&column.data_type()).await?,
+            };
             let quoted = quote_identifier(name);
             match columns.get(name) {
                 None => {
@@ -511,8 +520,7 @@ impl FactTables {
             self.client.query_opt(sql, &[&name, &data_type.typmod]).await
         };
         let row = asked.map_err(|error| told("looking for a type on the target", &error))?;
-        let text = || TypeName { whole: "text".to_owned(), bare: "text".to_owned() };
-        Ok(row.map_or_else(text, |row| TypeName { whole: row.get(0), bare: row.get(1) }))
+        Ok(row.map_or_else(TypeName::text, |row| TypeName { whole: row.get(0), bare: row.get(1) }))
     }
 
     async fn execute(&self, doing: &'static str, sql: &str) -> Result<()> {

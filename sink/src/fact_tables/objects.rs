@@ -218,7 +218,8 @@ impl Objects {
                 let oldest = table.versions.first().map_or(1, |version| version.schema.version);
                 let missing = first.filter(|first| first.schema.version > oldest).and_then(|first| {
                     let at = first.schema.position(attnum)?;
-                    let missing = first.schema.columns.get(at)?.column.missing.clone()?;
+                    let first_form = first.schema.columns.get(at).filter(|first| first.is_form_of(column))?;
+                    let missing = first_form.column.missing.clone()?;
                     Some((first.schema.version, missing))
                 });
                 Shown { name: column.column.name.clone(), physical: column.physical.clone(), missing }

@@ -22,6 +22,9 @@ pub struct SchemaVersion {
     /// `key` says enough.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub key: Vec<i16>,
+    /// The table's retention class: what its files are tagged with in a bucket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<String>,
     /// What else there is to say.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
@@ -80,7 +83,10 @@ pub struct ColumnDoc {
     /// Updates that change no other column are no facts.
     #[serde(default, skip_serializing_if = "is_false")]
     pub unwatched: bool,
-    /// What rows older than the column read as, as text.
+    /// The history holds hashes instead of values, as text: made with the key of this [id](crate::hashing::HashKey::id).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hashed: Option<String>,
+    /// What rows older than the column read as, as text; its hash where the column is hashed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing: Option<String>,
     /// The column is gone from the source; earlier facts have it.
@@ -199,7 +205,7 @@ impl SchemaVersion {
             let column = document.column();
             SchemaColumn {
                 physical: document.physical().to_owned(),
-                kind: Kind::of(&column.data_type),
+                kind: Kind::of_column(&column),
                 sent: column.generated.is_none() && !column.left_out,
                 column,
             }
@@ -239,6 +245,7 @@ impl ColumnDoc {
             has_default: column.has_default,
             left_out: column.left_out,
             unwatched: column.unwatched,
+            hashed: column.hashed.clone(),
             missing: column.missing.clone(),
             dropped: false,
             extra: Map::new(),
@@ -281,6 +288,7 @@ impl ColumnDoc {
             has_default: self.has_default,
             left_out: self.left_out,
             unwatched: self.unwatched,
+            hashed: self.hashed.clone(),
         }
     }
 }
@@ -324,6 +332,7 @@ mod tests {
                 has_default: true,
                 left_out: true,
                 unwatched: true,
+                hashed: Some("0123456789abcdef".to_owned()),
             };
             let written = serde_json::to_string(&ColumnDoc::new(&column, true, "r__2")).unwrap();
             let read: ColumnDoc = serde_json::from_str(&written).unwrap();

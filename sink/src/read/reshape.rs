@@ -7,7 +7,7 @@ use bygone_replication::pgoutput::Cell;
 use super::TableHistory;
 use crate::error::Result;
 use crate::fact_file::damaged;
-use crate::schema::TableSchema;
+use crate::schema::{SchemaColumn, TableSchema};
 use crate::value::{self, Field, Kind, Row, RowBuilder, Status, render};
 
 /// Where a column's value comes from.
@@ -21,6 +21,11 @@ enum From {
     Missing(Box<[u8]>),
     /// The row is older than the column.
     Null,
+    /// The column at this position, which was not hashed, or hashed with another key: what it held is not shown as what the
+    /// column is now.
+    OtherForm(usize),
+    /// What the row reads as is not known.
+    Unknown,
 }
 
 /// Turns rows of one schema version into rows of another.
@@ -41,10 +46,11 @@ impl Reshape {
             .iter()
             .map(|column| {
                 match from.counterpart(to, column).and_then(|at| Some((at, from.columns.get(at)?))) {
+                    Some((at, before)) if !before.is_form_of(column) => From::OtherForm(at),
                     Some((at, before)) if before.kind == column.kind => From::Same(at),
                     Some((at, before)) => From::Cast(at, before.kind.clone()),
                     None if from.oid != to.oid => From::Null,
-                    None => missing(table, from.version, column.column.attnum, &column.kind),
+                    None => missing(table, from.version, column),
                 }
             })
             .collect();
@@ -81,6 +87,10 @@ impl Reshape {
                     out.field(field.unwrap_or(Field::NULL));
                 }
                 From::Null => out.null(),
+                From::OtherForm(at) if fields.get(*at).is_some_and(|field| field.status == Status::Null) => {
+                    out.null();
+                }
+                From::OtherForm(_) | From::Unknown => out.unknown(),
             }
         }
         Ok(())
@@ -93,9 +103,13 @@ impl Reshape {
     }
 }
 
-fn missing(table: &TableHistory, after: i32, attnum: i16, kind: &Kind) -> From {
-    let Some((_, column)) = table.added_after(attnum, after) else { return From::Null };
+fn missing(table: &TableHistory, after: i32, target: &SchemaColumn) -> From {
+    let kind = &target.kind;
+    let Some((_, column)) = table.added_after(target.column.attnum, after) else { return From::Null };
     let Some(text) = &column.column.missing else { return From::Null };
+    if !column.is_form_of(target) {
+        return From::Unknown;
+    }
     let mut row = RowBuilder::default();
     row.start(1);
     match value::read(&column.kind, Cell::Text(text.as_bytes()), &mut row) {

@@ -256,5 +256,6 @@ fn schema_of(name: TableName, version: &SchemaVersion) -> Result<TableSchema> {
         version.schema,
         columns,
         &key,
-    ))
+    )
+    .with_retention(version.retention.clone()))
 }

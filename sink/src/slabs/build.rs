@@ -79,7 +79,7 @@ pub(super) async fn build(
         let path = Name { from, to, times, tag, part, parts: total, schema, begun }.path(&directory);
         failpoint::hit("slab.before_file")?;
         // The name holds what the slab is made of: one that is there was left by a maker that ended before its last file.
-        let _: PutOutcome = file.publish(&path).await?;
+        let _: PutOutcome = file.publish_of_class(&path, table.newest().retention.as_deref()).await?;
         failpoint::hit("slab.after_file")?;
     }
     Ok(Some(made))

@@ -38,6 +38,9 @@ pub use bucket::{Protection, Retention};
 pub use location::Location;
 pub use staged::{Sealed, StagedFile};
 
+/// The tag by which objects in a bucket tell their retention class.
+pub const RETENTION_TAG: &str = "bygone-retention";
+
 /// What became of a put-if-absent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PutOutcome {
@@ -128,10 +131,23 @@ impl Store {
     /// After [`ErrorKind::Unreachable`] or [`ErrorKind::Io`] the object may or may not be there. A local store refuses all
     /// further writes then ([`ErrorKind::Latched`]) until it is opened again.
     pub async fn put_new(&self, path: &str, bytes: Bytes) -> Result<PutOutcome> {
+        self.put_new_of_class(path, bytes, None).await
+    }
+
+    /// The same of a retention class, which an object in a bucket carries as the tag [`RETENTION_TAG`].
+    ///
+    /// # Errors
+    /// As [`Store::put_new`].
+    pub async fn put_new_of_class(
+        &self,
+        path: &str,
+        bytes: Bytes,
+        class: Option<&str>,
+    ) -> Result<PutOutcome> {
         check_path(path)?;
         match &*self.0 {
             Kind::Local(store) => store.put_new(path, bytes).await,
-            Kind::Remote(store) => store.put_new(path, bytes).await,
+            Kind::Remote(store) => store.put_new(path, bytes, class).await,
         }
     }
 
@@ -365,11 +381,11 @@ impl Store {
         }
     }
 
-    async fn publish(&self, sealed: &mut Sealed, path: &str) -> Result<PutOutcome> {
+    async fn publish(&self, sealed: &mut Sealed, path: &str, class: Option<&str>) -> Result<PutOutcome> {
         check_path(path)?;
         match &*self.0 {
             Kind::Local(store) => store.publish(sealed, path).await,
-            Kind::Remote(store) => store.upload(sealed, path).await,
+            Kind::Remote(store) => store.upload(sealed, path, class).await,
         }
     }
 }

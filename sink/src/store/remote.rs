@@ -29,7 +29,7 @@ use object_store::client::{
 use object_store::path::Path as Key;
 use object_store::{
     BackoffConfig, ClientConfigKey, ClientOptions, GetOptions, HeaderValue, ObjectStore, ObjectStoreExt,
-    PutMode, PutOptions, PutPayload, RetryConfig,
+    PutMode, PutMultipartOptions, PutOptions, PutPayload, RetryConfig, TagSet,
 };
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
@@ -38,7 +38,7 @@ use super::aws_profile::Profile;
 use super::bucket::{Bucket, Protection};
 use super::local::remove_files_of_others;
 use super::remote_error::translate;
-use super::{Object, PutOutcome, Sealed, StoreOptions, blocking};
+use super::{Object, PutOutcome, RETENTION_TAG, Sealed, StoreOptions, blocking};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::ContentHash;
 use crate::timestamp::Timestamp;
@@ -192,13 +192,14 @@ impl RemoteStore {
         translate(what, &self.description, path, err)
     }
 
-    pub(super) async fn put_new(&self, path: &str, bytes: Bytes) -> Result<PutOutcome> {
+    pub(super) async fn put_new(&self, path: &str, bytes: Bytes, class: Option<&str>) -> Result<PutOutcome> {
         let key = self.key(path)?;
         let content = Content::of(&bytes);
         let give_up = Instant::now() + self.retry_for;
         let mut pause = Duration::from_millis(100);
         loop {
-            let put = self.store.put_opts(&key, PutPayload::from(bytes.clone()), create()).await;
+            let put =
+                self.store.put_opts(&key, PutPayload::from(bytes.clone()), create_of_class(class)).await;
             let err = match put {
                 Ok(_) => return Ok(PutOutcome::Created),
                 Err(err) => err,
@@ -325,20 +326,25 @@ impl RemoteStore {
         .await
     }
 
-    pub(super) async fn upload(&self, sealed: &mut Sealed, path: &str) -> Result<PutOutcome> {
+    pub(super) async fn upload(
+        &self,
+        sealed: &mut Sealed,
+        path: &str,
+        class: Option<&str>,
+    ) -> Result<PutOutcome> {
         let file = sealed.path()?.to_owned();
         let outcome = if sealed.bytes() <= SINGLE_PUT {
             let bytes = blocking(move || {
                 std::fs::read(&file).map_err(|err| Error::from_io("cannot read a spool file", &file, err))
             })
             .await?;
-            self.put_new(path, bytes.into()).await?
+            self.put_new(path, bytes.into(), class).await?
         } else {
             let file = blocking(move || {
                 File::open(&file).map_err(|err| Error::from_io("cannot read a spool file", &file, err))
             })
             .await?;
-            self.upload_parts(Arc::new(file), sealed, path).await?
+            self.upload_parts(Arc::new(file), sealed, path, class).await?
         };
         if outcome == PutOutcome::Created {
             sealed.file = None;
@@ -346,7 +352,13 @@ impl RemoteStore {
         Ok(outcome)
     }
 
-    async fn upload_parts(&self, file: Arc<File>, sealed: &Sealed, path: &str) -> Result<PutOutcome> {
+    async fn upload_parts(
+        &self,
+        file: Arc<File>,
+        sealed: &Sealed,
+        path: &str,
+        class: Option<&str>,
+    ) -> Result<PutOutcome> {
         let failed = |err| self.translate("cannot upload an object", path, err);
         // Spares the upload in the usual case; the completion decides.
         let content = Content { bytes: sealed.bytes(), sha256: sealed.sha256() };
@@ -358,7 +370,8 @@ impl RemoteStore {
         }
         let key = self.key(path)?;
         let part = PART.max(content.bytes.div_ceil(9_000));
-        let mut upload = self.store.put_multipart(&key).await.map_err(failed)?;
+        let options = PutMultipartOptions { tags: tags(class), ..PutMultipartOptions::default() };
+        let mut upload = self.store.put_multipart_opts(&key, options).await.map_err(failed)?;
         let sent = async {
             let mut in_flight = FuturesUnordered::new();
             let mut at = 0;
@@ -458,7 +471,19 @@ impl Content {
 }
 
 fn create() -> PutOptions {
-    PutOptions { mode: PutMode::Create, ..PutOptions::default() }
+    create_of_class(None)
+}
+
+fn create_of_class(class: Option<&str>) -> PutOptions {
+    PutOptions { mode: PutMode::Create, tags: tags(class), ..PutOptions::default() }
+}
+
+fn tags(class: Option<&str>) -> TagSet {
+    let mut tags = TagSet::default();
+    if let Some(class) = class {
+        tags.push(RETENTION_TAG, class);
+    }
+    tags
 }
 
 /// Parts of an upload that is not completed cost money until a rule of the bucket removes them.
@@ -527,6 +552,7 @@ impl HttpService for Completing {
 
 /// The MD5 of a body, as `Content-MD5` has it (RFC 1864).
 async fn md5_of(mut body: HttpRequestBody) -> Result<String, HttpError> {
+    use md5::Digest as _;
     let mut sum = md5::Md5::new();
     while let Some(frame) = body.frame().await {
         if let Ok(bytes) = frame?.into_data() {

@@ -97,8 +97,16 @@ impl Sealed {
     /// # Errors
     /// As [`Store::put_new`]; [`ErrorKind::Conflict`] where it was published before.
     pub async fn publish(&mut self, path: &str) -> Result<PutOutcome> {
+        self.publish_of_class(path, None).await
+    }
+
+    /// The same of a retention class, as [`Store::put_new_of_class`].
+    ///
+    /// # Errors
+    /// As [`Sealed::publish`].
+    pub async fn publish_of_class(&mut self, path: &str, class: Option<&str>) -> Result<PutOutcome> {
         let store = self.store.clone();
-        let outcome = store.publish(self, path).await?;
+        let outcome = store.publish(self, path, class).await?;
         failpoint::hit("file.after_upload")?;
         Ok(outcome)
     }

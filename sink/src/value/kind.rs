@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType as ArrowType, Field, TimeUnit};
-use bygone_replication::table::{DataType, TypeKind};
+use bygone_replication::table::{Column, DataType, TypeKind};
 
 use super::printed::Printed;
 
@@ -78,6 +78,12 @@ impl Kind {
             TypeKind::Base if base.name == "citext" => Self::Text,
             _ => Self::Other,
         }
+    }
+
+    /// The kind in which a column's values are kept: a hash is text, whatever it is the hash of.
+    #[must_use]
+    pub fn of_column(column: &Column) -> Self {
+        if column.hashed.is_some() { Self::Text } else { Self::of(&column.data_type) }
     }
 
     fn of_builtin(name: &str, typmod: i32) -> Self {

@@ -54,4 +54,7 @@ pub enum ValueError {
     /// The type came in binary although bygone did not ask for it.
     #[error("a value of a type that bygone reads as text came in binary form")]
     UnexpectedBinary,
+    /// The column is hashed, and the key is not there, or another one is.
+    #[error("a value is to be hashed with a key that is not there")]
+    NoHashKey,
 }

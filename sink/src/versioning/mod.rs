@@ -24,6 +24,7 @@ use bygone_replication::pgoutput::{Message, Relations, Tuple};
 use crate::encoder::Encoder;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fact::{Context, Op, Origin};
+use crate::hashing::{HashKey, Intake};
 use crate::schema::TableSchema;
 use crate::state::State;
 use crate::transactions::TransactionBatch;
@@ -65,6 +66,7 @@ pub struct Versioner {
     gone: Option<(u32, Gone)>,
     /// Bytes of changes in memory after which a transaction is spilled.
     spill_bytes: usize,
+    hash_key: Option<HashKey>,
 }
 
 impl Versioner {
@@ -84,7 +86,14 @@ impl Versioner {
             counts: Vec::new(),
             gone: None,
             spill_bytes,
+            hash_key: None,
         }
+    }
+
+    /// The key for columns that are hashed: without it, no row of a table that has one is taken.
+    #[must_use]
+    pub fn with_hash_key(self, hash_key: Option<HashKey>) -> Self {
+        Self { hash_key, ..self }
     }
 
     /// Adds a captured table: older schema versions first, the newest last. Changes of transactions that end at `start`
@@ -157,7 +166,8 @@ impl Versioner {
         identity: Option<Vec<usize>>,
     ) {
         let Some(captured) = self.tables.get(table) else { return };
-        let mut map = RelationMap::new(table, leaf, positions, captured.schema.columns.len());
+        let intake = Intake::new(&captured.schema, self.hash_key.as_ref());
+        let mut map = RelationMap::new(table, leaf, positions, captured.schema.columns.len(), intake);
         let mut key = captured.schema.key.clone();
         key.sort_unstable();
         map.alias = identity.filter(|identity| !key.is_empty() && !identity.is_empty() && *identity != key);

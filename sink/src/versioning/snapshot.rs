@@ -11,6 +11,7 @@ use crate::encoder::Encoder;
 use crate::entity::state_key;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fact::{Op, Origin, fact_id, fact_id_text};
+use crate::hashing::{HashKey, Intake};
 use crate::schema::TableSchema;
 use crate::state::{BulkWriter, State};
 use crate::value::{self, RowBuilder};
@@ -65,6 +66,7 @@ pub struct SnapshotWriter {
     origin: Origin,
     next_seq: Arc<AtomicU64>,
     leaf: u32,
+    intake: Intake,
     row: RowBuilder,
     entity: String,
     stored: Vec<u8>,
@@ -82,6 +84,7 @@ impl SnapshotWriter {
         origin: Origin,
         next_seq: Arc<AtomicU64>,
     ) -> Self {
+        let intake = Intake::new(&schema, None);
         Self {
             batch: FactBatch::new(Arc::clone(&schema)),
             schema,
@@ -91,11 +94,18 @@ impl SnapshotWriter {
             origin,
             next_seq,
             leaf,
+            intake,
             row: RowBuilder::default(),
             entity: String::new(),
             stored: Vec::new(),
             rows: 0,
         }
+    }
+
+    /// The key for columns that are hashed: without it, no row of a table that has one is taken.
+    #[must_use]
+    pub fn with_hash_key(self, key: Option<&HashKey>) -> Self {
+        Self { intake: Intake::new(&self.schema, key), ..self }
     }
 
     /// Rows of a table without a key go into state, too.
@@ -113,7 +123,9 @@ impl SnapshotWriter {
         self.row.start(kinds.len());
         let mut count = 0;
         for (cell, kind) in cells.zip(kinds) {
-            value::read(kind, cell, &mut self.row).map_err(|error| self.column_error(count, error))?;
+            self.intake
+                .read(count, kind, cell, &mut self.row)
+                .map_err(|error| self.column_error(count, error))?;
             count += 1;
         }
         if count != kinds.len() {

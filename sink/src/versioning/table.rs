@@ -8,6 +8,7 @@ use bygone_replication::pgoutput::{Cell, Tuple};
 
 use crate::batch::FactBatch;
 use crate::error::{Error, ErrorKind, Result};
+use crate::hashing::Intake;
 use crate::schema::TableSchema;
 use crate::value::{self, Field, Row, RowBuilder, Status};
 
@@ -122,6 +123,11 @@ pub(crate) fn convert_row(row: &[u8], from: &TableSchema, to: &TableSchema) -> R
         let before =
             from.counterpart(to, column).and_then(|at| Some((from.columns.get(at)?, *fields.get(at)?)));
         match before {
+            // A hash is not to be taken for a value, nor is a value to go on where hashes are kept.
+            Some((old, field)) if !old.is_form_of(column) => match field.status {
+                Status::Null => made.null(),
+                _ => made.unknown(),
+            },
             Some((old, field)) if old.kind == column.kind || field.status != Status::Value => {
                 made.field(field)
             }
@@ -170,12 +176,19 @@ pub(crate) struct RelationMap {
     straight: bool,
     /// For each of the schema's columns: the relation has it.
     present: Vec<bool>,
+    intake: Intake,
     /// Positions in the schema of the columns of old key tuples, where they are not the key's [16].
     pub(crate) alias: Option<Vec<usize>>,
 }
 
 impl RelationMap {
-    pub(crate) fn new(table: usize, leaf: u32, positions: Vec<Option<usize>>, columns: usize) -> Self {
+    pub(crate) fn new(
+        table: usize,
+        leaf: u32,
+        positions: Vec<Option<usize>>,
+        columns: usize,
+        intake: Intake,
+    ) -> Self {
         let straight =
             positions.len() == columns && positions.iter().enumerate().all(|(at, to)| *to == Some(at));
         let mut present = vec![false; columns];
@@ -184,7 +197,7 @@ impl RelationMap {
                 *present = true;
             }
         }
-        Self { table, leaf, positions, straight, present, alias: None }
+        Self { table, leaf, positions, straight, present, intake, alias: None }
     }
 
     /// Reads a tuple into `row`. True when a value stored out of line was not sent.
@@ -199,7 +212,7 @@ impl RelationMap {
                 schema.log_name.clone(),
             ));
         }
-        if self.straight {
+        if self.straight && self.intake.is_plain() {
             for (kind, cell) in kinds.iter().zip(tuple.cells()) {
                 unchanged |= matches!(cell, Cell::Unchanged);
                 value::read(kind, cell, row).map_err(|error| column_error(schema, row.len(), error))?;
@@ -212,11 +225,13 @@ impl RelationMap {
                 *slot = Some(cell);
             }
         }
-        for (kind, cell) in kinds.iter().zip(cells) {
+        for (at, (kind, cell)) in kinds.iter().zip(cells).enumerate() {
             match cell {
                 Some(cell) => {
                     unchanged |= matches!(cell, Cell::Unchanged);
-                    value::read(kind, cell, row).map_err(|error| column_error(schema, row.len(), error))?;
+                    self.intake
+                        .read(at, kind, cell, row)
+                        .map_err(|error| column_error(schema, row.len(), error))?;
                 }
                 // A column that is not published (generated, or left out by a column list) is never null by guess [26].
                 None => row.unknown(),

@@ -160,7 +160,10 @@ async fn differences(client: &Client, table: &TableHistory, last: &OwnedFact) ->
         .iter()
         .zip(schema.kinds())
         .zip(fields)
-        .filter(|((column, _), field)| column.column.generated.is_none() && !is_unknown(field))
+        .filter(|((column, _), field)| {
+            // A hash is not what the source holds.
+            column.column.generated.is_none() && column.column.hashed.is_none() && !is_unknown(field)
+        })
         .map(|((column, kind), field)| (column, kind, field))
         .collect();
     if schema.key.is_empty() && !now {

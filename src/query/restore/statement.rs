@@ -69,9 +69,9 @@ impl Statement {
     fn insert(table: &TableHistory, newest: &TableSchema, then: &Shown) -> Result<Self> {
         let (mut names, mut values, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
         let mut always = false;
-        for (column, kind, field) in settable(newest, then)? {
-            if is_unknown(&field) {
-                unknown.push(column.column.name.clone());
+        for Settable { column, kind, field, hashed } in settable(newest, then)? {
+            if is_unknown(&field) || hashed {
+                unknown.push(named(column, hashed));
                 continue;
             }
             always |= column.column.identity == Some('a');
@@ -91,7 +91,7 @@ impl Statement {
     fn update(table: &TableHistory, newest: &TableSchema, then: &Shown, now: &Shown) -> Result<Option<Self>> {
         let fields_now = now.fields()?;
         let (mut sets, mut unknown) = (Vec::new(), Vec::new());
-        for (column, kind, field) in settable(newest, then)? {
+        for Settable { column, kind, field, hashed } in settable(newest, then)? {
             let at = newest.position(column.column.attnum);
             let (Some(at), Some(kind_now)) = (at, at.and_then(|at| newest.kinds().get(at))) else { continue };
             let Some(field_now) = fields_now.get(at).copied() else { continue };
@@ -100,8 +100,8 @@ impl Statement {
             if same {
                 continue;
             }
-            if is_unknown(&field) {
-                unknown.push(column.column.name.clone());
+            if is_unknown(&field) || hashed {
+                unknown.push(named(column, hashed));
                 continue;
             }
             let value = literal(&column.column.data_type, &kind, field)?;
@@ -125,8 +125,8 @@ impl Statement {
 /// A row with these values is in the table.
 fn is_there(table: &TableHistory, newest: &TableSchema, then: &Shown) -> Result<String> {
     let mut same = Vec::new();
-    for (column, kind, field) in settable(newest, then)? {
-        if !is_unknown(&field) {
+    for Settable { column, kind, field, hashed } in settable(newest, then)? {
+        if !is_unknown(&field) && !hashed {
             same.push(equal(column, &kind, field)?);
         }
     }
@@ -134,18 +134,31 @@ fn is_there(table: &TableHistory, newest: &TableSchema, then: &Shown) -> Result<
     Ok(format!("exists (select from {} where {same})", table.name.quoted()))
 }
 
-/// The columns of the newest schema that a row of an earlier one has a value for, generated ones aside: the columns as
-/// they are now, with the kind and value of then.
-fn settable<'a>(
-    newest: &'a TableSchema,
-    then: &'a Shown,
-) -> Result<Vec<(&'a SchemaColumn, Kind, Field<'a>)>> {
+/// A column as it is now, with the kind and value of then.
+struct Settable<'a> {
+    column: &'a SchemaColumn,
+    kind: Kind,
+    field: Field<'a>,
+    /// What there is of the value is its hash.
+    hashed: bool,
+}
+
+/// How a column is called of which the history does not hold the value.
+fn named(column: &SchemaColumn, hashed: bool) -> String {
+    let name = &column.column.name;
+    if hashed { format!("{name} (hashed)") } else { name.clone() }
+}
+
+/// The columns of the newest schema that a row of an earlier one has a value for, generated ones aside.
+fn settable<'a>(newest: &'a TableSchema, then: &'a Shown) -> Result<Vec<Settable<'a>>> {
     let fields = then.fields()?;
     let columns = newest.columns.iter().filter(|column| column.column.generated.is_none());
     Ok(columns
         .filter_map(|column| {
             let at = then.schema.counterpart(newest, column)?;
-            Some((column, then.schema.kinds().get(at)?.clone(), *fields.get(at)?))
+            let (of_then, field) = (then.schema.columns.get(at)?, *fields.get(at)?);
+            let hashed = of_then.column.hashed.is_some() && field.status != Status::Null;
+            Some(Settable { column, kind: of_then.kind.clone(), field, hashed })
         })
         .collect())
 }
