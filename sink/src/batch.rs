@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::{
     ArrayRef, BinaryBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, Float32Builder,
     Float64Builder, Int16Builder, Int32Builder, Int64Builder, ListArray, ListBuilder, MapBuilder,
-    MapFieldNames, NullBufferBuilder, RecordBatch, StringBuilder, TimestampMicrosecondBuilder,
+    MapFieldNames, NullBufferBuilder, RecordBatch, StringArray, StringBuilder, TimestampMicrosecondBuilder,
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType as ArrowType, Field as ArrowField};
@@ -62,6 +62,19 @@ impl Span {
     }
 }
 
+/// What is mostly the same in facts that follow one another: all those of a copy, those of a large transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Common {
+    version: i64,
+    op: Op,
+    valid_from: i64,
+    tombstone: bool,
+    lsn: i64,
+    xid: i64,
+    /// Neither `_changed` nor a context is said.
+    bare: bool,
+}
+
 /// Gathers facts of one table at one schema version.
 #[derive(Debug)]
 pub struct FactBatch {
@@ -69,7 +82,9 @@ pub struct FactBatch {
     rows: usize,
     bytes: usize,
     span: Option<Span>,
-    id: StringBuilder,
+    /// What the last facts have in common, and how many they are: not in the columns yet.
+    common: Option<(Common, usize)>,
+    id: BinaryBuilder,
     entity_id: StringBuilder,
     version: Int64Builder,
     op: StringBuilder,
@@ -106,7 +121,8 @@ impl FactBatch {
             rows: 0,
             bytes: 0,
             span: None,
-            id: StringBuilder::with_capacity(0, 0),
+            common: None,
+            id: BinaryBuilder::with_capacity(0, 0),
             entity_id: StringBuilder::with_capacity(0, 0),
             version: Int64Builder::with_capacity(0),
             op: StringBuilder::with_capacity(0, 0),
@@ -170,26 +186,10 @@ impl FactBatch {
     /// # Errors
     /// When the row is not one of this schema.
     pub fn append(&mut self, origin: &Origin, head: &FactHead<'_>, row: &[u8]) -> Result<(), RowError> {
-        let id = uuid_text(fact_id(origin.committed_at, origin.lsn, head.seq));
-        self.id.append_value(std::str::from_utf8(&id).map_err(|_| RowError)?);
+        self.id.append_value(uuid_text(fact_id(origin.committed_at, origin.lsn, head.seq)));
         self.entity_id.append_value(head.entity_id);
-        self.version.append_value(head.version);
-        self.op.append_value(head.op.name());
-        self.valid_from.append_value(origin.valid_from);
-        self.deleted_at.append_option(head.tombstone.then_some(origin.valid_from));
-        self.lsn.append_value(origin.lsn.as_i64());
         self.seq.append_value(i64::from(head.seq));
-        self.xid.append_value(origin.xid);
-        if let Some(changed) = head.changed {
-            for position in changed {
-                let column = self.schema.columns.get(usize::from(*position)).ok_or(RowError)?;
-                self.changed.values().append_value(&column.physical);
-            }
-        }
-        self.changed.append(head.changed.is_some());
-        self.actor.append_option(head.context.and_then(|context| context.actor.as_deref()));
-        self.context.append_option(head.context.and_then(|context| context.json.as_deref()));
-        self.schema_version.append_value(self.schema.version);
+        self.append_common(origin, head)?;
         self.append_row(row)?;
         let point = Span::point(origin);
         self.span = Some(self.span.map_or(point, |span| span.and(point)));
@@ -198,13 +198,65 @@ impl FactBatch {
         Ok(())
     }
 
+    /// Notes what a fact has in common with those before and behind it.
+    fn append_common(&mut self, origin: &Origin, head: &FactHead<'_>) -> Result<(), RowError> {
+        let common = Common {
+            version: head.version,
+            op: head.op,
+            valid_from: origin.valid_from,
+            tombstone: head.tombstone,
+            lsn: origin.lsn.as_i64(),
+            xid: origin.xid,
+            bare: head.changed.is_none() && head.context.is_none(),
+        };
+        if let Some((last, facts)) = &mut self.common
+            && common.bare
+            && *last == common
+        {
+            *facts += 1;
+            return Ok(());
+        }
+        self.settle();
+        self.common = Some((common, 1));
+        if !common.bare {
+            for position in head.changed.unwrap_or_default() {
+                let column = self.schema.columns.get(usize::from(*position)).ok_or(RowError)?;
+                self.changed.values().append_value(&column.physical);
+            }
+            self.changed.append(head.changed.is_some());
+            self.actor.append_option(head.context.and_then(|context| context.actor.as_deref()));
+            self.context.append_option(head.context.and_then(|context| context.json.as_deref()));
+        }
+        Ok(())
+    }
+
+    /// Appends what the last facts have in common, as often as there are such facts.
+    fn settle(&mut self) {
+        let Some((common, facts)) = self.common.take() else { return };
+        self.version.append_value_n(common.version, facts);
+        self.op.append_value_n(common.op.name(), facts);
+        self.valid_from.append_value_n(common.valid_from, facts);
+        if common.tombstone {
+            self.deleted_at.append_value_n(common.valid_from, facts);
+        } else {
+            self.deleted_at.append_nulls(facts);
+        }
+        self.lsn.append_value_n(common.lsn, facts);
+        self.xid.append_value_n(common.xid, facts);
+        if common.bare {
+            self.changed.append_nulls(facts);
+            self.actor.append_nulls(facts);
+            self.context.append_nulls(facts);
+        }
+    }
+
     fn append_row(&mut self, row: &[u8]) -> Result<(), RowError> {
         let schema = Arc::clone(&self.schema);
         let mut raw = false;
         let mut unknown = false;
-        let fields = Row::new(row, schema.kinds()).fields();
-        for ((field, builder), column) in fields.zip(&mut self.columns).zip(&schema.columns) {
-            let field = field?;
+        let mut fields = Row::new(row, schema.kinds()).fields();
+        for (builder, column) in self.columns.iter_mut().zip(&schema.columns) {
+            let field = fields.column(&column.kind)?;
             match field.status {
                 Status::Value => builder.append(&column.kind, field)?,
                 Status::Null => builder.append_null(),
@@ -232,8 +284,10 @@ impl FactBatch {
     /// When Arrow finds the columns at odds, which would be a bug here.
     pub fn take(&mut self) -> Result<Option<(RecordBatch, Span)>, ArrowError> {
         let Some(span) = self.span.take() else { return Ok(None) };
+        self.settle();
+        self.schema_version.append_value_n(self.schema.version, self.rows);
         let mut arrays: Vec<ArrayRef> = vec![
-            Arc::new(self.id.finish()),
+            Arc::new(StringArray::try_from_binary(self.id.finish())?),
             Arc::new(self.entity_id.finish()),
             Arc::new(self.version.finish()),
             Arc::new(self.op.finish()),
@@ -267,7 +321,8 @@ enum ColumnBuilder {
     Int64(Int64Builder),
     Float32(Float32Builder),
     Float64(Float64Builder),
-    Text(StringBuilder),
+    /// Text: looked at as a whole once it is gathered.
+    Text(BinaryBuilder),
     Bytes(BinaryBuilder),
     Date(Date32Builder),
     Instant(TimestampMicrosecondBuilder),
@@ -300,7 +355,7 @@ impl ColumnBuilder {
             | Kind::NumericText
             | Kind::Printed(_)
             | Kind::Other
-            | Kind::Uuid => Self::Text(StringBuilder::with_capacity(0, 0)),
+            | Kind::Uuid => Self::Text(BinaryBuilder::with_capacity(0, 0)),
             Kind::Bytes => Self::Bytes(BinaryBuilder::with_capacity(0, 0)),
             Kind::Date => Self::Date(Date32Builder::with_capacity(0)),
             Kind::Timestamp | Kind::Timestamptz => {
@@ -331,11 +386,8 @@ impl ColumnBuilder {
             (Self::Int64(builder), _) => builder.append_value(i64::from_le_bytes(field.array()?)),
             (Self::Float32(builder), _) => builder.append_value(f32::from_le_bytes(field.array()?)),
             (Self::Float64(builder), _) => builder.append_value(f64::from_le_bytes(field.array()?)),
-            (Self::Text(builder), Kind::Uuid) => {
-                let text = uuid_text(field.array()?);
-                builder.append_value(std::str::from_utf8(&text).map_err(|_| RowError)?);
-            }
-            (Self::Text(builder), _) => builder.append_value(field.text()?),
+            (Self::Text(builder), Kind::Uuid) => builder.append_value(uuid_text(field.array()?)),
+            (Self::Text(builder), _) => builder.append_value(field.bytes()),
             (Self::Bytes(builder), _) => builder.append_value(field.bytes()),
             (Self::Date(builder), _) => builder.append_value(i32::from_le_bytes(field.array()?)),
             (Self::Instant(builder), _) => builder.append_value(i64::from_le_bytes(field.array()?)),
@@ -384,7 +436,7 @@ impl ColumnBuilder {
             Self::Int64(builder) => Arc::new(builder.finish()),
             Self::Float32(builder) => Arc::new(builder.finish()),
             Self::Float64(builder) => Arc::new(builder.finish()),
-            Self::Text(builder) => Arc::new(builder.finish()),
+            Self::Text(builder) => Arc::new(StringArray::try_from_binary(builder.finish())?),
             Self::Bytes(builder) => Arc::new(builder.finish()),
             Self::Date(builder) => Arc::new(builder.finish()),
             Self::Instant(builder) => Arc::new(builder.finish()),
