@@ -164,7 +164,8 @@ fn check_key(key: Option<&HashKey>, column: &Column, table: &str) -> Result<()> 
     match key {
         Some(key) if key.id() == id => Ok(()),
         Some(key) => Err(Error::other(format!(
-            "column {name} of {table} is hashed with the key {id}, and --hash-key-file holds {}: give the file with that key. Where it              is lost, or is to be replaced, start once with --leave-out {table}.{name}, then with --hash-column and the new key",
+            "column {name} of {table} is hashed with the key {id}, and --hash-key-file holds {}: give the file with that key. Where it \
+             is lost, or is to be replaced, start once with --leave-out {table}.{name}, then with --hash-column and the new key",
             key.id()
         ))),
         None => Err(Error::other(format!(
