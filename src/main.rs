@@ -26,6 +26,7 @@ mod status;
 mod verify;
 
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
@@ -34,10 +35,23 @@ use crate::capture::RunOptions;
 use crate::cli::{Cli, Command, LogFormat, Run};
 use crate::error::{Error, Result};
 
+/// The command only reads: nothing is half done where it ends.
+static READS: AtomicBool = AtomicBool::new(false);
+
 /// A thread that fails must not leave the others acknowledging: the process ends at once.
-fn abort_on_panic() {
+fn end_on_panic() {
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
+        if READS.load(Ordering::Relaxed) {
+            // Of what libraries do with a damaged file, not all is an error of theirs.
+            let said = info.payload_as_str().unwrap_or("no reason was given");
+            let place = info.location().map(ToString::to_string).unwrap_or_default();
+            eprintln!(
+                "bygone: what was read makes no sense ({said}, {place}): a file may be damaged, which bygone verify tells by name; \
+                 where it finds none, this is a bug: please report it"
+            );
+            std::process::exit(1);
+        }
         default(info);
         eprintln!("bygone: this is a bug; nothing was acknowledged that is not durable. Please report it.");
         std::process::abort();
@@ -45,7 +59,7 @@ fn abort_on_panic() {
 }
 
 fn main() -> ExitCode {
-    abort_on_panic();
+    end_on_panic();
     let arguments: Vec<String> =
         std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
     // Settings of a file are added to the command line; without one, it is whole as it is.
@@ -57,6 +71,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    READS.store(!writes(&cli.command), Ordering::Relaxed);
     if writes(&cli.command) {
         // What is kept is for its owner alone: files are made 0600, directories 0700.
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));

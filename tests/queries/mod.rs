@@ -9,6 +9,7 @@ mod derived;
 mod engines;
 mod events;
 mod hashed;
+mod hostile;
 mod inventory;
 mod moments;
 mod restore;

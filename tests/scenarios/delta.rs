@@ -12,6 +12,7 @@ use super::exactly_once::wait_for_commits;
 use super::types::readers;
 use crate::support::bygone::Bygone;
 use crate::support::history::History;
+use crate::support::moto::{BUCKET, Moto};
 use crate::support::postgres::Postgres;
 use crate::support::process::python;
 use crate::support::scratch::Scratch;
@@ -175,6 +176,51 @@ fn a_running_capture_shows_its_commits_as_they_come() {
     assert!(!history.events("compact").is_empty(), "nothing was merged");
     let seen = assert_same(&history, &root, "public.orders", "tables/public.orders");
     assert_eq!(seen["duckdb"].as_array().unwrap().len(), 93);
+}
+
+/// What delta-rs sees of a Delta table in a bucket.
+const READ_BUCKET: &str = r#"
+import json, sys
+from deltalake import DeltaTable, QueryBuilder
+table = DeltaTable(sys.argv[1])
+batches = QueryBuilder().register("t", table).execute("select _id from t order by _id")
+print(json.dumps([value.as_py() for batch in batches for value in batch["_id"]]))
+"#;
+
+#[test]
+fn in_a_bucket_the_view_is_read_as_on_a_disk() {
+    let server = Postgres::start();
+    server.run(SHOP);
+    let moto = Moto::start();
+    let mut bygone = moto.bygone(server.url(), "shop");
+    bygone.until_current();
+    for change in [
+        "update orders set total = total + 1",
+        "alter table orders add column later text default 'x'; insert into orders values (4, 'dee', 1)",
+        "delete from orders where id = 2",
+    ] {
+        server.run(change);
+        bygone.until_current();
+    }
+    bygone.ask(&["compact", "--all", "--grace", "1ms"]).well();
+    bygone.ask(&["delta"]).well();
+    let history = History::read(moto.store("shop"));
+    let mut ids: Vec<String> = history
+        .texts("public.orders", &["_id"])
+        .into_iter()
+        .map(|mut fact| fact[0].take().unwrap())
+        .collect();
+    ids.sort_unstable();
+    let done = Command::new(readers())
+        .args(["-c", READ_BUCKET, &format!("s3://{BUCKET}/shop/tables/public.orders")])
+        .envs(moto.variables())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{}", &said[said.len().saturating_sub(3000)..]);
+    let seen: Vec<String> = serde_json::from_slice(&done.stdout).unwrap();
+    assert!(ids.len() >= 8, "{} facts prove nothing", ids.len());
+    assert_eq!(seen, ids);
 }
 
 /// What Sail, a Spark without Java, sees of Delta tables: the ids of each.
