@@ -189,11 +189,9 @@ fn files_that_somebody_altered_make_no_command_panic() {
             outcome.code()
         };
         let proof = ask(&["verify"]);
-        let mut asked = 0;
-        while asked < 3 {
+        for _ in 0..3 {
             let arguments = COMMANDS.choose(&mut random).unwrap();
             refused += usize::from(ask(arguments) != Some(0));
-            asked += 1;
         }
         // and what the log names, and the log itself, cannot be altered unnoticed.
         // What nothing follows, nothing proves: the last commit's own words.

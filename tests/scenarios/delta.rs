@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::SHOP;
@@ -38,18 +39,30 @@ print(json.dumps({"duckdb": duck, "delta-rs": rs, "version": table.version(), "f
 
 #[track_caller]
 fn read(root: &Path, column: &str) -> Value {
-    let done = Command::new(readers()).arg("-c").arg(READ).arg(root).arg(column).output().unwrap();
+    told(Command::new(readers()).arg("-c").arg(READ).arg(root).arg(column))
+}
+
+/// What a program that must succeed prints as JSON.
+#[track_caller]
+fn told<T: DeserializeOwned>(program: &mut Command) -> T {
+    let done = program.output().unwrap();
     let said = String::from_utf8_lossy(&done.stderr);
     assert!(done.status.success(), "{}", &said[said.len().saturating_sub(3000)..]);
     serde_json::from_slice(&done.stdout).unwrap()
 }
 
-/// Both engines see the facts of a table, each once; gives what they see.
-#[track_caller]
-fn assert_same(history: &History, root: &Path, table: &str, directory: &str) -> Value {
+/// The ids of all facts of a table, in order.
+fn ids(history: &History, table: &str) -> Vec<String> {
     let mut ids: Vec<String> =
         history.texts(table, &["_id"]).into_iter().map(|mut fact| fact[0].take().unwrap()).collect();
     ids.sort_unstable();
+    ids
+}
+
+/// Both engines see the facts of a table, each once; gives what they see.
+#[track_caller]
+fn assert_same(history: &History, root: &Path, table: &str, directory: &str) -> Value {
+    let ids = ids(history, table);
     let seen = read(&root.join(directory), "_id");
     for engine in ["duckdb", "delta-rs"] {
         assert!(
@@ -205,20 +218,12 @@ fn in_a_bucket_the_view_is_read_as_on_a_disk() {
     bygone.ask(&["compact", "--all", "--grace", "1ms"]).well();
     bygone.ask(&["delta"]).well();
     let history = History::read(moto.store("shop"));
-    let mut ids: Vec<String> = history
-        .texts("public.orders", &["_id"])
-        .into_iter()
-        .map(|mut fact| fact[0].take().unwrap())
-        .collect();
-    ids.sort_unstable();
-    let done = Command::new(readers())
-        .args(["-c", READ_BUCKET, &format!("s3://{BUCKET}/shop/tables/public.orders")])
-        .envs(moto.variables())
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&done.stderr);
-    assert!(done.status.success(), "{}", &said[said.len().saturating_sub(3000)..]);
-    let seen: Vec<String> = serde_json::from_slice(&done.stdout).unwrap();
+    let ids = ids(&history, "public.orders");
+    let seen: Vec<String> = told(
+        Command::new(readers())
+            .args(["-c", READ_BUCKET, &format!("s3://{BUCKET}/shop/tables/public.orders")])
+            .envs(moto.variables()),
+    );
     assert!(ids.len() >= 8, "{} facts prove nothing", ids.len());
     assert_eq!(seen, ids);
 }
@@ -264,18 +269,10 @@ fn sail_sees_the_facts_through_schema_changes_and_compaction() {
     // Sail's own Python looks for its program's file.
     let program = scratch.join("sail.py");
     std::fs::write(&program, SAIL).unwrap();
-    let done = Command::new(python)
-        .arg(&program)
-        .args(tables.map(|(_, directory)| root.join(directory)))
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&done.stderr);
-    assert!(done.status.success(), "{}", &said[said.len().saturating_sub(3000)..]);
-    let seen: Vec<Vec<String>> = serde_json::from_slice(&done.stdout).unwrap();
+    let directories = tables.map(|(_, directory)| root.join(directory));
+    let seen: Vec<Vec<String>> = told(Command::new(python).arg(&program).args(directories));
     for ((table, _), seen) in tables.into_iter().zip(seen) {
-        let mut ids: Vec<String> =
-            history.texts(table, &["_id"]).into_iter().map(|mut fact| fact[0].take().unwrap()).collect();
-        ids.sort_unstable();
+        let ids = ids(&history, table);
         assert!(ids.len() >= 4, "{table}: {} facts prove nothing", ids.len());
         assert!(seen == ids, "{table}: {} facts of {}", seen.len(), ids.len());
     }
