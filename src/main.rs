@@ -35,7 +35,7 @@ use crate::capture::RunOptions;
 use crate::cli::{Cli, Command, LogFormat, Run};
 use crate::error::{Error, Result};
 
-/// The command only reads: nothing is half done where it ends.
+/// The command reads a history, and writes none: nothing is half done where it ends.
 static READS: AtomicBool = AtomicBool::new(false);
 
 /// A thread that fails must not leave the others acknowledging: the process ends at once.
@@ -71,7 +71,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    READS.store(!writes(&cli.command), Ordering::Relaxed);
+    READS.store(matches!(cli.command, Command::Query(_) | Command::Verify(_)), Ordering::Relaxed);
     if writes(&cli.command) {
         // What is kept is for its owner alone: files are made 0600, directories 0700.
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));

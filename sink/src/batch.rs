@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{
     ArrayRef, BinaryBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, Float32Builder,
-    Float64Builder, Int16Builder, Int32Builder, Int64Builder, ListArray, ListBuilder, MapBuilder,
+    Float64Builder, Int16Builder, Int32Array, Int32Builder, Int64Builder, ListArray, ListBuilder, MapBuilder,
     MapFieldNames, NullBufferBuilder, RecordBatch, StringArray, StringBuilder, TimestampMicrosecondBuilder,
 };
 use arrow::buffer::OffsetBuffer;
@@ -97,7 +97,6 @@ pub struct FactBatch {
     actor: StringBuilder,
     context: StringBuilder,
     unknown: ListBuilder<StringBuilder>,
-    schema_version: Int32Builder,
     raw: MapBuilder<StringBuilder, StringBuilder>,
     columns: Vec<ColumnBuilder>,
 }
@@ -135,7 +134,6 @@ impl FactBatch {
             actor: StringBuilder::with_capacity(0, 0),
             context: StringBuilder::with_capacity(0, 0),
             unknown: texts(),
-            schema_version: Int32Builder::with_capacity(0),
             raw: MapBuilder::new(
                 Some(names),
                 StringBuilder::with_capacity(0, 0),
@@ -285,7 +283,6 @@ impl FactBatch {
     pub fn take(&mut self) -> Result<Option<(RecordBatch, Span)>, ArrowError> {
         let Some(span) = self.span.take() else { return Ok(None) };
         self.settle();
-        self.schema_version.append_value_n(self.schema.version, self.rows);
         let mut arrays: Vec<ArrayRef> = vec![
             Arc::new(StringArray::try_from_binary(self.id.finish())?),
             Arc::new(self.entity_id.finish()),
@@ -300,7 +297,7 @@ impl FactBatch {
             Arc::new(self.actor.finish()),
             Arc::new(self.context.finish()),
             Arc::new(self.unknown.finish()),
-            Arc::new(self.schema_version.finish()),
+            Arc::new(Int32Array::from_value(self.schema.version, self.rows)),
             Arc::new(self.raw.finish()),
         ];
         for column in &mut self.columns {

@@ -11,7 +11,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
 use crate::schema::TableSchema;
-use crate::value::{self, Kind, Row, RowBuilder, ValueError, render};
+use crate::value::{self, Kind, RowBuilder, ValueError, printed, push_hex};
 
 /// A key has so many bytes at least.
 pub const LEAST_KEY: usize = 16;
@@ -58,8 +58,9 @@ impl HashKey {
     #[must_use]
     pub fn hash(&self, text: &[u8]) -> String {
         let digest = self.mac.clone().chain_update(text).finalize().into_bytes();
-        let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or('0');
-        digest.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+        let mut text = String::with_capacity(2 * digest.len());
+        push_hex(&digest, &mut text);
+        text
     }
 
     /// The hash of a value as the catalog prints it, whose kind is `kind`.
@@ -128,21 +129,10 @@ impl Intake {
     }
 }
 
-/// The text that Postgres prints for a value.
-fn printed(kind: &Kind, cell: Cell<'_>) -> Result<String, ValueError> {
-    let mut row = RowBuilder::default();
-    row.start(1);
-    value::read(kind, cell, &mut row)?;
-    let field = Row::new(row.bytes(), std::slice::from_ref(kind)).fields().next().and_then(Result::ok);
-    let mut text = String::new();
-    let rendered = field.map(|field| render(kind, field, &mut text));
-    rendered.and_then(Result::ok).ok_or(ValueError::UnexpectedBinary)?;
-    Ok(text)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::value::Row;
 
     const SECRET: &[u8] = b"a secret of some length";
 

@@ -200,6 +200,11 @@ pub(crate) fn read_hash_key(path: &Path) -> Result<HashKey> {
     Ok(key)
 }
 
+/// No value of the column is kept.
+pub(crate) const fn is_spared(column: &Column) -> bool {
+    column.left_out || column.hashed.is_some()
+}
+
 /// Without a key the row's content names the entity: nothing of it can be spared.
 fn is_free(column: &Column, key: &[i16]) -> bool {
     !key.is_empty() && !key.contains(&column.attnum)
@@ -209,7 +214,7 @@ fn is_free(column: &Column, key: &[i16]) -> bool {
 /// Where values of a column would be kept that were to be left out or hashed, because it has come to name rows.
 pub(crate) fn check_still_free(old: &[SchemaColumn], key: &[i16], table: &str) -> Result<()> {
     let mut kept = old.iter().map(|column| &column.column);
-    match kept.find(|column| (column.left_out || column.hashed.is_some()) && !is_free(column, key)) {
+    match kept.find(|column| is_spared(column) && !is_free(column, key)) {
         None => Ok(()),
         Some(column) => Err(Error::other(format!(
             "column {} of {table} is left out or hashed, and names the table's rows by now, for its key is another one: give the \

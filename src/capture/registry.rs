@@ -9,9 +9,9 @@ use bygone_replication::table::{Column, ReplicaIdentity, Table, TableKind, Table
 use bygone_sink::log::{
     ColumnDoc, Event, EventKind, EventLsn, LogState, SchemaVersion, VERIFIED, parse_table_text, table_text,
 };
-use bygone_sink::schema::{PhysicalNames, SchemaColumn, TableSchema};
+use bygone_sink::schema::{PhysicalNames, TableSchema};
 
-use super::column_rules::{ColumnRules, check_still_free, same_rules};
+use super::column_rules::{ColumnRules, check_still_free, is_spared, same_rules};
 use super::retention::Retention;
 use crate::error::{Error, Result};
 
@@ -582,12 +582,9 @@ impl Registry {
         let mut event = Event::at(EventKind::Schema, Some(old.log_name.clone()), place.latest());
         event.lsn = Some(place);
         self.new_events.push(telling_rules(event.with("schema", schema.version), &schema));
-        let hashed = |column: &SchemaColumn| !column.column.left_out && column.column.hashed.is_some();
-        let otherwise = schema.columns.iter().any(|column| {
+        let otherwise = schema.columns.iter().filter(|column| !column.column.left_out).any(|column| {
             let before = old.columns.iter().find(|before| before.column.attnum == column.column.attnum);
-            before.is_some_and(|before| {
-                !before.is_form_of(column) && (hashed(column) || !column.column.left_out)
-            })
+            before.is_some_and(|before| !before.is_form_of(column))
         });
         if otherwise && captured.snapshot.is_some() {
             // What is known of the rows is of the other form: each is looked at once more.
@@ -631,9 +628,7 @@ impl Registry {
             let class = self.retention.of(&table.name).map(str::to_owned);
             for (now, before) in pairs() {
                 let before = &before.column;
-                let lost = (before.left_out && !now.left_out && now.hashed.is_none())
-                    || (before.hashed.is_some() && now.hashed.is_none() && !now.left_out);
-                if lost {
+                if is_spared(before) && !is_spared(now) {
                     let how = if before.left_out { "left out" } else { "hashed" };
                     tracing::warn!(
                         table = old.log_name,

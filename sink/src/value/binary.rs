@@ -1,13 +1,13 @@
 //! Values from Postgres' binary format, as each type's `send` function writes them.
 
-use bygone_replication::pgoutput::POSTGRES_EPOCH_US;
+use bygone_replication::pgoutput::{Cell, POSTGRES_EPOCH_US};
 
 use super::ValueError;
 use super::kind::Kind;
 use super::numeric::{Binary, Parsed};
-use super::row::{ListBuilder, Row, RowBuilder};
+use super::row::{ListBuilder, RowBuilder};
 use super::text::{put_raw, put_text};
-use super::{array, render};
+use super::{array, printed};
 
 /// Days between 1970-01-01 and 2000-01-01.
 const POSTGRES_EPOCH_DAYS: i32 = 10_957;
@@ -90,16 +90,7 @@ pub(super) fn print(kind: &Kind, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), 
             _ => return Err(ValueError::Binary("jsonb")),
         },
         Kind::Printed(printed) => printed.print(bytes, out)?,
-        _ => {
-            let mut one = RowBuilder::default();
-            one.start(1);
-            read(kind, bytes, &mut one)?;
-            let field = Row::new(one.bytes(), std::slice::from_ref(kind)).fields().next();
-            let mut text = String::new();
-            let shown = field.and_then(Result::ok).map(|field| render::render(kind, field, &mut text));
-            shown.and_then(Result::ok).ok_or(ValueError::UnexpectedBinary)?;
-            out.extend_from_slice(text.as_bytes());
-        }
+        _ => out.extend_from_slice(printed(kind, Cell::Binary(bytes))?.as_bytes()),
     }
     Ok(())
 }

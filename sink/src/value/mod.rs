@@ -17,7 +17,7 @@ mod text;
 pub use kind::Kind;
 pub use printed::Printed;
 pub use render::render;
-pub(crate) use render::{uuid as push_uuid, uuid_text};
+pub(crate) use render::{push_hex, uuid as push_uuid, uuid_text};
 pub(crate) use row::ListBuilder;
 pub use row::{Field, Row, RowBuilder, RowError, Status};
 
@@ -39,6 +39,18 @@ pub fn read(kind: &Kind, cell: Cell<'_>, row: &mut RowBuilder) -> Result<(), Val
         Cell::Binary(bytes) => binary::read(kind, bytes, row)?,
     }
     Ok(())
+}
+
+/// The text that Postgres prints for a value.
+pub(crate) fn printed(kind: &Kind, cell: Cell<'_>) -> Result<String, ValueError> {
+    let mut row = RowBuilder::default();
+    row.start(1);
+    read(kind, cell, &mut row)?;
+    let field = Row::new(row.bytes(), std::slice::from_ref(kind)).fields().next().and_then(Result::ok);
+    let mut text = String::new();
+    let rendered = field.map(|field| render(kind, field, &mut text));
+    rendered.and_then(Result::ok).ok_or(ValueError::UnexpectedBinary)?;
+    Ok(text)
 }
 
 /// A value that is not what its type says. It never shows the value itself.

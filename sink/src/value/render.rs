@@ -82,11 +82,16 @@ pub fn render(kind: &Kind, field: Field<'_>, out: &mut String) -> Result<(), Row
 pub(super) fn hex(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len() * 2 + 2);
     out.push_str("\\x");
+    push_hex(bytes, &mut out);
+    out
+}
+
+/// Appends two digits for each byte.
+pub(crate) fn push_hex(bytes: &[u8], out: &mut String) {
     for byte in bytes {
         let pair = HEX_PAIRS.get(usize::from(*byte)).copied().unwrap_or_default();
         out.extend(pair.map(char::from));
     }
-    out
 }
 
 /// The two digits of every byte.
