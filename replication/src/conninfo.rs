@@ -274,6 +274,8 @@ pub struct ConnectOptions {
     pub(crate) keepalives: Option<Keepalives>,
     pub(crate) tcp_user_timeout: Option<Duration>,
     pub(crate) target_session: TargetSession,
+    /// How long a server may let an answer wait before it is asked, over another connection, whether it is at work.
+    pub(crate) silence: Option<Duration>,
 }
 
 impl ConnectOptions {
@@ -347,6 +349,14 @@ impl ConnectOptions {
     #[must_use]
     pub fn with_application_name(mut self, name: impl Into<String>) -> Self {
         self.application_name = name.into();
+        self
+    }
+
+    /// The same, but a server that lets an answer wait for this long is asked over another connection whether it is at work on
+    /// it. Where it is not, or does not answer there either, the connection counts as lost, and its session is ended.
+    #[must_use]
+    pub fn with_silence(mut self, limit: Duration) -> Self {
+        self.silence = Some(limit);
         self
     }
 

@@ -17,6 +17,7 @@ pub mod pgoutput;
 pub mod preflight;
 pub mod publication;
 pub mod session;
+mod silence;
 pub mod slot;
 pub mod snapshot;
 pub mod stream;

@@ -11,7 +11,7 @@ use tokio_postgres::{Client, NoTls};
 use crate::conninfo::ConnectOptions;
 use crate::error::Result;
 use crate::frame::{TAG_AUTHENTICATION, TAG_BACKEND_KEY, TAG_PARAMETER, TAG_READY};
-use crate::transport::Transport;
+use crate::silence::Patient;
 use crate::wire::{Connection, Mode};
 
 /// Opens a session for ordinary SQL, with the hosts, TLS, password handling and session parameters of every other
@@ -48,7 +48,7 @@ pub async fn adopt(connection: Connection) -> Result<Client> {
 /// A session that has begun, made to look like one that begins: the client's start-up message is dropped, and what the
 /// server had answered to ours is told once more.
 struct Adopted {
-    io: Transport,
+    io: Patient,
     /// Still to be read before the socket.
     told: Bytes,
     dropped: StartupMessage,

@@ -107,8 +107,8 @@ impl Connection {
             _ => return Err(frame.unexpected("the start of the stream")),
         }
 
-        let (transport, frames) = self.into_parts();
-        let socket = Arc::new(Socket::new(transport)?);
+        let (io, frames) = self.into_parts();
+        let socket = Arc::new(Socket::new(io.into_transport())?);
         let progress = Arc::new(Progress::new());
         let queue = Arc::new(ByteQueue::new(options.queue_bytes));
         let feedback = Feedback::spawn(

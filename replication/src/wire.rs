@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use postgres_protocol::message::frontend;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 
 use crate::auth;
 use crate::conninfo::{ConnectOptions, Host, TargetSession};
@@ -15,7 +15,8 @@ use crate::frame::{
     TAG_COPY_IN, TAG_DATA_ROW, TAG_EMPTY_QUERY, TAG_ERROR, TAG_NOTICE, TAG_NOTIFICATION, TAG_PARAMETER,
     TAG_PROTOCOL_VERSION, TAG_READY, TAG_ROW_DESCRIPTION,
 };
-use crate::transport::{self, Address, Encryption, Transport};
+use crate::silence::{Patient, Peer};
+use crate::transport::{self, Address, Encryption};
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,10 +45,13 @@ const SESSION_PARAMETERS: [(&str, &str); 9] = [
 /// whatever the path of the role is.
 const SEARCH_PATH: (&str, &str) = ("search_path", "pg_catalog");
 
-/// Limits that a role may carry for the sake of applications and that must not end a snapshot or a stream. They go
-/// before the user's own `options`, which win.
-const NO_TIMEOUTS: &str = "-c statement_timeout=0 -c lock_timeout=0 \
-    -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0";
+/// Limits that a role may carry for the sake of applications and that must not end a snapshot or a stream; and how a server
+/// that waits for us finds out within two minutes that nobody is here any more: for hours it may believe otherwise, and
+/// keep the locks and the snapshot of the session. (No `tcp_user_timeout`: it ends connections that wait for room, too.) They
+/// go before the user's own `options`, which win.
+const LIMITS: &str = "-c statement_timeout=0 -c lock_timeout=0 \
+    -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0 -c tcp_keepalives_idle=60 \
+    -c tcp_keepalives_interval=15 -c tcp_keepalives_count=4";
 
 /// The rows of a result, as text.
 pub type Rows = Vec<Vec<Option<String>>>;
@@ -55,7 +59,7 @@ pub type Rows = Vec<Vec<Option<String>>>;
 /// A connection, between two commands.
 #[derive(Debug)]
 pub struct Connection {
-    pub(crate) io: Transport,
+    pub(crate) io: Patient,
     pub(crate) frames: FrameBuffer,
     session: Session,
     state: State,
@@ -65,12 +69,7 @@ pub struct Connection {
 #[derive(Debug)]
 struct Session {
     parameters: BTreeMap<String, String>,
-    /// `BackendKeyData` as it came.
-    key: Bytes,
-    address: Address,
-    host: Host,
-    options: ConnectOptions,
-    encryption: Encryption,
+    peer: Peer,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,7 +170,7 @@ impl Connection {
         Err(told.unwrap_or_else(Error::closed))
     }
 
-    async fn attempt(
+    pub(crate) async fn attempt(
         options: &ConnectOptions,
         host: &Host,
         address: &Address,
@@ -185,26 +184,26 @@ impl Connection {
         let password = host.password_now(&options.database, &options.user);
         auth::authenticate(&mut io, &mut frames, options, password.as_ref()).await?;
 
-        let mut session = Session {
-            parameters: BTreeMap::new(),
-            key: Bytes::new(),
+        let peer = Peer {
             address: address.clone(),
             host: host.clone(),
             options: options.clone(),
             encryption,
+            key: Bytes::new(),
         };
+        let mut session = Session { parameters: BTreeMap::new(), peer };
         loop {
             let frame = frames.next(&mut io, MAX_STARTUP_MESSAGE).await?;
             match frame.tag {
                 TAG_READY => break,
-                TAG_BACKEND_KEY => session.key = frame.body,
+                TAG_BACKEND_KEY => session.peer.key = frame.body,
                 TAG_PARAMETER => session.set_parameter(&frame)?,
                 TAG_NOTICE | TAG_PROTOCOL_VERSION => {}
                 TAG_ERROR => return Err(server_error("the server refused the connection", &frame)),
                 _ => return Err(frame.unexpected("start-up")),
             }
         }
-        Ok(Self { io, frames, session, state: State::Ready })
+        Ok(Self { io: Patient::new(io, &session.peer), frames, session, state: State::Ready })
     }
 
     /// The server's version as a number: 150018 for 15.18, 0 where it does not say.
@@ -222,7 +221,7 @@ impl Connection {
     /// The server that the connection reached.
     #[must_use]
     pub fn host(&self) -> &Host {
-        &self.session.host
+        &self.session.peer.host
     }
 
     /// Whether TLS protects the connection.
@@ -302,14 +301,7 @@ impl Connection {
     /// What asks the server, over a connection of its own, to cancel the command that runs on this one.
     #[must_use]
     pub fn canceller(&self) -> Canceller {
-        let Session { address, host, options, encryption, key, .. } = &self.session;
-        Canceller {
-            address: address.clone(),
-            host: host.clone(),
-            options: options.clone(),
-            encryption: *encryption,
-            key: key.clone(),
-        }
+        Canceller(self.session.peer.clone())
     }
 
     /// Says good-bye and closes. A connection that is merely dropped leaves the server to find out.
@@ -322,13 +314,13 @@ impl Connection {
     }
 
     /// What is left of the connection for a user of its own protocol: the socket, what was read and not taken.
-    pub(crate) fn into_parts(self) -> (Transport, FrameBuffer) {
+    pub(crate) fn into_parts(self) -> (Patient, FrameBuffer) {
         (self.io, self.frames)
     }
 
     /// The messages with which the session began, as far as they still matter: keys and parameters.
     pub(crate) fn greeting(&self) -> (Bytes, HashMap<String, String>) {
-        (self.session.key.clone(), self.session.parameters.clone().into_iter().collect())
+        (self.session.peer.key.clone(), self.session.parameters.clone().into_iter().collect())
     }
 }
 
@@ -357,13 +349,7 @@ impl Session {
 
 /// Asks for the command on a connection to be cancelled.
 #[derive(Clone, Debug)]
-pub struct Canceller {
-    address: Address,
-    host: Host,
-    options: ConnectOptions,
-    encryption: Encryption,
-    key: Bytes,
-}
+pub struct Canceller(Peer);
 
 impl Canceller {
     /// Sends the request. The server does not say what came of it: the command may have ended by itself.
@@ -372,10 +358,11 @@ impl Canceller {
     /// The server cannot be reached.
     pub async fn cancel(&self) -> Result<()> {
         const CANCEL_REQUEST: u32 = 80_877_102;
-        let io = transport::dial(&self.address, &self.options).await?;
-        let mut io = io.encrypt(self.encryption, &self.host, &self.options).await?;
-        let length = u32::try_from(self.key.len() + 8).unwrap_or(u32::MAX);
-        let message = [&length.to_be_bytes()[..], &CANCEL_REQUEST.to_be_bytes(), &self.key].concat();
+        let Self(Peer { address, host, options, encryption, key }) = self;
+        let io = transport::dial(address, options).await?;
+        let mut io = io.encrypt(*encryption, host, options).await?;
+        let length = u32::try_from(key.len() + 8).unwrap_or(u32::MAX);
+        let message = [&length.to_be_bytes()[..], &CANCEL_REQUEST.to_be_bytes(), key].concat();
         send(&mut io, &message).await?;
         // The server closes when it has read it; closing first could overtake the request.
         let mut rest = [0; 1];
@@ -395,8 +382,8 @@ async fn within<T>(limit: Option<Duration>, step: impl Future<Output = Result<T>
 
 fn startup_message(options: &ConnectOptions, mode: Mode) -> Result<BytesMut> {
     let switches = match &options.options {
-        Some(own) => format!("{NO_TIMEOUTS} {own}"),
-        None => NO_TIMEOUTS.to_owned(),
+        Some(own) => format!("{LIMITS} {own}"),
+        None => LIMITS.to_owned(),
     };
     let mut parameters = vec![
         ("user", options.user.as_str()),
@@ -415,7 +402,7 @@ fn startup_message(options: &ConnectOptions, mode: Mode) -> Result<BytesMut> {
     Ok(message)
 }
 
-async fn send(io: &mut Transport, message: &[u8]) -> Result<()> {
+async fn send(io: &mut (impl AsyncWrite + Unpin), message: &[u8]) -> Result<()> {
     let failed = |err| Error::io("sending to the server", &err);
     io.write_all(message).await.map_err(failed)?;
     io.flush().await.map_err(failed)

@@ -153,7 +153,9 @@ impl Memory {
 /// Runs until told to stop, or until current.
 pub(crate) async fn run(mut options: RunOptions) -> Result<()> {
     failpoint::init()?;
-    let mut connect = ConnectOptions::parse(&options.source)?.with_application_name("bygone");
+    let mut connect = ConnectOptions::parse(&options.source)?
+        .with_application_name("bygone")
+        .with_silence(options.source_timeout);
     if let Some(command) = &options.password_command {
         connect = connect.with_password_command(command);
     }
@@ -359,12 +361,7 @@ impl Capture {
             },
             metrics: Arc::clone(&metrics),
             gauged: None,
-            catalog: CatalogReader::new(
-                connect.clone(),
-                runtime.clone(),
-                options.source_timeout,
-                options.publications.clone(),
-            ),
+            catalog: CatalogReader::new(connect.clone(), runtime.clone(), options.publications.clone()),
             runtime,
             cut_at: CutAt {
                 age: options.commit_interval,

@@ -1,7 +1,5 @@
 //! The source: connecting to it, and the checks that come before its stream [1, 2, 3].
 
-use std::time::Duration;
-
 use bygone_replication::conninfo::ConnectOptions;
 use bygone_replication::preflight::{self, Current, Recorded, StartRefused};
 use bygone_replication::publication::{self, Difference, PublicationState};
@@ -120,21 +118,14 @@ pub(super) async fn restrict(sql: &Client, made: &[String], tables: &mut [Table]
 pub(crate) struct CatalogReader {
     options: ConnectOptions,
     runtime: Handle,
-    /// A connection that is silent for longer is given up: nobody may be at its other end.
-    patience: Duration,
     client: Option<Client>,
     /// Publications that the operator made.
     made: Vec<String>,
 }
 
 impl CatalogReader {
-    pub(crate) fn new(
-        options: ConnectOptions,
-        runtime: Handle,
-        patience: Duration,
-        made: Vec<String>,
-    ) -> Self {
-        Self { options, runtime, patience, client: None, made }
+    pub(crate) fn new(options: ConnectOptions, runtime: Handle, made: Vec<String>) -> Self {
+        Self { options, runtime, client: None, made }
     }
 
     /// Uses a connection that is there already.
@@ -147,8 +138,7 @@ impl CatalogReader {
         let runtime = self.runtime.clone();
         runtime.block_on(async {
             if let Some(client) = self.client.as_ref().filter(|client| !client.is_closed())
-                && let Ok(Ok(tables)) =
-                    tokio::time::timeout(self.patience, read(client, oids, &self.made)).await
+                && let Ok(tables) = read(client, oids, &self.made).await
             {
                 return Ok(tables);
             }

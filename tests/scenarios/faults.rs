@@ -249,6 +249,67 @@ fn a_connection_whose_other_end_is_gone_is_given_up() {
 }
 
 #[test]
+fn a_copy_whose_other_end_is_gone_is_begun_again_and_leaves_no_lock_behind() {
+    // Given a table that is copied beside the stream, and a firewall that forgets the connections
+    let source = Source::start();
+    let link = Link::to(source.server.port());
+    let mut bygone = Bygone::new(through(&link), source.history()).options(&[
+        "--commit-interval",
+        "200ms",
+        "--source-timeout",
+        "3s",
+    ]);
+    bygone.start("");
+    assert!(eventually(Duration::from_secs(60), || bygone.said().contains("streaming")), "{}", bygone.said());
+    link.slow_down(Duration::from_millis(20));
+    source.server.run("create table big (id int primary key, filler text)");
+    source.server.run("insert into big select n, repeat('x', 200) from generate_series(1, 100000) n");
+    let copied = "select exists (select from pg_stat_activity where query ilike 'copy%big%' and pid <> pg_backend_pid())";
+    let is_copied = || source.server.value(copied).as_deref() == Some("t");
+    assert!(eventually(Duration::from_secs(60), is_copied), "{}", bygone.said());
+    link.forget();
+    link.slow_down(Duration::ZERO);
+
+    // When an application alters the table, then it does not wait for a session that nobody is in any more
+    source.server.run("set lock_timeout = '30s'; alter table big add column extra int not null default 7");
+
+    // And the table is copied all the same
+    let facts = || History::read(Store::directory(source.history())).fact_count();
+    assert!(
+        eventually(Duration::from_secs(120), || facts() == 100_000),
+        "{} facts\n{}",
+        facts(),
+        bygone.said()
+    );
+    bygone.terminate(Signal::TERM, Duration::from_secs(20));
+    bygone.until_current();
+    let sum = bygone.ask(&["sql", "select count(*), sum(extra) from big", "--format", "csv"]).well().stdout;
+    assert_eq!(sum.lines().last(), Some("100000,700000"), "{sum}");
+}
+
+#[test]
+fn a_server_that_is_long_at_work_on_an_answer_is_waited_for() {
+    // Given a transaction that the making of a slot has to wait for
+    let source = Source::start();
+    let mut other = source.server.connect();
+    other.batch_execute("begin; select pg_current_xact_id()").unwrap();
+    let mut bygone = source.bygone().options(&["--source-timeout", "1s"]);
+    bygone.start("");
+    let waits = "select exists (select from pg_stat_activity where query like 'CREATE_REPLICATION_SLOT%' and wait_event_type = 'Lock')";
+    let is_waiting = || source.server.value(waits).as_deref() == Some("t");
+    assert!(eventually(Duration::from_secs(60), is_waiting), "{}", bygone.said());
+
+    // When that takes several times as long as a server may be silent
+    std::thread::sleep(Duration::from_secs(5));
+    assert!(is_waiting() && bygone.alive(), "{}", bygone.said());
+    other.batch_execute("commit").unwrap();
+
+    // Then nothing was given up
+    wait_for_commits(&mut bygone, &source.history(), 1);
+    bygone.terminate(Signal::TERM, Duration::from_secs(20));
+}
+
+#[test]
 fn a_rotated_password_is_read_again_or_asked_for() {
     let server = Postgres::start();
     server.run(SHOP);

@@ -14,6 +14,9 @@ use super::{
 /// runs unattended must come to its next try.
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long an answer is waited for before the server is asked whether it is at work. Huge transactions are decoded for minutes.
+const SILENCE: Duration = Duration::from_secs(300);
+
 /// Where servers put their sockets: Debian's directory, then PostgreSQL's own.
 const SOCKET_DIRECTORIES: [&str; 2] = ["/var/run/postgresql", "/tmp"];
 
@@ -127,6 +130,7 @@ impl<'a> Settings<'a> {
             },
             keepalives: (self.number("keepalives")?.unwrap_or(1) != 0).then_some(keepalives),
             tcp_user_timeout: tcp_user_timeout.filter(|ms| *ms > 0).map(Duration::from_millis),
+            silence: Some(SILENCE),
             target_session: self.choice(
                 "target_session_attrs",
                 TargetSession::Any,
