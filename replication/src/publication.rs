@@ -16,7 +16,8 @@ pub use difference::{Difference, compare};
 pub use ensure::{Change, Ensured, drop, ensure};
 pub use fingerprint::ParseFingerprintError;
 pub use partial::{Partial, check_user_made, restrict};
-pub use state::{Publication, PublicationState, SchemaMember, TableMember, inspect, published_tables};
+pub(crate) use state::server_version;
+pub use state::{Publication, PublicationState, SchemaMember, Stamp, TableMember, inspect, published_tables};
 
 use crate::catalog::{CatalogError, ErrorKind};
 use crate::table::{ReplicaIdentity, Table};

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ impl Peer {
 
     /// Comes back if the session is at work on what it was asked; an error where it is not, after it was ended: nobody else
     /// will, and it may hold locks.
-    async fn ask(self, limit: Duration) -> io::Result<()> {
+    async fn ask(self: Arc<Self>, limit: Duration) -> io::Result<()> {
         let Some(pid) = self.pid() else { return Ok(()) };
         let asked = tokio::time::timeout(limit, self.look(pid, limit)).await;
         match asked {
@@ -94,11 +95,11 @@ fn dead(limit: Duration, why: &str) -> io::Error {
 pub(crate) struct Patient {
     io: Transport,
     /// None where silence is let pass.
-    watch: Option<Watch>,
+    watch: Option<Box<Watch>>,
 }
 
 struct Watch {
-    peer: Peer,
+    peer: Arc<Peer>,
     limit: Duration,
     /// Something was sent, and no `ReadyForQuery` came since.
     awaits: bool,
@@ -124,9 +125,10 @@ impl std::fmt::Debug for Watch {
 
 impl Patient {
     /// A stream whose session has begun and awaits nothing.
-    pub(crate) fn new(io: Transport, peer: &Peer) -> Self {
+    pub(crate) fn new(io: Transport, peer: Arc<Peer>) -> Self {
+        let silence = peer.options.silence;
         let watch = |limit| Watch {
-            peer: peer.clone(),
+            peer,
             limit,
             awaits: false,
             tail: [0; READY.len() + 1],
@@ -134,7 +136,7 @@ impl Patient {
             alarm: None,
             question: None,
         };
-        Self { io, watch: peer.options.silence.map(watch) }
+        Self { io, watch: silence.map(watch).map(Box::new) }
     }
 
     /// Whether TLS protects it.
@@ -192,7 +194,7 @@ impl Watch {
                 ready!(self.poll_alarm(cx));
             }
             let (peer, limit) = (&self.peer, self.limit);
-            let question = self.question.get_or_insert_with(|| Box::pin(peer.clone().ask(limit)));
+            let question = self.question.get_or_insert_with(|| Box::pin(Arc::clone(peer).ask(limit)));
             if let Err(error) = ready!(question.as_mut().poll(cx)) {
                 return Poll::Ready(error);
             }

@@ -1,6 +1,7 @@
 //! A connection to the server, of our own: tokio-postgres has neither the replication mode nor `COPY BOTH`.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -61,16 +62,14 @@ pub type Rows = Vec<Vec<Option<String>>>;
 pub struct Connection {
     pub(crate) io: Patient,
     pub(crate) frames: FrameBuffer,
-    session: Session,
+    parameters: Parameters,
+    peer: Arc<Peer>,
     state: State,
 }
 
-/// What the server said about itself when the session began.
-#[derive(Debug)]
-struct Session {
-    parameters: BTreeMap<String, String>,
-    peer: Peer,
-}
+/// What the server says about itself.
+#[derive(Debug, Default)]
+struct Parameters(BTreeMap<String, String>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -95,7 +94,7 @@ impl Connection {
         for wanted in rounds {
             for host in &options.hosts {
                 match Box::pin(Self::connect_host(options, host, mode)).await {
-                    Ok(mut connection) if connection.session.suits(*wanted) => {
+                    Ok(mut connection) if connection.parameters.suit(*wanted) => {
                         connection.take_any_bytes().await?;
                         return Ok(connection);
                     }
@@ -184,26 +183,27 @@ impl Connection {
         let password = host.password_now(&options.database, &options.user);
         auth::authenticate(&mut io, &mut frames, options, password.as_ref()).await?;
 
-        let peer = Peer {
-            address: address.clone(),
-            host: host.clone(),
-            options: options.clone(),
-            encryption,
-            key: Bytes::new(),
-        };
-        let mut session = Session { parameters: BTreeMap::new(), peer };
+        let mut parameters = Parameters::default();
+        let mut key = Bytes::new();
         loop {
             let frame = frames.next(&mut io, MAX_STARTUP_MESSAGE).await?;
             match frame.tag {
                 TAG_READY => break,
-                TAG_BACKEND_KEY => session.peer.key = frame.body,
-                TAG_PARAMETER => session.set_parameter(&frame)?,
+                TAG_BACKEND_KEY => key = frame.body,
+                TAG_PARAMETER => parameters.set(&frame)?,
                 TAG_NOTICE | TAG_PROTOCOL_VERSION => {}
                 TAG_ERROR => return Err(server_error("the server refused the connection", &frame)),
                 _ => return Err(frame.unexpected("start-up")),
             }
         }
-        Ok(Self { io: Patient::new(io, &session.peer), frames, session, state: State::Ready })
+        let peer = Arc::new(Peer {
+            address: address.clone(),
+            host: host.clone(),
+            options: options.clone(),
+            encryption,
+            key,
+        });
+        Ok(Self { io: Patient::new(io, Arc::clone(&peer)), frames, parameters, peer, state: State::Ready })
     }
 
     /// The server's version as a number: 150018 for 15.18, 0 where it does not say.
@@ -215,13 +215,13 @@ impl Connection {
     /// A parameter that the server reports (`server_version`, `TimeZone`, `in_hot_standby` …).
     #[must_use]
     pub fn parameter(&self, name: &str) -> Option<&str> {
-        self.session.parameters.get(name).map(String::as_str)
+        self.parameters.0.get(name).map(String::as_str)
     }
 
     /// The server that the connection reached.
     #[must_use]
     pub fn host(&self) -> &Host {
-        &self.session.peer.host
+        &self.peer.host
     }
 
     /// Whether TLS protects the connection.
@@ -278,7 +278,7 @@ impl Connection {
         loop {
             let frame = self.frames.next(&mut self.io, MAX_MESSAGE).await?;
             match frame.tag {
-                TAG_PARAMETER => self.session.set_parameter(&frame)?,
+                TAG_PARAMETER => self.parameters.set(&frame)?,
                 TAG_NOTICE => log_notice(&frame),
                 TAG_NOTIFICATION => {}
                 _ => return Ok(frame),
@@ -301,7 +301,7 @@ impl Connection {
     /// What asks the server, over a connection of its own, to cancel the command that runs on this one.
     #[must_use]
     pub fn canceller(&self) -> Canceller {
-        Canceller(self.session.peer.clone())
+        Canceller(Arc::clone(&self.peer))
     }
 
     /// Says good-bye and closes. A connection that is merely dropped leaves the server to find out.
@@ -320,21 +320,21 @@ impl Connection {
 
     /// The messages with which the session began, as far as they still matter: keys and parameters.
     pub(crate) fn greeting(&self) -> (Bytes, HashMap<String, String>) {
-        (self.session.peer.key.clone(), self.session.parameters.clone().into_iter().collect())
+        (self.peer.key.clone(), self.parameters.0.clone().into_iter().collect())
     }
 }
 
-impl Session {
-    fn set_parameter(&mut self, frame: &Frame) -> Result<()> {
+impl Parameters {
+    fn set(&mut self, frame: &Frame) -> Result<()> {
         let mut body = Body(&frame.body);
         let (name, value) = (body.text()?, body.text()?);
-        self.parameters.insert(name, value);
+        self.0.insert(name, value);
         Ok(())
     }
 
     /// Whether the server is of the wanted sort. From version 14 on each says by itself.
-    fn suits(&self, wanted: TargetSession) -> bool {
-        let on = |name: &str| self.parameters.get(name).is_some_and(|value| value == "on");
+    fn suit(&self, wanted: TargetSession) -> bool {
+        let on = |name: &str| self.0.get(name).is_some_and(|value| value == "on");
         let standby = on("in_hot_standby");
         let read_only = standby || on("default_transaction_read_only");
         match wanted {
@@ -349,7 +349,7 @@ impl Session {
 
 /// Asks for the command on a connection to be cancelled.
 #[derive(Clone, Debug)]
-pub struct Canceller(Peer);
+pub struct Canceller(Arc<Peer>);
 
 impl Canceller {
     /// Sends the request. The server does not say what came of it: the command may have ended by itself.
@@ -358,7 +358,7 @@ impl Canceller {
     /// The server cannot be reached.
     pub async fn cancel(&self) -> Result<()> {
         const CANCEL_REQUEST: u32 = 80_877_102;
-        let Self(Peer { address, host, options, encryption, key }) = self;
+        let Peer { address, host, options, encryption, key } = &*self.0;
         let io = transport::dial(address, options).await?;
         let mut io = io.encrypt(*encryption, host, options).await?;
         let length = u32::try_from(key.len() + 8).unwrap_or(u32::MAX);

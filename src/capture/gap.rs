@@ -134,6 +134,10 @@ impl Capture {
             return Ok(false);
         }
         tracing::warn!("{error}");
+        // Two that set the publications right at once would each take the other's work for somebody else's.
+        if let Some(looks) = self.pipeline()?.looks.take() {
+            looks.stop().await;
+        }
         let sql = session::connect_sql(&self.connect).await?;
         if let Loss::Unpublished(_) = loss {
             // Once the publications are as they were, nothing else tells of the loss: the log has to, before that.
@@ -168,7 +172,9 @@ impl Capture {
         watcher(&self.options, &self.connect, &self.wanted, &self.shared, &self.metrics)?.look(sql).await?;
         let published = publication::inspect(sql, &names).await?;
         self.shared.record(&published);
-        self.pipeline()?.publication = Some(published.fingerprint());
+        let pipeline = self.pipeline()?;
+        pipeline.publication = Some(published.fingerprint());
+        pipeline.published = published;
         Ok(())
     }
 

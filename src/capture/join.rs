@@ -76,7 +76,7 @@ impl Pipeline {
                 pipeline.until != Until::Stopped && (pipeline.looked || !pipeline.ahead.is_empty())
             };
             while !enough(self)
-                && let Some(look) = looks.try_recv().ok()
+                && let Some(look) = looks.take()
             {
                 let mut look = look?;
                 look.at = self.axis.of_history(look.at);

@@ -315,7 +315,7 @@ impl Capture {
             // Until its snapshot is in the log, nothing of a table is taken from the stream.
             versioner.add_table(&table.versions, table.snapshot.unwrap_or(Lsn(u64::MAX)));
         }
-        let shared = Shared::new(registry.oids(), recorded);
+        let shared = Shared::new(registry.oids(), recorded.clone());
         shared.set_seen(log.state().catalog_seen.map_or(Lsn::ZERO, |seen| axis.of_source(seen)));
         let looks = if options.discard {
             None
@@ -343,6 +343,7 @@ impl Capture {
             last_facts: Lsn::ZERO,
             shared: Arc::clone(&shared),
             enums: BTreeMap::new(),
+            published: recorded,
             publication: None,
             copies,
             shadow: None,

@@ -323,17 +323,17 @@ impl Pipeline {
 
     /// What is published, for the log.
     fn published(&mut self, look: &Look) {
-        let differences = publication::compare(&self.shared.recorded(), &look.publications);
-        for difference in &differences {
+        if self.published == look.publications {
+            return;
+        }
+        for difference in publication::compare(&self.published, &look.publications) {
             if let Difference::TableAdded { table, .. } | Difference::TableRemoved { table, .. } = difference
             {
                 tracing::debug!(%table, "the publications changed");
             }
         }
-        if !differences.is_empty() {
-            self.shared.record(&look.publications);
-            self.publication = Some(look.publications.fingerprint());
-        }
+        self.published.clone_from(&look.publications);
+        self.publication = Some(look.publications.fingerprint());
     }
 
     /// Ends all entities of a table, or those of a leaf.

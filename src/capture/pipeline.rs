@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use bygone_replication::Lsn;
 use bygone_replication::catalog::widen_xid;
 use bygone_replication::pgoutput::Message;
+use bygone_replication::publication::PublicationState;
 use bygone_replication::stream::{Feedback, WalStream};
 use bygone_sink::encoder::Encoder;
 use bygone_sink::fact::Origin;
@@ -23,7 +23,7 @@ use super::registry::Known;
 use super::relations::Follower;
 use super::shadow::{self, Shadow};
 use super::source::CatalogReader;
-use super::watcher::{Look, Shared};
+use super::watcher::{Look, Looks, Shared};
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
 
@@ -113,7 +113,7 @@ pub(crate) struct Pipeline {
     /// Values come in binary form in this connection.
     pub(crate) binary: bool,
     /// Looks at the catalog, as the watcher sends them; none where nobody watches.
-    pub(crate) looks: Option<Receiver<Result<Look>>>,
+    pub(crate) looks: Option<Looks>,
     /// Looks that the stream has yet to come to.
     pub(crate) ahead: VecDeque<Look>,
     /// A look was taken.
@@ -122,6 +122,8 @@ pub(crate) struct Pipeline {
     pub(crate) last_facts: Lsn,
     pub(crate) shared: Arc<Shared>,
     pub(crate) enums: BTreeMap<u32, Vec<String>>,
+    /// The publications as the log has them, or the next commit.
+    pub(crate) published: PublicationState,
     /// What the next commit has to say of the publications.
     pub(crate) publication: Option<String>,
     pub(crate) copies: shadow::Settings,

@@ -19,6 +19,7 @@ use bygone_replication::table::{Table, TableKind};
 use bygone_replication::{Lsn, session};
 use bygone_sink::schema::TableSchema;
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
 use super::wal_held::WalHeld;
@@ -76,7 +77,8 @@ impl<'a> Families<'a> {
 pub(super) struct Shared {
     /// Oids of captured tables and leaves.
     pub(super) captured: Mutex<HashSet<u32>>,
-    /// The publications as the log has them, or is about to.
+    /// The publications as they were when they were last looked at, and nothing spoke against it: the log says the same, or
+    /// will once the stream has come that far.
     pub(super) recorded: Mutex<PublicationState>,
     /// Somebody wants to know now.
     pub(super) now: Notify,
@@ -120,6 +122,27 @@ impl Shared {
     }
 }
 
+/// What a watcher sees.
+#[derive(Debug)]
+pub(super) struct Looks {
+    taken: Receiver<Result<Look>>,
+    task: JoinHandle<()>,
+}
+
+impl Looks {
+    /// The next look, where there was one.
+    pub(super) fn take(&self) -> Option<Result<Look>> {
+        self.taken.try_recv().ok()
+    }
+
+    /// Comes back when the watcher does nothing any more.
+    pub(super) async fn stop(self) {
+        self.task.abort();
+        // It was told to.
+        let _ = self.task.await;
+    }
+}
+
 /// Looks at the catalog.
 #[derive(Debug)]
 pub(super) struct Watcher {
@@ -140,11 +163,10 @@ pub(super) struct Watcher {
 }
 
 impl Watcher {
-    /// Looks until the receiver is gone. An error is the last that is sent, and of the kind that must stop the capture.
-    pub(super) fn start(self) -> Receiver<Result<Look>> {
-        let (sender, receiver) = channel();
-        tokio::spawn(self.run(sender));
-        receiver
+    /// Looks until nobody takes it any more. An error is the last that is sent, and of the kind that must stop the capture.
+    pub(super) fn start(self) -> Looks {
+        let (sender, taken) = channel();
+        Looks { taken, task: tokio::spawn(self.run(sender)) }
     }
 
     async fn run(mut self, looks: Sender<Result<Look>>) {
@@ -248,6 +270,8 @@ impl Watcher {
             }
         }
         let publications = publication::inspect(sql, &self.publications).await?;
+        // What we alter ourselves is no reason for doubt the next time.
+        self.shared.record(&publications);
         let enums = watch::enum_labels(sql).await?;
         let clock = catalog::server_time(sql).await?;
         let at = watch::position(sql).await?;

@@ -159,6 +159,62 @@ fn a_publication_that_lacked_a_table_leaves_a_recorded_gap() {
 }
 
 #[test]
+fn a_publication_that_lacked_a_table_for_a_while_leaves_a_recorded_gap() {
+    let mut diary = begin();
+    lost_and_led_over(
+        &mut diary,
+        |server| {
+            server.run("alter publication bygone drop table items, log_lines");
+            let inside = unheard(server);
+            server.run("alter publication bygone add table only items, only log_lines");
+            inside
+        },
+        &["--on-gap", "reconcile"],
+        "gap",
+    );
+    diary.check();
+}
+
+#[test]
+fn a_publication_that_lacked_operations_for_a_while_leaves_a_recorded_gap() {
+    let mut diary = begin();
+    lost_and_led_over(
+        &mut diary,
+        |server| {
+            let publish = "select concat_ws(', ', case when pubinsert then 'insert' end, case when pubupdate then 'update' end, \
+                 case when pubdelete then 'delete' end, case when pubtruncate then 'truncate' end) from pg_publication where pubname = 'bygone'";
+            let publish = server.value(publish).unwrap();
+            server.run("alter publication bygone set (publish = 'truncate')");
+            let inside = unheard(server);
+            server.run(&format!("alter publication bygone set (publish = '{publish}')"));
+            inside
+        },
+        &["--on-gap", "reconcile"],
+        "gap",
+    );
+    diary.check();
+}
+
+#[test]
+fn a_publication_that_is_altered_and_put_back_at_once_stops_the_stream() {
+    let mut diary = Diary::begin(true, ITEMS);
+    // Another owner loses nothing.
+    diary.server.run("create role other superuser; alter publication bygone owner to other");
+    diary.change("update items set n = n + 1 where id % 10 = 0", &[]);
+    diary.settle();
+    diary.server.run(
+        "begin; alter publication bygone drop table items; update items set n = n + 1; \
+         alter publication bygone add table only items; commit",
+    );
+    let status = diary.bygone.ending(Duration::from_secs(60));
+    let said = diary.bygone.said();
+    assert_eq!(status.code(), Some(1), "{said}");
+    for word in ["items", "put back", "--on-gap"] {
+        assert!(said.contains(word), "{word} is not told:\n{said}");
+    }
+}
+
+#[test]
 fn a_publication_that_was_dropped_leaves_a_recorded_gap() {
     let mut diary = begin();
     lost_and_led_over(

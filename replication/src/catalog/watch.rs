@@ -4,6 +4,7 @@ use tokio_postgres::Client;
 
 use super::{CatalogError, get, get_lsn};
 use crate::Lsn;
+use crate::publication::server_version;
 
 /// Everything about tables that a capture has to hear of, in a few numbers.
 ///
@@ -19,12 +20,19 @@ pub struct Mark(String);
 /// # Errors
 /// [`ErrorKind::Connection`](super::ErrorKind::Connection) and whatever else the server says.
 pub async fn mark(client: &Client) -> Result<Mark, CatalogError> {
-    let sql = "
+    // Schemas of publications came with 15.
+    let schemas_published = if server_version(client).await? >= 150_000 {
+        "(select pg_catalog.count(*) || ':' || coalesce(sum(s.xmin::text::int8), 0) from pg_catalog.pg_publication_namespace s)"
+    } else {
+        "''"
+    };
+    let sql = format!(
+        "
         with t as materialized (
             select c.oid, c.xmin from pg_catalog.pg_class c
             where c.oid >= 16384 and c.relkind in ('r', 'p') and c.relpersistence <> 't'
         )
-        select pg_catalog.concat_ws('/', m.tables, m.columns, m.keys, m.partitions, m.schemas, m.publications, m.published, m.enums)
+        select pg_catalog.concat_ws('/', m.tables, m.columns, m.keys, m.partitions, m.schemas, m.publications, m.published, m.schemas_published, m.enums)
             as mark
         from (select
             (select pg_catalog.count(*) || ':' || coalesce(sum(t.xmin::text::int8), 0) from t) as tables,
@@ -40,10 +48,12 @@ pub async fn mark(client: &Client) -> Result<Mark, CatalogError> {
                 as publications,
             (select pg_catalog.count(*) || ':' || coalesce(sum(r.xmin::text::int8), 0) from pg_catalog.pg_publication_rel r)
                 as published,
+            {schemas_published} as schemas_published,
             (select pg_catalog.count(*) || ':' || coalesce(sum(e.xmin::text::int8), 0) from pg_catalog.pg_enum e) as enums
-        ) m";
+        ) m"
+    );
     let row = client
-        .query_typed_one(sql, &[])
+        .query_typed_one(&sql, &[])
         .await
         .map_err(CatalogError::from_postgres("asking whether the catalog changed"))?;
     Ok(Mark(get(&row, "mark")?))

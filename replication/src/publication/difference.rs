@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::state::{Publication, PublicationState, TableMember};
+use super::state::{Publication, PublicationState, SchemaMember, TableMember};
 use crate::table::TableName;
 
 /// One thing about the publications that is no longer as it was recorded.
@@ -26,6 +26,18 @@ pub enum Difference {
     Replaced {
         /// Its name.
         publication: String,
+    },
+    /// It was altered, and altered back: for a while it may have published less.
+    Restored {
+        /// Its name.
+        publication: String,
+    },
+    /// A table or schema was taken out of it, and put back: what was written in between was not published.
+    Relisted {
+        /// The publication's name.
+        publication: String,
+        /// `table public.orders`, `schema public`.
+        member: String,
     },
     /// An operation or option is on now and was off, or the reverse.
     Option {
@@ -91,6 +103,12 @@ impl fmt::Display for Difference {
             Self::Unexpected { publication } => write!(f, "publication {publication:?} was not there before"),
             Self::Replaced { publication } => {
                 write!(f, "publication {publication:?} was dropped and made anew (its oid differs)")
+            }
+            Self::Restored { publication } => {
+                write!(f, "publication {publication:?} was altered, and altered back to what it was")
+            }
+            Self::Relisted { publication, member } => {
+                write!(f, "{member} was taken out of publication {publication:?}, and put back")
             }
             Self::Option { publication, option, now } => match (*option, *now) {
                 ("all_tables", true) => write!(f, "publication {publication:?} now publishes all tables"),
@@ -160,6 +178,7 @@ fn compare_one(before: &Publication, now: &Publication, differences: &mut Vec<Di
     if before.oid != now.oid {
         differences.push(Difference::Replaced { publication: publication() });
     }
+    let known = differences.len();
     for (option, was, is) in [
         ("all_tables", before.all_tables, now.all_tables),
         ("insert", before.insert, now.insert),
@@ -173,20 +192,35 @@ fn compare_one(before: &Publication, now: &Publication, differences: &mut Vec<Di
             differences.push(Difference::Option { publication: publication(), option, now: is });
         }
     }
-
-    let schemas = |of: &Publication| -> BTreeMap<u32, String> {
-        of.schemas.iter().map(|schema| (schema.oid, schema.name.clone())).collect()
+    if let (Some(was), Some(is)) = (before.stamp, now.stamp)
+        && (before.oid, was.owner) == (now.oid, is.owner)
+        && was.xmin != is.xmin
+        && differences.len() == known
+    {
+        differences.push(Difference::Restored { publication: publication() });
+    }
+    // All of what a publication lists that was made anew is.
+    let is_relisted = |was: Option<u32>, is: Option<u32>| {
+        before.oid == now.oid && was.zip(is).is_some_and(|(was, is)| was != is)
     };
-    let (old, new) = (schemas(before), schemas(now));
-    for (oid, schema) in &old {
-        if !new.contains_key(oid) {
-            differences
-                .push(Difference::SchemaRemoved { publication: publication(), schema: schema.clone() });
+
+    let old: BTreeMap<u32, &SchemaMember> =
+        before.schemas.iter().map(|schema| (schema.oid, schema)).collect();
+    let new: BTreeMap<u32, &SchemaMember> = now.schemas.iter().map(|schema| (schema.oid, schema)).collect();
+    for (oid, was) in &old {
+        match new.get(oid) {
+            None => differences
+                .push(Difference::SchemaRemoved { publication: publication(), schema: was.name.clone() }),
+            Some(is) if is_relisted(was.entry, is.entry) => differences.push(Difference::Relisted {
+                publication: publication(),
+                member: format!("schema {}", is.name),
+            }),
+            Some(_) => {}
         }
     }
-    for (oid, schema) in &new {
+    for (oid, is) in &new {
         if !old.contains_key(oid) {
-            differences.push(Difference::SchemaAdded { publication: publication(), schema: schema.clone() });
+            differences.push(Difference::SchemaAdded { publication: publication(), schema: is.name.clone() });
         }
     }
 
@@ -199,6 +233,12 @@ fn compare_one(before: &Publication, now: &Publication, differences: &mut Vec<Di
                 differences.push(Difference::TableRemoved { publication: publication(), oid: *oid, table });
             }
             Some(is) => {
+                if was.filter == is.filter && was.columns == is.columns && is_relisted(was.entry, is.entry) {
+                    differences.push(Difference::Relisted {
+                        publication: publication(),
+                        member: format!("table {}", is.name),
+                    });
+                }
                 if was.filter != is.filter {
                     differences
                         .push(Difference::Filter { publication: publication(), table: is.name.clone() });

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::str::FromStr;
 
-use super::state::{Publication, PublicationState, SchemaMember, TableMember};
+use super::state::{Publication, PublicationState, SchemaMember, Stamp, TableMember};
 use crate::table::TableName;
 
 impl PublicationState {
@@ -15,15 +15,23 @@ impl PublicationState {
         let mut text = String::new();
         for publication in &self.publications {
             // Writing to a string does not fail.
-            let _ = writeln!(
+            let _ = write!(
                 text,
                 "publication {} {} {}",
                 publication.oid,
                 quote_line(&publication.name),
                 publication.flags().join(",")
             );
+            if let Some(Stamp { xmin, owner }) = publication.stamp {
+                let _ = write!(text, " stamp {xmin},{owner}");
+            }
+            text.push('\n');
             for schema in &publication.schemas {
-                let _ = writeln!(text, "schema {} {}", schema.oid, quote_line(&schema.name));
+                let _ = write!(text, "schema {} {}", schema.oid, quote_line(&schema.name));
+                if let Some(entry) = schema.entry {
+                    let _ = write!(text, " entry {entry}");
+                }
+                text.push('\n');
             }
             for table in &publication.tables {
                 let _ = write!(
@@ -33,6 +41,9 @@ impl PublicationState {
                     quote_line(&table.name.schema),
                     quote_line(&table.name.name)
                 );
+                if let Some(entry) = table.entry {
+                    let _ = write!(text, " entry {entry}");
+                }
                 if let Some(columns) = &table.columns {
                     let columns: Vec<String> = columns.iter().map(ToString::to_string).collect();
                     let _ = write!(text, " columns {}", quote_line(&columns.join(",")));
@@ -108,6 +119,7 @@ fn parse_line(state: &mut PublicationState, line: &str) -> Option<()> {
                 truncate: false,
                 via_root: false,
                 generated: false,
+                stamp: None,
                 schemas: Vec::new(),
                 tables: Vec::new(),
             };
@@ -123,15 +135,26 @@ fn parse_line(state: &mut PublicationState, line: &str) -> Option<()> {
                     _ => return None,
                 } = true;
             }
+            while let Some(word) = words.next() {
+                let (xmin, owner) = words.next().filter(|_| word == "stamp")?.split_once(',')?;
+                publication.stamp = Some(Stamp { xmin: xmin.parse().ok()?, owner: owner.parse().ok()? });
+            }
             state.publications.push(publication);
         }
-        "schema" => state.publications.last_mut()?.schemas.push(SchemaMember { oid, name }),
+        "schema" => {
+            let mut member = SchemaMember { oid, name, entry: None };
+            while let Some(word) = words.next() {
+                member.entry = Some(words.next().filter(|_| word == "entry")?.parse().ok()?);
+            }
+            state.publications.last_mut()?.schemas.push(member);
+        }
         "table" => {
             let mut member = TableMember {
                 oid,
                 name: TableName { schema: name, name: words.next()?.to_owned() },
                 filter: None,
                 columns: None,
+                entry: None,
             };
             while let Some(word) = words.next() {
                 let value = words.next()?;
@@ -141,16 +164,16 @@ fn parse_line(state: &mut PublicationState, line: &str) -> Option<()> {
                         member.columns =
                             Some(value.split(',').map(str::parse).collect::<Result<_, _>>().ok()?);
                     }
+                    "entry" => member.entry = Some(value.parse().ok()?),
                     "where" => member.filter = Some(value.to_owned()),
                     _ => return None,
                 }
             }
             state.publications.last_mut()?.tables.push(member);
-            return Some(());
         }
         _ => return None,
     }
-    words.next().is_none().then_some(())
+    Some(())
 }
 
 /// Splits a line at spaces outside quotes, and undoes the quoting.

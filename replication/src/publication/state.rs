@@ -27,10 +27,21 @@ pub struct Publication {
     pub via_root: bool,
     /// Publishes stored generated columns (from version 18 on).
     pub generated: bool,
+    /// Which version of its row in the catalog it is; none where that was not recorded.
+    pub stamp: Option<Stamp>,
     /// FOR TABLES IN SCHEMA, by oid.
     pub schemas: Vec<SchemaMember>,
     /// FOR TABLE, by oid.
     pub tables: Vec<TableMember>,
+}
+
+/// Tells a publication that was altered and altered back from one that nobody touched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// `xmin` of its row in `pg_publication`.
+    pub xmin: u32,
+    /// `pubowner`: another one explains another `xmin`.
+    pub owner: u32,
 }
 
 /// A schema all of whose tables a publication publishes.
@@ -40,6 +51,8 @@ pub struct SchemaMember {
     pub oid: u32,
     /// `nspname`, for messages.
     pub name: String,
+    /// Of the row by which it is listed; none where that was not recorded.
+    pub entry: Option<u32>,
 }
 
 /// A table that a publication lists.
@@ -53,6 +66,8 @@ pub struct TableMember {
     pub filter: Option<String>,
     /// The column list (`prattrs`), ascending; `None` for all columns.
     pub columns: Option<Vec<i16>>,
+    /// Of the row by which it is listed (`pg_publication_rel.oid`); none where that was not recorded.
+    pub entry: Option<u32>,
 }
 
 /// Publications at one moment, by name.
@@ -82,7 +97,7 @@ pub async fn inspect<S: AsRef<str>>(client: &Client, names: &[S]) -> Result<Publ
     let generated = if version >= 180_000 { "p.pubgencols <> 'n'" } else { "false" };
     let sql = format!(
         "select p.oid, p.pubname::text as name, p.puballtables, p.pubinsert, p.pubupdate, p.pubdelete, p.pubtruncate,
-            p.pubviaroot, {generated} as generated
+            p.pubviaroot, {generated} as generated, p.xmin::text::int8 as xmin, p.pubowner
         from pg_catalog.pg_publication p where p.pubname = any ($1::text[]) order by p.pubname"
     );
     let rows = client
@@ -101,6 +116,10 @@ pub async fn inspect<S: AsRef<str>>(client: &Client, names: &[S]) -> Result<Publ
             truncate: get(row, "pubtruncate")?,
             via_root: get(row, "pubviaroot")?,
             generated: get(row, "generated")?,
+            stamp: Some(Stamp {
+                xmin: u32::try_from(get::<i64>(row, "xmin")?).unwrap_or(0),
+                owner: get(row, "pubowner")?,
+            }),
             schemas: Vec::new(),
             tables: Vec::new(),
         });
@@ -111,8 +130,11 @@ pub async fn inspect<S: AsRef<str>>(client: &Client, names: &[S]) -> Result<Publ
     } else {
         "null::text as filter, null::int2[] as columns"
     };
+    // The triggers of [`ddl`](crate::ddl) move tables to and fro, and say so in the stream itself.
     let sql = format!(
-        "select r.prpubid as publication, r.prrelid as oid, n.nspname::text as schema, c.relname::text as name, {limits}
+        "select r.prpubid as publication, case when not exists (select from pg_catalog.pg_event_trigger e
+                where e.evtname = 'bygone_ddl_end' and e.evtenabled <> 'D') then r.oid end as entry,
+            r.prrelid as oid, n.nspname::text as schema, c.relname::text as name, {limits}
         from pg_catalog.pg_publication_rel r
         join pg_catalog.pg_class c on c.oid = r.prrelid
         join pg_catalog.pg_namespace n on n.oid = c.relnamespace
@@ -135,6 +157,7 @@ pub async fn inspect<S: AsRef<str>>(client: &Client, names: &[S]) -> Result<Publ
                 columns.sort_unstable();
                 columns
             }),
+            entry: get(row, "entry")?,
         };
         if let Some(publication) = publications.iter_mut().find(|one| one.oid == publication) {
             publication.tables.push(member);
@@ -142,7 +165,7 @@ pub async fn inspect<S: AsRef<str>>(client: &Client, names: &[S]) -> Result<Publ
     }
 
     if version >= 150_000 {
-        let sql = "select s.pnpubid as publication, s.pnnspid as oid, n.nspname::text as name
+        let sql = "select s.pnpubid as publication, s.oid as entry, s.pnnspid as oid, n.nspname::text as name
             from pg_catalog.pg_publication_namespace s
             join pg_catalog.pg_namespace n on n.oid = s.pnnspid
             where s.pnpubid = any ($1::oid[])
@@ -153,7 +176,11 @@ pub async fn inspect<S: AsRef<str>>(client: &Client, names: &[S]) -> Result<Publ
             .map_err(CatalogError::from_postgres(doing))?;
         for row in &rows {
             let publication: u32 = get(row, "publication")?;
-            let member = SchemaMember { oid: get(row, "oid")?, name: get(row, "name")? };
+            let member = SchemaMember {
+                oid: get(row, "oid")?,
+                name: get(row, "name")?,
+                entry: Some(get(row, "entry")?),
+            };
             if let Some(publication) = publications.iter_mut().find(|one| one.oid == publication) {
                 publication.schemas.push(member);
             }
@@ -182,7 +209,7 @@ pub async fn published_tables<S: AsRef<str>>(client: &Client, names: &[S]) -> Re
     rows.iter().map(|row| get(row, "oid")).collect()
 }
 
-pub(super) async fn server_version(client: &Client) -> Result<u32, CatalogError> {
+pub(crate) async fn server_version(client: &Client) -> Result<u32, CatalogError> {
     let row = client
         .query_typed_one("select pg_catalog.current_setting('server_version_num')::int4 as version", &[])
         .await
