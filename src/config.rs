@@ -15,6 +15,7 @@ use toml::{Table, Value};
 use crate::cli::{Cli, Command, Config, Run};
 use crate::error::{Error, Result};
 use crate::query::lookup::did_you_mean;
+use crate::screen::tell;
 
 /// Flags of `run` that are no settings of a capture.
 const NOT_IN_FILES: [&str; 7] = ["config", "help", "version", "verbose", "quiet", "log-format", "discard"];
@@ -204,7 +205,7 @@ fn effective(
 }
 
 fn print(name: &str, settings: &Settings, matches: &ArgMatches) {
-    println!("[capture.{name}]");
+    tell!("[capture.{name}]");
     let command = run_command();
     for argument in command.get_arguments() {
         let Some(long) = argument.get_long().filter(|long| !NOT_IN_FILES.contains(long)) else { continue };
@@ -222,7 +223,7 @@ fn print(name: &str, settings: &Settings, matches: &ArgMatches) {
             [one] if !matches!(argument.get_action(), ArgAction::Append) => one.clone(),
             many => format!("[{}]", many.join(", ")),
         };
-        println!("{long} = {value}  # {origin}");
+        tell!("{long} = {value}  # {origin}");
     }
 }
 

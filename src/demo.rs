@@ -15,6 +15,7 @@ use tokio_postgres::Client;
 
 use crate::cli::Demo;
 use crate::error::{Error, Result};
+use crate::screen::tell;
 
 const TABLES: &str = "
 create table customers (id bigint generated always as identity primary key, name text not null, email text not null, status text not null);
@@ -66,7 +67,7 @@ pub(crate) async fn demo(arguments: &Demo) -> Result<()> {
 
     stage.command(&["run", "--source", &url, "--history", stage.history(), "--until-current"])?;
     say("the shop works on: an order is paid, a customer moves, an order comes");
-    println!("{}", indented(MORNING));
+    tell!("{}", indented(MORNING));
     run_sql(&shop, MORNING).await?;
     // The moment that is asked about later lies clearly between the two.
     tokio::time::sleep(Duration::from_millis(1_100)).await;
@@ -80,7 +81,7 @@ pub(crate) async fn demo(arguments: &Demo) -> Result<()> {
         .get(0);
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     say("and later: a chargeback, a suspension, a deleted order");
-    println!("{}", indented(EVENING));
+    tell!("{}", indented(EVENING));
     run_sql(&shop, EVENING).await?;
     stage.command(&["run", "--source", &url, "--history", stage.history(), "--until-current"])?;
     drop(shop);
@@ -94,18 +95,18 @@ pub(crate) async fn demo(arguments: &Demo) -> Result<()> {
     stage.command(&["restore", "orders", "3", "--at", &moment, "--history", stage.history()])?;
     stage.command(&["verify", "--history", stage.history()])?;
     say("the same in DuckDB, over the files as they are; paste:");
-    println!(
+    tell!(
         "  select _version, _op, status, total, _actor, _valid_from\n  from read_parquet('{}/tables/public.orders/_date=*/*.parquet')\n  \
          where _entity_id = '2' order by _version;\n\nor all the views, with their past: bygone views duckdb --history {}",
         stage.history(),
         stage.history()
     );
-    println!("\nThe history stays in {}", stage.history());
+    tell!("\nThe history stays in {}", stage.history());
     Ok(())
 }
 
 fn say(text: &str) {
-    println!("\n-- {text}");
+    tell!("\n-- {text}");
 }
 
 fn indented(sql: &str) -> String {
@@ -155,7 +156,7 @@ impl Stage {
                     }
                 })
                 .collect();
-        println!("\n$ bygone {}", shown.join(" "));
+        tell!("\n$ bygone {}", shown.join(" "));
         let quiet: &[&str] = if arguments.first() == Some(&"run") { &["--quiet"] } else { &[] };
         let status = Command::new(&self.program)
             .args(arguments)

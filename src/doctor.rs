@@ -19,6 +19,7 @@ use tokio_postgres::Client;
 use crate::cli::{Doctor, Format};
 use crate::error::{Error, Result};
 use crate::query::sheet::{Cell, Sheet, left};
+use crate::screen::tell;
 
 /// Measured: what a first copy makes of a byte of table, in Parquet and in state. See docs/performance.md.
 const PARQUET_PER_BYTE: f64 = 0.35;
@@ -69,6 +70,7 @@ async fn source(
     let oids: Vec<u32> = loaded.tables.iter().map(|table| table.oid).collect();
     let rights = catalog::table_rights(sql, &oids).await?;
     checks.extend(doctor::tables(state.server.version, &loaded, &state.role, &rights));
+    checks.extend(doctor::publishing(sql, names, &loaded, &state.role, &rights).await?);
     checks.extend(doctor::cascades(sql, &loaded).await?);
     checks.extend(columns(&loaded));
     let published = publication::inspect(sql, &names.both()).await?;
@@ -293,7 +295,7 @@ fn print(format: Format, checks: &[Check]) -> Result<()> {
     if format == Format::Json {
         let text = serde_json::to_string_pretty(checks)
             .map_err(|error| Error::other(format!("the findings have no JSON: {error}")))?;
-        println!("{text}");
+        tell!("{text}");
         return Ok(());
     }
     if format == Format::Csv {
@@ -310,9 +312,9 @@ fn print(format: Format, checks: &[Check]) -> Result<()> {
         return Ok(());
     }
     for check in checks {
-        println!("{:8} {}: {}", check.level.as_str(), check.check, check.message);
+        tell!("{:8} {}: {}", check.level.as_str(), check.check, check.message);
         if let Some(fix) = &check.fix {
-            println!("         fix: {fix}");
+            tell!("         fix: {fix}");
         }
     }
     let count = |level| checks.iter().filter(|check| check.level == level).count();

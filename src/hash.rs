@@ -5,6 +5,7 @@ use std::io::Read as _;
 use crate::capture::read_hash_key;
 use crate::cli::Hash;
 use crate::error::{Error, Result};
+use crate::screen::tell;
 
 /// Prints it.
 pub(crate) fn hash(arguments: &Hash) -> Result<()> {
@@ -23,6 +24,6 @@ pub(crate) fn hash(arguments: &Hash) -> Result<()> {
             read
         }
     };
-    println!("{}", key.hash(&value));
+    tell!("{}", key.hash(&value));
     Ok(())
 }

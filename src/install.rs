@@ -9,6 +9,7 @@ use bygone_replication::{catalog, context, ddl, session};
 
 use crate::cli::{Install, Installed, Uninstall};
 use crate::error::{Error, Result};
+use crate::screen::tell;
 
 /// Puts event triggers into the source, or prints the SQL that does.
 pub(crate) async fn install(arguments: &Install) -> Result<()> {
@@ -64,9 +65,9 @@ async fn run(source: Option<&str>, doing: &'static str, statements: &[String]) -
 }
 
 fn print(statements: &[String]) {
-    println!("begin;");
+    tell!("begin;");
     for statement in statements {
-        println!("{statement};");
+        tell!("{statement};");
     }
-    println!("commit;");
+    tell!("commit;");
 }

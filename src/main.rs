@@ -212,7 +212,7 @@ fn start_logging(cli: &Cli) {
         .with_writer(screen::Lines::default)
         .with_target(false);
     match cli.log_format {
-        LogFormat::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+        LogFormat::Text => lines.with_ansi(screen::has_colours(&std::io::stderr())).init(),
         LogFormat::Json => {
             lines.json().flatten_event(true).with_current_span(false).with_span_list(false).init()
         }

@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use bygone_replication::Lsn;
+use bygone_sink::encoder::WrittenFile;
 use serde_json::{Map, Value};
 use tiny_http::{Header, Method, Response, Server};
 
@@ -24,20 +26,21 @@ pub(crate) struct Metrics {
     started: SystemTime,
     pub(crate) transactions: AtomicU64,
     pub(crate) transactions_without_actor: AtomicU64,
-    pub(crate) commits: AtomicU64,
-    pub(crate) commit_files: AtomicU64,
-    pub(crate) commit_bytes: AtomicU64,
-    pub(crate) commit_micros: AtomicU64,
+    commits: AtomicU64,
+    commit_files: AtomicU64,
+    commit_bytes: AtomicU64,
+    commit_micros: AtomicU64,
     pub(crate) reconnects: AtomicU64,
     pub(crate) streaming: AtomicBool,
     /// Positions of the source, as numbers.
     pub(crate) received: AtomicU64,
-    pub(crate) durable: AtomicU64,
+    durable: AtomicU64,
+    settled: AtomicU64,
     pub(crate) source: AtomicU64,
-    pub(crate) commit_seq: AtomicI64,
+    commit_seq: AtomicI64,
     /// Microseconds since the Unix epoch.
-    pub(crate) last_commit: AtomicI64,
-    pub(crate) known_until: AtomicI64,
+    last_commit: AtomicI64,
+    known_until: AtomicI64,
     pub(crate) slot_held: AtomicI64,
     pub(crate) slot_safe: AtomicI64,
     pub(crate) tables_waiting: AtomicU64,
@@ -59,6 +62,7 @@ impl Default for Metrics {
             streaming: AtomicBool::default(),
             received: AtomicU64::default(),
             durable: AtomicU64::default(),
+            settled: AtomicU64::default(),
             source: AtomicU64::default(),
             commit_seq: AtomicI64::new(UNKNOWN),
             last_commit: AtomicI64::new(UNKNOWN),
@@ -113,31 +117,54 @@ impl Metrics {
         }
     }
 
-    /// A commit is durable, with so many facts of these tables.
-    pub(crate) fn committed<'a>(&self, files: impl Iterator<Item = (&'a str, u64, u64)>, took: Duration) {
+    /// A commit is durable up to a position of the source, and to a time, with these files.
+    pub(crate) fn committed(
+        &self,
+        seq: u64,
+        durable: Lsn,
+        known: Option<i64>,
+        files: &[WrittenFile],
+        took: Duration,
+    ) {
+        self.durable.store(durable.0, Ordering::Relaxed);
+        self.commit_seq.store(i64::try_from(seq).unwrap_or(i64::MAX), Ordering::Relaxed);
+        if let Some(known) = known {
+            self.known_until.store(known, Ordering::Relaxed);
+        }
         self.commits.fetch_add(1, Ordering::Relaxed);
         self.commit_micros.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
         self.last_commit.store(now_micros(), Ordering::Relaxed);
         let mut facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
-        for (table, rows, bytes) in files {
+        for file in files {
             self.commit_files.fetch_add(1, Ordering::Relaxed);
-            self.commit_bytes.fetch_add(bytes, Ordering::Relaxed);
-            if table != bygone_sink::log::path::TRANSACTIONS {
-                *facts.entry(table.to_owned()).or_default() += rows;
+            self.commit_bytes.fetch_add(file.bytes, Ordering::Relaxed);
+            if file.table != bygone_sink::log::path::TRANSACTIONS {
+                *facts.entry(file.table.clone()).or_default() += file.rows;
             }
         }
     }
 
-    /// WAL that was written and is not durable in the history, in bytes.
-    fn lag_bytes(&self) -> u64 {
-        let end = self.source.load(Ordering::Relaxed).max(self.received.load(Ordering::Relaxed));
-        end.saturating_sub(self.durable.load(Ordering::Relaxed))
+    /// Up to a position of the source, and to a time, there is nothing that the history has yet to be told.
+    pub(crate) fn settled(&self, position: Lsn, known: i64) {
+        self.settled.store(position.0, Ordering::Relaxed);
+        self.known_until.fetch_max(known, Ordering::Relaxed);
     }
 
-    /// Age of what is durable, in seconds: nothing while all that came is.
+    /// Up to where the history is known to lack nothing: what is durable, and what followed and brought nothing.
+    fn whole(&self) -> u64 {
+        self.durable.load(Ordering::Relaxed).max(self.settled.load(Ordering::Relaxed))
+    }
+
+    /// WAL that was written and of which the history may lack something, in bytes.
+    fn lag_bytes(&self) -> u64 {
+        let end = self.source.load(Ordering::Relaxed).max(self.received.load(Ordering::Relaxed));
+        end.saturating_sub(self.whole())
+    }
+
+    /// How long ago the history was known to lack nothing, in seconds: 0 while it lacks nothing of what came.
     fn lag_seconds(&self) -> f64 {
         let known = self.known_until.load(Ordering::Relaxed);
-        if known == UNKNOWN || self.received.load(Ordering::Relaxed) <= self.durable.load(Ordering::Relaxed) {
+        if known == UNKNOWN || self.received.load(Ordering::Relaxed) <= self.whole() {
             return 0.0;
         }
         seconds(now_micros().saturating_sub(known).max(0))
@@ -211,7 +238,7 @@ impl Metrics {
             sample(
                 "bygone_known_until_timestamp_seconds",
                 "gauge",
-                "The source's clock at the last message that is durable.",
+                "The source's clock when the history lacked nothing of what had come.",
                 known(&self.known_until, seconds),
             ),
             sample(
@@ -241,13 +268,13 @@ impl Metrics {
             sample(
                 "bygone_lag_bytes",
                 "gauge",
-                "WAL that the source has written and the history does not cover.",
+                "WAL that the source has written and of which the history may lack something.",
                 one(self.lag_bytes() as f64),
             ),
             sample(
                 "bygone_lag_seconds",
                 "gauge",
-                "Age of what is durable while changes wait; 0 when none do.",
+                "How long ago the history lacked nothing of what had come; 0 while it lacks nothing.",
                 one(self.lag_seconds()),
             ),
             sample(
@@ -399,9 +426,26 @@ mod tests {
     }
 
     #[test]
+    fn wal_that_brought_nothing_is_no_lag() {
+        let metrics = Metrics::default();
+        metrics.committed(1, Lsn(1000), Some(now_micros() - 60_000_000), &[], Duration::ZERO);
+        for position in [&metrics.received, &metrics.source] {
+            position.store(5000, Ordering::Relaxed);
+        }
+        assert_eq!(metrics.lag_bytes(), 4000);
+        assert!(metrics.lag_seconds() >= 60.0);
+        metrics.settled(Lsn(5000), now_micros() - 10_000_000);
+        assert_eq!((metrics.lag_bytes(), metrics.lag_seconds()), (0, 0.0));
+        // What comes next waits since that was so.
+        metrics.received.store(5100, Ordering::Relaxed);
+        let waits = metrics.lag_seconds();
+        assert!(metrics.lag_bytes() == 100 && (10.0..59.0).contains(&waits), "{waits}");
+    }
+
+    #[test]
     fn names_of_tables_are_escaped() {
         let metrics = Metrics::default();
-        metrics.committed([("public.a\"b\\c\nd", 3, 10)].into_iter(), Duration::from_millis(5));
+        metrics.facts.lock().unwrap().insert("public.a\"b\\c\nd".to_owned(), 3);
         assert!(
             metrics.text().contains("bygone_facts_total{table=\"public.a\\\"b\\\\c\\nd\"} 3\n"),
             "{}",

@@ -1,6 +1,6 @@
 //! The terminal: bars at its foot, lines above them.
 
-use std::io::{self, IsTerminal as _, Write};
+use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,6 +9,29 @@ use indicatif::{MultiProgress, ProgressBar};
 static BARS: OnceLock<MultiProgress> = OnceLock::new();
 /// Nobody wants to see bars.
 static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Whether a terminal shows colours and wants them (<https://no-color.org>).
+pub(crate) fn has_colours(stream: &impl IsTerminal) -> bool {
+    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    stream.is_terminal() && !is_set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// Prints a line of a result. Ends the process where nobody reads it: `| head` has seen enough.
+pub(crate) fn print_line(line: std::fmt::Arguments<'_>) {
+    if let Err(error) = writeln!(io::stdout(), "{line}") {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            std::process::exit(0);
+        }
+        eprintln!("bygone: the result cannot be written: {error}");
+        std::process::exit(1);
+    }
+}
+
+/// `println!` that survives a closed pipe.
+macro_rules! tell {
+    ($($text:tt)*) => { $crate::screen::print_line(format_args!($($text)*)) };
+}
+pub(crate) use tell;
 
 /// No bars from now on: lines are for a program, or hardly any are wanted.
 pub(crate) fn be_quiet() {

@@ -15,6 +15,7 @@ use crate::cli::{Format, Status};
 use crate::error::{Error, Result};
 use crate::query::inventory::open_archive;
 use crate::query::sheet::{Cell, Sheet, left, right};
+use crate::screen::tell;
 
 /// All that is known.
 #[derive(Debug, Serialize)]
@@ -272,13 +273,13 @@ fn print(format: Format, report: &Report) -> Result<()> {
     if format == Format::Json {
         let text = serde_json::to_string_pretty(report)
             .map_err(|error| Error::other(format!("the report has no JSON: {error}")))?;
-        println!("{text}");
+        tell!("{text}");
         return Ok(());
     }
     if format == Format::Csv {
         return tables(format, report);
     }
-    let line = |name: &str, text: &str| println!("{name:12} {text}");
+    let line = |name: &str, text: &str| tell!("{name:12} {text}");
     line("health", if report.healthy { "healthy" } else { "NOT HEALTHY" });
     for problem in &report.problems {
         line("", problem);
@@ -319,7 +320,7 @@ fn print(format: Format, report: &Report) -> Result<()> {
         }
     }
     if report.history.is_some() {
-        println!();
+        tell!("");
         tables(format, report)?;
     }
     Ok(())

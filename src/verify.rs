@@ -8,6 +8,7 @@ use bygone_sink::verify;
 
 use crate::cli::{Format, Verify};
 use crate::error::{Error, Result};
+use crate::screen::tell;
 
 /// Recomputes the chain and every file's hash, and prints what is wrong.
 pub(crate) async fn verify(arguments: &Verify) -> Result<ExitCode> {
@@ -18,10 +19,10 @@ pub(crate) async fn verify(arguments: &Verify) -> Result<ExitCode> {
         Format::Json => {
             let text = serde_json::to_string_pretty(&report)
                 .map_err(|error| Error::other(format!("the report has no JSON: {error}")))?;
-            println!("{text}");
+            tell!("{text}");
         }
         Format::Csv => {
-            println!("severity,kind,path,message");
+            tell!("severity,kind,path,message");
             let all = report
                 .problems
                 .iter()
@@ -29,7 +30,7 @@ pub(crate) async fn verify(arguments: &Verify) -> Result<ExitCode> {
                 .chain(report.warnings.iter().map(|p| ("warning", p)));
             for (severity, problem) in all {
                 let kind = serde_json::to_value(problem.kind).unwrap_or_default();
-                println!(
+                tell!(
                     "{severity},{},{},{}",
                     kind.as_str().unwrap_or_default(),
                     quote(&problem.path),
@@ -39,17 +40,17 @@ pub(crate) async fn verify(arguments: &Verify) -> Result<ExitCode> {
         }
         Format::Table => {
             for problem in &report.problems {
-                println!("PROBLEM  {}", described(problem));
+                tell!("PROBLEM  {}", described(problem));
             }
             for gap in &report.gaps {
-                println!("{:7}  {}", gap.kind.as_str(), not_known(gap));
+                tell!("{:7}  {}", gap.kind.as_str(), not_known(gap));
             }
             for warning in &report.warnings {
-                println!("warning  {}", described(warning));
+                tell!("warning  {}", described(warning));
             }
             let some =
                 |count: u64, what: &str| if count == 0 { String::new() } else { format!(", {count} {what}") };
-            println!(
+            tell!(
                 "{}: {} commits, {} files, {} rows, {} bytes{}{}{}{}",
                 if report.is_ok() { "whole" } else { "NOT WHOLE" },
                 report.commits,

@@ -8,7 +8,7 @@ mod tables;
 use serde::Serialize;
 
 pub use server::server;
-pub use tables::{Sample, cascades, sample, tables};
+pub use tables::{Sample, cascades, publishing, sample, tables};
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -1,7 +1,6 @@
 //! Commits: files, then the log, then state. One at a time is on its way, while the next is gathered.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bygone_replication::Lsn;
@@ -148,15 +147,7 @@ impl Committer {
         if let Some(alone) = &self.alone {
             alone.deliver().await?;
         }
-        self.metrics.durable.store(durable.0, Ordering::Relaxed);
-        self.metrics.commit_seq.store(i64::try_from(appended.seq()).unwrap_or(i64::MAX), Ordering::Relaxed);
-        if let Some(known) = known {
-            self.metrics.known_until.store(known, Ordering::Relaxed);
-        }
-        self.metrics.committed(
-            files.iter().map(|file| (file.table.as_str(), file.rows, file.bytes)),
-            began.elapsed(),
-        );
+        self.metrics.committed(appended.seq(), durable, known, &files, began.elapsed());
         Ok(Durable { seq: appended.seq(), resume, passed: appended.passed().to_vec() })
     }
 }

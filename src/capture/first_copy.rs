@@ -219,11 +219,14 @@ impl Capture {
         said.events.extend(std::mem::take(&mut pipeline.follower.registry.new_events));
         pipeline.high_water = said.high_water;
         pipeline.server_time = said.server_time;
+        let began = Instant::now();
+        let (durable, known) = (said.axis.of_source(point), said.high_water);
         let mut log = pipeline.committer.log.lock().await;
         let seq = log.append(said.body(&files)).await?.seq();
         if let Some(alone) = &pipeline.committer.alone {
             alone.deliver().await?;
         }
+        pipeline.metrics.committed(seq, durable, known, &files, began.elapsed());
         numbers.start(seq + 1);
         let state = Arc::clone(&pipeline.committer.state);
         let installed = tokio::task::spawn_blocking(move || {

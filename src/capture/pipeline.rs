@@ -293,6 +293,13 @@ impl Pipeline {
         }
     }
 
+    /// The metrics are told where the history lacks nothing of what has come.
+    fn gauge_settled(&self, sent_at: i64) {
+        if !self.has_news() && self.pending.is_none() {
+            self.metrics.settled(self.axis.of_source(self.position), sent_at);
+        }
+    }
+
     /// Looks at the commit on its way.
     fn look(&mut self, feedback: &Feedback) -> Result<()> {
         let Some(pending) = &mut self.pending else { return Ok(()) };
@@ -420,6 +427,7 @@ impl Assembled for Pipeline {
         if self.has_news() && self.oldest.is_none() {
             self.oldest = Some(Instant::now());
         }
+        self.gauge_settled(transaction.sent_at);
         Ok(())
     }
 
@@ -435,6 +443,7 @@ impl Assembled for Pipeline {
         self.position = self.position.max(wal_end);
         self.metrics.received.store(self.axis.of_source(self.position).0, Ordering::Relaxed);
         self.server_time = self.server_time.max(Some(sent_at));
+        self.gauge_settled(sent_at);
         Ok(())
     }
 }

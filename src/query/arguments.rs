@@ -299,6 +299,7 @@ Examples:
   bygone sql --format csv < report.sql"))]
 pub(crate) struct Sql {
     /// The query, or several with semicolons between them. Without it they are read from standard input.
+    #[arg(allow_hyphen_values = true)]
     pub(crate) query: Option<String>,
     /// Answer for tables whose updates and deletes cannot be seen, too.
     #[arg(long)]

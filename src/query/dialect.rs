@@ -223,10 +223,10 @@ impl Dialect {
     }
 
     /// The parameter of a table function, as a moment.
-    pub(super) const fn parameter(self) -> &'static str {
+    pub(super) fn parameter(self, name: &str) -> String {
         match self {
-            Self::DuckDb => "cast(t as timestamptz)",
-            Self::Spark => "t",
+            Self::DuckDb => format!("cast({name} as timestamptz)"),
+            Self::Spark => name.to_owned(),
         }
     }
 
@@ -249,12 +249,12 @@ impl Dialect {
         }
     }
 
-    pub(super) fn table_function(self, name: &str, query: &str) -> String {
+    pub(super) fn table_function(self, name: &str, parameter: &str, query: &str) -> String {
         match self {
-            Self::DuckDb => format!("create or replace macro {name}(t) as table\n{query};"),
+            Self::DuckDb => format!("create or replace macro {name}({parameter}) as table\n{query};"),
             Self::Spark => {
                 format!(
-                    "create or replace temporary function {name}(t timestamp) returns table return\n{query};"
+                    "create or replace temporary function {name}({parameter} timestamp) returns table return\n{query};"
                 )
             }
         }

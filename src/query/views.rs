@@ -59,7 +59,7 @@ pub(super) async fn views(arguments: &Views) -> Result<()> {
         )));
     }
     let all = archive.tables()?;
-    let names = relation_names(&all)?;
+    let names = relation_names(&all);
     let wanted: Vec<String> = arguments
         .tables
         .iter()
@@ -87,35 +87,36 @@ pub(super) async fn views(arguments: &Views) -> Result<()> {
     print(&sql)
 }
 
-/// The suffixes of the three relations of a table.
+/// The suffixes of a table's relations.
 const SUFFIXES: [&str; 4] = ["", "_history", "_as_of", "_files"];
 
-/// What each table's relations are called: its bare name, or schema and name where another table's relations are
-/// called so. Engines do not tell upper from lower case.
-pub(super) fn relation_names(tables: &[TableHistory]) -> Result<BTreeMap<String, String>> {
-    let taken_by = |name: &str| -> BTreeSet<String> {
-        SUFFIXES.iter().map(|suffix| format!("{name}{suffix}").to_lowercase()).collect()
+/// What each table's relations are called: its bare name; schema and name where a table of another schema has that name, or
+/// another table's relations are called so; and a number behind where that is taken, too. Engines do not tell upper from
+/// lower case.
+pub(super) fn relation_names(tables: &[TableHistory]) -> BTreeMap<String, String> {
+    let relations = |name: &str| SUFFIXES.map(|suffix| format!("{name}{suffix}").to_lowercase());
+    let is_shared = |table: &TableHistory| {
+        let same = |other: &&TableHistory| other.name.name.to_lowercase() == table.name.name.to_lowercase();
+        tables.iter().filter(same).count() > 1
     };
+    let mut taken: BTreeSet<String> = BTreeSet::new();
     let mut names: BTreeMap<String, String> = BTreeMap::new();
-    for table in tables {
+    // `orders` comes before `orders_history`, and keeps its name.
+    let mut in_order: Vec<&TableHistory> = tables.iter().collect();
+    in_order.sort_by_key(|table| (table.name.name.len(), &table.log_name));
+    for table in in_order {
         let bare = &table.name.name;
-        let clash = tables.iter().any(|other| {
-            other.log_name != table.log_name && !taken_by(bare).is_disjoint(&taken_by(&other.name.name))
-        });
-        let name = if clash { format!("{}_{bare}", table.name.schema) } else { bare.clone() };
-        names.insert(table.log_name.clone(), name);
-    }
-    for (table, name) in &names {
-        let other = names
-            .iter()
-            .find(|(other, taken)| *other != table && !taken_by(name).is_disjoint(&taken_by(taken)));
-        if let Some((other, _)) = other {
-            return Err(Error::other(format!(
-                "the views of {table} and {other} would share a name; print them one by one with --table"
-            )));
+        let long = format!("{}_{bare}", table.name.schema);
+        let first = (!is_shared(table)).then(|| bare.clone());
+        let numbered = (2..).map(|number| format!("{long}_{number}"));
+        let mut candidates = first.into_iter().chain([long.clone()]).chain(numbered);
+        let is_free = |name: &String| relations(name).iter().all(|relation| !taken.contains(relation));
+        if let Some(name) = candidates.find(is_free) {
+            taken.extend(relations(&name));
+            names.insert(table.log_name.clone(), name);
         }
     }
-    Ok(names)
+    names
 }
 
 /// A column of the views.
@@ -140,12 +141,12 @@ struct Read {
 }
 
 impl Read {
-    /// As of now, or of `t`.
-    fn expression(&self, dialect: Dialect, as_of: bool) -> String {
+    /// As of now, or of a moment.
+    fn expression(&self, dialect: Dialect, as_of: Option<&str>) -> String {
         let Some((version, literal, since)) = &self.missing else { return self.value.clone() };
-        let since = since.filter(|_| as_of);
-        let since = since.map_or_else(String::new, |since| {
-            format!(" and {} >= {}", dialect.parameter(), dialect.instant(since))
+        let since = as_of.zip(*since);
+        let since = since.map_or_else(String::new, |(moment, since)| {
+            format!(" and {moment} >= {}", dialect.instant(since))
         });
         format!("case when _schema < {version}{since} then {literal} else {} end", self.value)
     }
@@ -219,6 +220,7 @@ impl Slabs {
         dialect: Dialect,
         name: &str,
         columns: &[String],
+        t: &str,
         bound: &str,
     ) -> (String, Vec<String>, Vec<String>) {
         let (mut before, mut in_slabs, mut newest) = (String::new(), Vec::new(), Vec::new());
@@ -237,7 +239,6 @@ impl Slabs {
             .since
             .as_ref()
             .map(|(files, values)| (source("_files_since".to_owned(), files, false), values));
-        let t = dialect.parameter();
         let micros = dialect.micros(t);
         for (at, (files, values)) in self.files.iter().enumerate() {
             let source = source(format!("_files_slabs_{at}"), files, true);
@@ -277,6 +278,8 @@ struct Relations {
     title: String,
     files: Vec<String>,
     columns: Vec<Column>,
+    /// What the function's parameter is called: `t`, unless a column is.
+    parameter: String,
     slabs: Option<Slabs>,
     from: Option<Timestamp>,
     until: Option<Timestamp>,
@@ -324,12 +327,19 @@ impl Relations {
         let names: Vec<&str> =
             columns.iter().filter(|column| column.live).map(|column| column.name.as_str()).collect();
         let slabs = Slabs::new(archive, table, &names, dialect, location).await?;
+        let mut parameter = "t".to_owned();
+        let physical = columns_ever(table).into_iter().map(|(_, column, _)| column.physical.to_lowercase());
+        used.extend(physical);
+        while used.contains(&parameter) {
+            parameter.insert(0, '_');
+        }
         Ok(Self {
             dialect,
             name: name.to_owned(),
             title: table.log_name.replace(['\n', '\r'], " "),
             files: table.files.iter().map(|file| dialect.address(location, &file.add.path)).collect(),
             columns,
+            parameter,
             slabs,
             from,
             until: archive.known_until().1,
@@ -342,7 +352,8 @@ impl Relations {
         let quoted = |suffix: &str| dialect.identifier(&format!("{}{suffix}", self.name));
         let (now, history, as_of) = (quoted(""), quoted("_history"), quoted("_as_of"));
         let live: Vec<&Column> = self.columns.iter().filter(|column| column.live).collect();
-        let list = |as_of: bool| {
+        let t = &dialect.parameter(&self.parameter);
+        let list = |as_of: Option<&str>| {
             let columns = live.iter().map(|column| {
                 format!("{} as {}", column.read.expression(dialect, as_of), dialect.identifier(&column.name))
             });
@@ -376,17 +387,17 @@ impl Relations {
             });
             format!("select {}\nwhere {bound} is null", nulls.collect::<Vec<_>>().join(", "))
         };
-        let (mut before, mut now_is) = (before, format!("select {}\n{}", list(false), last("")));
+        let (mut before, mut now_is) = (before, format!("select {}\n{}", list(None), last("")));
         let then = match &self.slabs {
             _ if self.files.is_empty() => ask(),
-            None => format!("select {}\n{}", list(true), last(&format!(" where _valid_from <= {bound}"))),
+            None => format!("select {}\n{}", list(Some(t)), last(&format!(" where _valid_from <= {bound}"))),
             Some(slabs) => {
                 let columns: Vec<String> =
                     live.iter().map(|column| dialect.identifier(&column.name)).collect();
-                let (sources, in_slabs, newest) = slabs.branches(dialect, &self.name, &columns, &bound);
+                let (sources, in_slabs, newest) = slabs.branches(dialect, &self.name, &columns, t, &bound);
                 before.push_str(&sources);
                 let since = format!(" and {bound} >= {}", dialect.instant(slabs.ends));
-                let until = format!(" and _valid_from <= {}", dialect.parameter());
+                let until = format!(" and _valid_from <= {t}");
                 let rows = |branches: Vec<String>| branches.join("\nunion all\n");
                 let newest = |since: &str, until: &str| {
                     newest
@@ -394,9 +405,9 @@ impl Relations {
                         .map(|branch| branch.replace(SINCE, since).replace(UNTIL, until))
                         .collect::<Vec<_>>()
                 };
-                now_is = format!("select {}\nfrom (\n{}\n) as known", list(false), rows(newest("", "")));
+                now_is = format!("select {}\nfrom (\n{}\n) as known", list(None), rows(newest("", "")));
                 let all = [in_slabs, newest(&since, &until)].concat();
-                format!("select {}\nfrom (\n{}\n) as known\nunion all\n{}", list(true), rows(all), ask())
+                format!("select {}\nfrom (\n{}\n) as known\nunion all\n{}", list(Some(t)), rows(all), ask())
             }
         };
         format!(
@@ -405,13 +416,13 @@ impl Relations {
             dialect.create_view(),
             all.join(",\n    "),
             dialect.create_view(),
-            dialect.table_function(&as_of, &then)
+            dialect.table_function(&as_of, &self.parameter, &then)
         )
     }
 
-    /// `t`, which must lie where the table is known: an answer without rows would be a wrong one [50].
+    /// The parameter, which must lie where the table is known: an answer without rows would be a wrong one [50].
     fn bound(&self) -> String {
-        let t = self.dialect.parameter();
+        let t = self.dialect.parameter(&self.parameter);
         let mut cases = String::new();
         for (limit, operator, said) in
             [(self.from, "<", "its history begins at"), (self.until, ">", "these views know until")]
@@ -430,7 +441,7 @@ impl Relations {
             let to = to.map_or_else(String::new, |to| format!(" and {t} < {}", self.dialect.instant(to)));
             cases.push_str(&format!(" when {t} >= {from}{to} then {error}"));
         }
-        if cases.is_empty() { t.to_owned() } else { format!("case{cases} else {t} end") }
+        if cases.is_empty() { t } else { format!("case{cases} else {t} end") }
     }
 }
 

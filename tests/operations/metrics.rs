@@ -64,7 +64,7 @@ fn a_capture_shows_metrics_that_are_those_of_the_docs_the_dashboard_and_the_aler
         line.rsplit(' ').next()?.parse::<f64>().ok()
     };
     let facts = "bygone_facts_total{table=\"public.\\\"or\\\"\\\"ders\\\"\"}";
-    let counted = eventually(Duration::from_secs(30), || value(facts) == Some(8.0));
+    let counted = eventually(Duration::from_secs(30), || value(facts) == Some(10.0));
     assert!(counted, "{:?}", get(port, "/metrics"));
     assert_eq!(value("bygone_transactions_total"), Some(2.0));
     assert_eq!(value("bygone_transactions_without_actor_total"), Some(1.0));
@@ -95,7 +95,7 @@ fn a_capture_shows_metrics_that_are_those_of_the_docs_the_dashboard_and_the_aler
         assert!(used.len() >= 5 && used.is_subset(&live), "{path}: {:?}", used.difference(&live));
     }
     let status: Value = serde_json::from_str(&get(port, "/status").unwrap().1).unwrap();
-    assert_eq!(status["bygone_facts_total"]["public.\"or\"\"ders\""], 8.0, "{status}");
+    assert_eq!(status["bygone_facts_total"]["public.\"or\"\"ders\""], 10.0, "{status}");
     assert_eq!(status["bygone_streaming"], 1.0);
     assert_eq!(get(port, "/healthz").unwrap().0, 200);
     assert_eq!(get(port, "/nothing").unwrap().0, 404);

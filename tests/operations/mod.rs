@@ -6,4 +6,5 @@ mod doctor;
 mod live;
 mod manual;
 mod metrics;
+mod output;
 mod status;

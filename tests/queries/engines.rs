@@ -237,6 +237,35 @@ select a, b, note from notes order by a;\n",
 }
 
 #[test]
+fn tables_and_columns_with_names_that_the_views_use_are_read_all_the_same() {
+    let shop = Shop::with(
+        "create table orders (id int primary key, t text, _t int); insert into orders values (1, 'a', 2);
+         create table orders_history (id int primary key); insert into orders_history values (7);
+         create table \"Bills\" (id int primary key); insert into \"Bills\" values (8), (9);
+         create table bills (id int primary key)",
+    );
+    // Behind the first copy, and what is known ends with the last transaction.
+    let (_, at) = shop.save("orders", "m");
+    shop.server.run("insert into bills values (3)");
+    let mut shop = shop;
+    shop.capture();
+    let rows = duckdb(
+        &shop.ask(&["views", "duckdb"]),
+        &format!(
+            "select t, _t, _version from orders_as_of('{at}') join orders_history using (id, t, _t);
+select id from public_orders_history;
+select id, _version from public_orders_history_history;
+select count(*) from \"public_Bills\";
+select id from public_bills_2;\n"
+        ),
+    );
+    assert_eq!(Value::from(rows), serde_json::json!([["a", 2, 1], [7], [7, 1], [2], [3]]));
+    assert_eq!(shop.json(&["sql", "select id from \"public_Bills_as_of\"('now') order by id"]).len(), 2);
+    // Names with their schemas are each table's own.
+    assert_eq!(shop.json(&["sql", "select * from public.bills"]), [serde_json::json!({"id": 3})]);
+}
+
+#[test]
 fn fifty_moments_under_load_read_as_the_source_had_them() {
     let mut shop = Shop::with(
         "create table orders (id int primary key, customer text, total numeric(12,2), tags text[]);

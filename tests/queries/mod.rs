@@ -133,7 +133,7 @@ const WIDE: &str = r#"
         id int primary key, flag boolean, small smallint, big bigint, money numeric(38,10), free numeric, single real,
         dbl float8, word varchar(20), padded char(5), any_text text, label mood, domained short, bytes bytea, day date,
         at timestamp, atz timestamptz, clock time, span interval, unique_id uuid, document json, binary_document jsonb,
-        ints int[], texts text[], floats float8[], times timestamptz[], ragged int[], net inet, period tstzrange, bits bit(3), gone text);
+        ints int[], texts text[], floats float8[], times timestamptz[], ragged int[], net inet, period tstzrange, bits bit(3), gone text, t timestamptz default '2026-01-01');
     insert into wide values
         (1, true, -32768, 9223372036854775807, 'nan', 'Infinity', '1e-40', 5e-324, 'a,"b"', 'ab', E'line\nbreak\ttab', 'ok', 'five5',
          '\x00ff', 'infinity', '-infinity', 'infinity', '24:00', '1 mon -2 days 03:00', 'A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11',

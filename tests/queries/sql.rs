@@ -229,6 +229,18 @@ fn what_cannot_be_answered_is_refused_with_a_remedy() {
 }
 
 #[test]
+fn lists_and_maps_are_looked_into_and_a_query_may_begin_with_a_remark() {
+    let shop = Shop::orders();
+    let query = "-- what changed\nselect id, _changed[1] as first, array_has(_changed, 'total') as total from orders_history \
+                 where _op = 'update' order by id";
+    let rows = shop.json(&["sql", query]);
+    assert_eq!(
+        Value::from(rows),
+        json!([{"id": 1, "first": "total", "total": true}, {"id": 2, "first": "customer", "total": true}])
+    );
+}
+
+#[test]
 fn standard_input_is_a_script() {
     let shop = Shop::orders();
     let run = |text: &str| {

@@ -169,6 +169,11 @@ fn a_table_without_an_identity_keeps_working_and_its_inserts_are_kept() {
     let expected = [["snapshot", "1", "old"], ["insert", "1", "new"]];
     assert_eq!(facts, expected.map(|fact| fact.map(|text| Some(text.to_owned())).to_vec()));
     assert_eq!(history.events("updates_unseen").len(), 1, "readers are not told what they cannot see");
+    // A comparison of one moment, whatever it finds, is no sight of what comes after it.
+    bygone.start("");
+    bygone.ask(&["reconcile", "notes", "--source", &server.url()]).refused(&["public.notes"]);
+    bygone.terminate(rustix::process::Signal::TERM, std::time::Duration::from_secs(20));
+    bygone.ask(&["as-of", "notes", "--at", "now"]).refused(&["--inexact"]);
 }
 
 #[test]

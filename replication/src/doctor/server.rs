@@ -162,8 +162,9 @@ fn own_slot(name: &str, slot: Option<&Slot>, database: &str) -> Vec<Check> {
             Check::problem(
                 "slot",
                 format!(
-                    "{name:?} is a slot of something else (plugin {:?}, database {:?})",
-                    slot.plugin, slot.database
+                    "{name:?} is a slot of something else (plugin {}, database {})",
+                    slot.plugin.as_deref().unwrap_or("none"),
+                    slot.database.as_deref().unwrap_or("none")
                 ),
             )
             .fix("give the capture another --name"),

@@ -9,6 +9,7 @@ use tokio_postgres::types::Type;
 
 use super::Check;
 use crate::catalog::{CatalogError, Loaded, RoleRights, TableRights, get};
+use crate::publication::{self, Names};
 use crate::table::{ReplicaIdentity, Table, TableKind, TableName, quote_identifier};
 
 /// Names in one message: the rest is counted.
@@ -43,9 +44,6 @@ pub fn tables(version: u32, loaded: &Loaded, role: &RoleRights, rights: &[TableR
     checks.extend(identities(loaded));
     checks.extend(readable(loaded, role, rights));
     checks.extend(generated(version, loaded));
-    if role.superuser || role.create_in_database {
-        checks.push(Check::ok("publications", format!("role {:?} may make them", role.role)));
-    }
     checks
 }
 
@@ -114,9 +112,6 @@ fn readable(loaded: &Loaded, role: &RoleRights, rights: &[TableRights]) -> Vec<C
             .fix(format!("alter role {name} bypassrls; -- as a superuser")),
         );
     }
-    let unowned: Vec<&Table> = physical()
-        .filter(|table| rights.iter().any(|right| right.oid == table.oid && !right.owner))
-        .collect();
     if !role.superuser && !role.create_in_database {
         checks.push(
             Check::problem(
@@ -125,15 +120,6 @@ fn readable(loaded: &Loaded, role: &RoleRights, rights: &[TableRights]) -> Vec<C
             )
             .fix(format!("grant create on database … to {name}; -- or make them, and give --publication")),
         );
-    } else if !role.superuser && !unowned.is_empty() {
-        checks.push(Check::warning(
-            "publications",
-            format!(
-                "role {:?} does not own {}, and only owners publish tables: bygone run prints the statements for a DBA",
-                role.role,
-                some(unowned.iter().map(|table| &table.name))
-            ),
-        ));
     }
     checks
 }
@@ -160,6 +146,41 @@ fn generated(version: u32, loaded: &Loaded) -> Vec<Check> {
         some(names.iter())
     );
     vec![Check::warning("generated_columns", message)]
+}
+
+/// Whether the role can publish what the capture's publications lack.
+///
+/// # Errors
+/// Where the server does not answer.
+pub async fn publishing(
+    client: &Client,
+    names: &Names,
+    loaded: &Loaded,
+    role: &RoleRights,
+    rights: &[TableRights],
+) -> Result<Vec<Check>, CatalogError> {
+    // That the role may not make any is another finding.
+    if !role.superuser && !role.create_in_database {
+        return Ok(Vec::new());
+    }
+    let unowned: Vec<&Table> = loaded
+        .tables
+        .iter()
+        .filter(|table| table.kind != TableKind::Partitioned)
+        .filter(|table| rights.iter().any(|right| right.oid == table.oid && !right.owner))
+        .collect();
+    // One that is in the way has a finding of its own, too.
+    let missing = publication::missing(client, names, &loaded.tables).await.unwrap_or_default();
+    if role.superuser || unowned.is_empty() || missing.is_empty() {
+        return Ok(vec![Check::ok("publications", format!("role {:?} may make them", role.role))]);
+    }
+    let message = format!(
+        "role {:?} does not own {}, and only owners publish tables",
+        role.role,
+        some(unowned.iter().map(|table| &table.name))
+    );
+    let fix = format!("{} -- as the owner of the tables, or a superuser", missing.join(" "));
+    Ok(vec![Check::problem("publications", message).fix(fix)])
 }
 
 /// Rows that disappear or change by a foreign key's action, in tables that are not captured.

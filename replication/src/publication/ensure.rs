@@ -56,6 +56,23 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// The publication that was made.
+    fn made(&self) -> Option<&str> {
+        match self {
+            Self::Created { publication } => Some(publication),
+            Self::Added { .. } | Self::Moved { .. } => None,
+        }
+    }
+}
+
+/// What is missing.
+struct Plan {
+    steps: Vec<Step>,
+    /// Tables that are listed though they are not wanted.
+    unwanted: Vec<TableMember>,
+}
+
 /// A statement still to be run, and what it changes.
 struct Step {
     sql: String,
@@ -78,6 +95,63 @@ pub async fn ensure(
     all: &[&Table],
     insert_only: &[&Table],
 ) -> Result<Ensured, CatalogError> {
+    let Plan { steps, unwanted } = plan(client, names, all, insert_only).await?;
+    let mut ensured = Ensured { unwanted, ..Ensured::default() };
+    let doing = "preparing the publications";
+    let statements: Vec<String> = steps.iter().map(|step| format!("{};", step.sql)).collect();
+    if !steps.is_empty() && in_recovery(client, doing).await? {
+        return Err(on_the_primary(doing, "start again once the standby has replayed it", &statements));
+    }
+    for step in steps {
+        // One message, so the server runs both in one transaction and nothing of the setting stays behind.
+        let sql = format!("set local lock_timeout = {}; {}", LOCK_TIMEOUT.as_millis(), step.sql);
+        if let Err(error) = client.batch_execute(&sql).await {
+            let error = CatalogError::from_postgres(doing)(error);
+            return Err(match error.kind() {
+                ErrorKind::Rights => {
+                    // Ours would be in the way: its owner alone could add to it.
+                    for made in ensured.changes.iter().filter_map(Change::made) {
+                        let dropped = client.batch_execute(&drop_statement(made)).await;
+                        dropped.map_err(CatalogError::from_postgres(doing))?;
+                    }
+                    let again = ensured.changes.iter().any(|change| change.made().is_some());
+                    let done = if again { 0 } else { ensured.statements.len() };
+                    let left = statements.get(done..).unwrap_or_default();
+                    error.with_remedy(&format!(
+                        "as the owner of the tables with CREATE on the database, or as a superuser, run:\n{}",
+                        left.join("\n")
+                    ))
+                }
+                ErrorKind::Busy => error.with_remedy(&format!(
+                    "somebody holds a lock on one of the tables of: {} (a long ALTER TABLE or VACUUM); start again when it is over",
+                    step.sql
+                )),
+                _ => error,
+            });
+        }
+        ensured.changes.extend(step.changes);
+        ensured.statements.push(step.sql);
+    }
+    Ok(ensured)
+}
+
+/// The statements that [`ensure`] would run for tables, all of which it captures.
+///
+/// # Errors
+/// As there, but for what running them may give.
+pub async fn missing(client: &Client, names: &Names, tables: &[Table]) -> Result<Vec<String>, CatalogError> {
+    let (insert_only, all): (Vec<&Table>, Vec<&Table>) =
+        tables.iter().partition(|table| super::is_insert_only(table));
+    let Plan { steps, .. } = plan(client, names, &all, &insert_only).await?;
+    Ok(steps.into_iter().map(|step| format!("{};", step.sql)).collect())
+}
+
+async fn plan(
+    client: &Client,
+    names: &Names,
+    all: &[&Table],
+    insert_only: &[&Table],
+) -> Result<Plan, CatalogError> {
     let version = server_version(client).await?;
     let state = inspect(client, &names.both()).await?;
     let wanted =
@@ -107,38 +181,7 @@ pub async fn ensure(
     let known: BTreeSet<u32> = all.iter().chain(insert_only).map(|table| table.oid).collect();
     let members = state.publications.iter().flat_map(|publication| &publication.tables);
     let unwanted = members.filter(|member| !known.contains(&member.oid)).cloned().collect();
-    let mut ensured = Ensured { unwanted, ..Ensured::default() };
-    let doing = "preparing the publications";
-    if !steps.is_empty() && in_recovery(client, doing).await? {
-        let statements: Vec<String> = steps.iter().map(|step| format!("{};", step.sql)).collect();
-        return Err(on_the_primary(doing, "start again once the standby has replayed it", &statements));
-    }
-    let mut steps = steps.into_iter();
-    while let Some(step) = steps.next() {
-        // One message, so the server runs both in one transaction and nothing of the setting stays behind.
-        let sql = format!("set local lock_timeout = {}; {}", LOCK_TIMEOUT.as_millis(), step.sql);
-        if let Err(error) = client.batch_execute(&sql).await {
-            let error = CatalogError::from_postgres(doing)(error);
-            return Err(match error.kind() {
-                ErrorKind::Rights => {
-                    let rest: Vec<String> =
-                        std::iter::once(step).chain(steps).map(|step| format!("{};", step.sql)).collect();
-                    error.with_remedy(&format!(
-                        "as the owner of the tables with CREATE on the database, or as a superuser, run:\n{}",
-                        rest.join("\n")
-                    ))
-                }
-                ErrorKind::Busy => error.with_remedy(&format!(
-                    "somebody holds a lock on one of the tables of: {} (a long ALTER TABLE or VACUUM); start again when it is over",
-                    step.sql
-                )),
-                _ => error,
-            });
-        }
-        ensured.changes.extend(step.changes);
-        ensured.statements.push(step.sql);
-    }
-    Ok(ensured)
+    Ok(Plan { steps, unwanted })
 }
 
 /// Publications are the primary's alone to make and to drop.
@@ -254,6 +297,10 @@ fn check_own(publication: &Publication, operations: Operations) -> Result<(), Ca
     Ok(())
 }
 
+fn drop_statement(publication: &str) -> String {
+    format!("drop publication if exists {}", quote_identifier(publication))
+}
+
 /// Drops the capture's publications where they exist; returns the statements that were run.
 ///
 /// # Errors
@@ -261,11 +308,8 @@ fn check_own(publication: &Publication, operations: Operations) -> Result<(), Ca
 pub async fn drop(client: &Client, names: &Names) -> Result<Vec<String>, CatalogError> {
     let state = inspect(client, &names.both()).await?;
     let mut statements: Vec<String> = Vec::new();
-    let all: Vec<String> = state
-        .publications
-        .iter()
-        .map(|publication| format!("drop publication if exists {}", quote_identifier(&publication.name)))
-        .collect();
+    let all: Vec<String> =
+        state.publications.iter().map(|publication| drop_statement(&publication.name)).collect();
     let doing = "dropping the publications";
     if !all.is_empty() && in_recovery(client, doing).await? {
         let statements: Vec<String> = all.iter().map(|sql| format!("{sql};")).collect();

@@ -8,7 +8,7 @@ use bygone_replication::table::TableName;
 use super::archive::{overlaps, unknown_table};
 use super::{Archive, Cut};
 use crate::error::{Error, ErrorKind, Result};
-use crate::log::{Event, EventKind, EventLsn, LiveFile, SchemaVersion, parse_table_text};
+use crate::log::{Event, EventKind, EventLsn, LiveFile, SchemaVersion, VERIFIED, parse_table_text};
 use crate::schema::{SchemaColumn, TableSchema};
 
 /// One version of a table's columns.
@@ -142,7 +142,10 @@ fn unseen(events: &[&Event]) -> Vec<(Lsn, Option<Lsn>)> {
                 unseen.push((event.lsn.map_or(Lsn::ZERO, EventLsn::earliest), None));
             }
             (EventKind::Reconcile, Some((_, to)))
-                if !event.detail.contains_key("updates_unseen") && !event.detail.contains_key("leaf") =>
+                if !event.detail.contains_key("updates_unseen")
+                    && !event.detail.contains_key("leaf")
+                    // What `bygone reconcile` found is of one moment, and changes nothing of what is seen after it.
+                    && !event.detail.contains_key(VERIFIED) =>
             {
                 *to = event.lsn.map(EventLsn::latest);
             }

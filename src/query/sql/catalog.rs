@@ -18,6 +18,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::scalar::ScalarValue;
 
 use bygone_replication::Lsn;
+use bygone_replication::table::quote_identifier;
 use bygone_sink::read::{Archive, Cut, TableHistory};
 use bygone_sink::timestamp::Timestamp;
 
@@ -45,7 +46,7 @@ pub(super) struct Catalog {
 impl Catalog {
     pub(super) fn of(archive: Archive, inexact: bool) -> Result<Self> {
         let tables = archive.tables()?;
-        let names = relation_names(&tables)?;
+        let names = relation_names(&tables);
         Ok(Self {
             archive: Arc::new(archive),
             tables: tables.into_iter().map(Arc::new).collect(),
@@ -88,9 +89,15 @@ impl Catalog {
                 relations.push((SCHEMA, format!("{name}{suffix}"), Arc::clone(&relation)));
                 relations.push((&table.name.schema, own, relation));
             }
-            let function =
-                AsOf { archive: Arc::clone(&self.archive), table: Arc::clone(table), inexact: self.inexact };
-            context.register_udtf(&format!("{name}_as_of"), Arc::new(function));
+            let function: Arc<dyn TableFunctionImpl> = Arc::new(AsOf {
+                archive: Arc::clone(&self.archive),
+                table: Arc::clone(table),
+                inexact: self.inexact,
+            });
+            // DataFusion looks for a function by its name as it was written, quotes and all.
+            let name = format!("{name}_as_of");
+            context.register_udtf(&quote_identifier(&name), Arc::clone(&function));
+            context.register_udtf(&name, function);
         }
         let mut taken: BTreeSet<(&str, String)> = BTreeSet::new();
         for (schema, name, relation) in relations {

@@ -21,6 +21,7 @@ use super::arguments::Sql;
 use super::{lookup, open};
 use crate::cli::Format;
 use crate::error::{Error, Result};
+use crate::screen::tell;
 use statements::Statements;
 
 const PROMPT: &str = "bygone> ";
@@ -99,7 +100,7 @@ impl Session {
                 "exit" | "quit" if !statements.is_open() => return Ok(()),
                 "\\d" | "\\dt" => {
                     for name in &self.names {
-                        println!("{name}");
+                        tell!("{name}");
                     }
                     continue;
                 }
