@@ -321,4 +321,8 @@ fn generated_columns_are_kept_where_they_are_sent_and_never_null_by_guess(server
     let answer = bygone.ask(&["as-of", "public.invoices", "--at", "now"]).well();
     let unknown = if sends_stored { "ghost" } else { "gross" };
     assert!(answer.stderr.contains(&format!("{unknown} is not known")), "{}", answer.stderr);
+    // And it is no difference to the source.
+    bygone.start("");
+    bygone.ask(&["reconcile", "--source", &server.url()]).well();
+    bygone.terminate(rustix::process::Signal::TERM, Duration::from_secs(20));
 }

@@ -157,7 +157,7 @@ impl Versioner {
         changed.clear();
         if let Some(prior) = &prior {
             differences(table.schema.kinds(), &prior.row, &row, changed)?;
-            without_unknown(&table.schema, &row, changed)?;
+            without_unknown(&table.schema, &prior.row, &row, changed)?;
             let same = changed.is_empty() || unwatched(&table.schema, changed);
             if prior.live && same && prior.leaf == leaf {
                 return Ok(());
@@ -354,16 +354,21 @@ fn with_key(schema: &TableSchema, key: &[i16]) -> TableSchema {
     )
 }
 
-/// What the observed row does not know is no difference.
-fn without_unknown(schema: &TableSchema, row: &[u8], changed: &mut Vec<u16>) -> Result<()> {
+/// What the observed row does not know is no difference; nor is a generated column that the prior one does not: the server
+/// had not sent it.
+fn without_unknown(schema: &TableSchema, prior: &[u8], row: &[u8], changed: &mut Vec<u16>) -> Result<()> {
     if changed.is_empty() {
         return Ok(());
     }
-    let statuses: Vec<Status> = Row::new(row, schema.kinds())
-        .fields()
-        .map(|field| field.map(|field| field.status))
-        .collect::<std::result::Result<_, _>>()
-        .map_err(damaged_row)?;
-    changed.retain(|at| statuses.get(usize::from(*at)).is_some_and(|status| *status != Status::Unknown));
+    let known = |row: &[u8]| {
+        let fields = Row::new(row, schema.kinds()).fields();
+        let known = fields.map(|field| field.map(|field| field.status != Status::Unknown));
+        known.collect::<std::result::Result<Vec<bool>, _>>().map_err(damaged_row)
+    };
+    let (before, now) = (known(prior)?, known(row)?);
+    let is = |known: &[bool], at: u16| known.get(usize::from(at)).is_some_and(|known| *known);
+    let is_generated =
+        |at: u16| schema.columns.get(usize::from(at)).is_some_and(|column| column.column.generated.is_some());
+    changed.retain(|at| is(&now, *at) && (is(&before, *at) || !is_generated(*at)));
     Ok(())
 }
