@@ -19,7 +19,7 @@ use tokio_postgres::Client;
 use crate::cli::{Doctor, Format};
 use crate::error::{Error, Result};
 use crate::query::sheet::{Cell, Sheet, left};
-use crate::screen::tell;
+use crate::screen::{print_wrapped, tell};
 
 /// Measured: what a first copy makes of a byte of table, in Parquet and in state. See docs/performance.md.
 const PARQUET_PER_BYTE: f64 = 0.35;
@@ -312,7 +312,10 @@ fn print(format: Format, checks: &[Check]) -> Result<()> {
         return Ok(());
     }
     for check in checks {
-        tell!("{:8} {}: {}", check.level.as_str(), check.check, check.message);
+        print_wrapped(
+            &format!("{:8} ", check.level.as_str()),
+            &format!("{}: {}", check.check, check.message),
+        );
         if let Some(fix) = &check.fix {
             tell!("         fix: {fix}");
         }

@@ -6,6 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::{MultiProgress, ProgressBar};
 
+use crate::query::sheet::terminal_width;
+
+/// `println!` that survives a closed pipe.
+macro_rules! tell {
+    ($($text:tt)*) => { $crate::screen::print_line(format_args!($($text)*)) };
+}
+pub(crate) use tell;
+
 static BARS: OnceLock<MultiProgress> = OnceLock::new();
 /// Nobody wants to see bars.
 static QUIET: AtomicBool = AtomicBool::new(false);
@@ -27,11 +35,32 @@ pub(crate) fn print_line(line: std::fmt::Arguments<'_>) {
     }
 }
 
-/// `println!` that survives a closed pipe.
-macro_rules! tell {
-    ($($text:tt)*) => { $crate::screen::print_line(format_args!($($text)*)) };
+/// Prints a line of a result behind a heading, at words' ends within the terminal, if it is one.
+pub(crate) fn print_wrapped(heading: &str, text: &str) {
+    let indent = heading.chars().count();
+    let width = terminal_width();
+    // For a program a line is a line.
+    if !io::stdout().is_terminal() || width < indent + 20 {
+        return tell!("{heading}{text}");
+    }
+    let mut line = heading.to_owned();
+    let mut used = indent;
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        if used > indent && used + 1 + length > width {
+            tell!("{line}");
+            line = " ".repeat(indent);
+            used = indent;
+        }
+        if used > indent {
+            line.push(' ');
+            used += 1;
+        }
+        line.push_str(word);
+        used += length;
+    }
+    tell!("{line}");
 }
-pub(crate) use tell;
 
 /// No bars from now on: lines are for a program, or hardly any are wanted.
 pub(crate) fn be_quiet() {

@@ -15,7 +15,7 @@ use crate::cli::{Format, Status};
 use crate::error::{Error, Result};
 use crate::query::inventory::open_archive;
 use crate::query::sheet::{Cell, Sheet, left, right};
-use crate::screen::tell;
+use crate::screen::{print_wrapped, tell};
 
 /// All that is known.
 #[derive(Debug, Serialize)]
@@ -279,7 +279,7 @@ fn print(format: Format, report: &Report) -> Result<()> {
     if format == Format::Csv {
         return tables(format, report);
     }
-    let line = |name: &str, text: &str| tell!("{name:12} {text}");
+    let line = |name: &str, text: &str| print_wrapped(&format!("{name:12} "), text);
     line("health", if report.healthy { "healthy" } else { "NOT HEALTHY" });
     for problem in &report.problems {
         line("", problem);

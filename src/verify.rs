@@ -8,7 +8,7 @@ use bygone_sink::verify;
 
 use crate::cli::{Format, Verify};
 use crate::error::{Error, Result};
-use crate::screen::tell;
+use crate::screen::{print_wrapped, tell};
 
 /// Recomputes the chain and every file's hash, and prints what is wrong.
 pub(crate) async fn verify(arguments: &Verify) -> Result<ExitCode> {
@@ -40,19 +40,18 @@ pub(crate) async fn verify(arguments: &Verify) -> Result<ExitCode> {
         }
         Format::Table => {
             for problem in &report.problems {
-                tell!("PROBLEM  {}", described(problem));
+                print_wrapped("PROBLEM  ", &described(problem));
             }
             for gap in &report.gaps {
-                tell!("{:7}  {}", gap.kind.as_str(), not_known(gap));
+                print_wrapped(&format!("{:7}  ", gap.kind.as_str()), &not_known(gap));
             }
             for warning in &report.warnings {
-                tell!("warning  {}", described(warning));
+                print_wrapped("warning  ", &described(warning));
             }
             let some =
                 |count: u64, what: &str| if count == 0 { String::new() } else { format!(", {count} {what}") };
-            tell!(
-                "{}: {} commits, {} files, {} rows, {} bytes{}{}{}{}",
-                if report.is_ok() { "whole" } else { "NOT WHOLE" },
+            let counts = format!(
+                "{} commits, {} files, {} rows, {} bytes{}{}{}{}",
                 report.commits,
                 report.files,
                 report.rows,
@@ -65,6 +64,8 @@ pub(crate) async fn verify(arguments: &Verify) -> Result<ExitCode> {
                     .as_ref()
                     .map_or_else(String::new, |head| format!("; head {} {}", head.seq, head.sha256)),
             );
+            let verdict = if report.is_ok() { "whole: " } else { "NOT WHOLE: " };
+            print_wrapped(verdict, &counts);
         }
     }
     Ok(if report.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
