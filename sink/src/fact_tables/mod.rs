@@ -5,17 +5,20 @@
 //! fences out a second follower, and a crash at any point leaves a whole number of commits. A target that is down holds
 //! nothing back; it catches up later.
 //!
-//! Values travel as text, by `COPY`: that is what facts keep of every type exactly, whatever server the target is, and the target's
-//! own input functions make the column's type of it.
+//! Values travel by `COPY`: in its binary format where bygone knows the binary form of every column's type on the target, else as text, which is
+//! what facts keep of every type exactly, whatever server the target is.
 
+mod binary;
 mod copy;
 mod names;
 mod objects;
 mod rows;
 mod slabs;
 pub mod spool;
+mod tuples;
 mod unload;
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bygone_replication::Lsn;
@@ -29,6 +32,8 @@ use crate::log::{Add, Commit, LiveFile, MANIFEST};
 use crate::read::Archive;
 use crate::timestamp::Timestamp;
 
+use binary::Receiver;
+use copy::Work;
 use names::Names;
 pub use objects::{Layout, Objects};
 pub use rows::Rows;
@@ -82,6 +87,8 @@ pub struct FactTables {
     next: u64,
     /// Columns of tables, with their types.
     columns: HashMap<String, BTreeMap<String, TypeName>>,
+    /// What reads the values of a history table's columns, by its name.
+    receivers: HashMap<String, HashMap<String, Receiver>>,
     cutter: Option<Cutter>,
 }
 
@@ -105,6 +112,7 @@ impl FactTables {
             months: HashMap::new(),
             next: 0,
             columns: HashMap::new(),
+            receivers: HashMap::new(),
             cutter: None,
         };
         tables.prepare().await?;
@@ -261,6 +269,7 @@ impl FactTables {
             Err(error) => {
                 // What is known of columns may be of what is undone now.
                 self.columns.clear();
+                self.receivers.clear();
                 self.months.clear();
                 if self.client.batch_execute("rollback").await.is_err() {
                     tracing::debug!("the transaction of a fact-table commit went with its connection");
@@ -312,27 +321,45 @@ impl FactTables {
         if commit.body.is_aside() {
             return Ok(());
         }
+        let mut works = Vec::new();
         for add in &commit.body.add {
-            let Some(file) = self.where_it_is(add, commit.seq) else {
-                let detail = format!("no live file holds what {} held", add.path);
-                return Err(Error::new(ErrorKind::Damaged, "a commit's facts are not to be found", detail));
-            };
-            if add.table == TRANSACTIONS {
-                copy::transactions(&self.client, &self.archive, &self.schema, &file, add.lsn).await?;
-            } else {
-                let table = self.archive.table(&add.table)?;
-                let base = self.names.base(&add.table);
-                if add.leaf() != 0 {
-                    self.know_leaves(&base).await?;
-                }
-                self.know_months(&base, add.valid_from).await?;
-                copy::facts(&self.client, &self.archive, &self.schema, &base, table, &file, add).await?;
-                if let Some(cutter) = &mut self.cutter {
-                    cutter.note(&base, add.rows);
-                }
+            works.push(self.prepare_copy(add, commit.seq).await?);
+        }
+        copy::all(&self.client, self.archive.store()?, works).await?;
+        for add in commit.body.add.iter().filter(|add| add.table != TRANSACTIONS) {
+            if let Some(cutter) = &mut self.cutter {
+                cutter.note(&self.names.base(&add.table), add.rows);
             }
         }
         Ok(())
+    }
+
+    /// Sees to it that a commit's facts in a file can be copied. A COPY lets nothing beside it happen in its session.
+    async fn prepare_copy(&mut self, add: &Add, seq: u64) -> Result<Work> {
+        let Some(file) = self.where_it_is(add, seq) else {
+            let detail = format!("no live file holds what {} held", add.path);
+            return Err(Error::new(ErrorKind::Damaged, "a commit's facts are not to be found", detail));
+        };
+        let s = quote_identifier(&self.schema);
+        if add.table == TRANSACTIONS {
+            return Ok(Work::transactions(&format!("{s}.transactions"), file, add.lsn));
+        }
+        let base = self.names.base(&add.table);
+        if add.leaf() != 0 {
+            self.know_leaves(&base).await?;
+        }
+        self.know_months(&base, add.valid_from).await?;
+        let history = format!("{base}_history");
+        let name = format!("{s}.{}", quote_identifier(&history));
+        let table = self.archive.table(&add.table)?;
+        let receivers = match self.receivers.entry(history) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                let receivers = binary::receivers(&self.client, &self.schema, unknown.key()).await?;
+                unknown.insert(receivers)
+            }
+        };
+        Work::facts(&name, table, file, add, receivers)
     }
 
     /// The file that holds a commit's facts by now: its own, or the one that it was merged into.
@@ -424,6 +451,7 @@ impl FactTables {
             }
         }
         self.columns.insert(table.to_owned(), columns);
+        self.receivers.remove(table);
         Ok(())
     }
 
