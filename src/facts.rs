@@ -77,7 +77,17 @@ impl Sink for Target {
     }
 
     async fn open(&self, store: &Store) -> Result<FactTables> {
-        let archive = Archive::open_whole(store, None).await?;
+        self.follow(Archive::open_whole(store, None).await?).await
+    }
+
+    async fn catch_up(open: &mut FactTables) -> Result<u64> {
+        Ok(open.catch_up().await?)
+    }
+}
+
+impl Target {
+    /// The tables, to be written from a log.
+    async fn follow(&self, archive: Archive) -> Result<FactTables> {
         let client = session::connect_sql(&self.connect).await?;
         let mut tables = FactTables::open(client, archive, &self.schema, self.layout).await?;
         if let Some(least) = self.slab_rows {
@@ -86,10 +96,6 @@ impl Sink for Target {
         }
         tracing::info!(schema = self.schema, commit = tables.next(), "fact tables");
         Ok(tables)
-    }
-
-    async fn catch_up(open: &mut FactTables) -> Result<u64> {
-        Ok(open.catch_up().await?)
     }
 }
 
@@ -145,7 +151,7 @@ impl Alone {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
         let mut stopping: Option<Instant> = None;
         loop {
-            let Err(error) = self.deliver_once().await else { return Ok(()) };
+            let Err(error) = Box::pin(self.deliver_once()).await else { return Ok(()) };
             let stopped = self.stop.load(Ordering::SeqCst)
                 && stopping.get_or_insert_with(Instant::now).elapsed() > PATIENCE;
             if is_final(&error) || stopped {
@@ -161,7 +167,7 @@ impl Alone {
         let mut open = self.open.lock().await;
         let mut tables = match open.take() {
             Some(tables) => tables,
-            None => self.target.open(&self.spool.open()?).await?,
+            None => self.target.follow(Archive::open_spool(&self.spool.open()?).await?).await?,
         };
         tables.catch_up().await?;
         *open = Some(tables);

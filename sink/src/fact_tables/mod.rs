@@ -23,8 +23,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bygone_replication::Lsn;
 use bygone_replication::table::quote_identifier;
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 
+use crate::checkpoint;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::log::path::{TRANSACTIONS, commit_path};
@@ -90,6 +92,25 @@ pub struct FactTables {
     /// What reads the values of a history table's columns, by its name.
     receivers: HashMap<String, HashMap<String, Receiver>>,
     cutter: Option<Cutter>,
+    last_checkpoint: LastCheckpoint,
+}
+
+/// What came since the last checkpoint, which decides on the next.
+#[derive(Debug, Default)]
+struct LastCheckpoint {
+    /// The commit that it is of, and what it says, where this process made it.
+    made: Option<(u64, String)>,
+    bytes: u64,
+    commits_since: u64,
+    bytes_since: u64,
+}
+
+impl LastCheckpoint {
+    /// Another one is due: a reader has much to read, and what he is spared is no less than what is written for it, so that
+    /// checkpoints never take more room than commits.
+    fn is_due(&self) -> bool {
+        self.commits_since >= checkpoint::EVERY && self.bytes_since >= self.bytes
+    }
 }
 
 impl FactTables {
@@ -114,6 +135,7 @@ impl FactTables {
             columns: HashMap::new(),
             receivers: HashMap::new(),
             cutter: None,
+            last_checkpoint: LastCheckpoint::default(),
         };
         tables.prepare().await?;
         Ok(tables)
@@ -162,8 +184,12 @@ impl FactTables {
     /// Where they cannot be removed.
     pub async fn clear(&mut self, seq: u64) -> Result<()> {
         let end = self.next.min(seq.saturating_add(1));
-        spool::clear(self.archive.store()?, self.archive.log(), end).await?;
-        self.archive.forget_files(end);
+        let spool = self.archive.store()?;
+        spool::clear(spool, self.archive.log(), end).await?;
+        if let Some((seq, document)) = self.last_checkpoint.made.take_if(|(seq, _)| *seq < end) {
+            checkpoint::begin_with(spool, seq, &document).await?;
+        }
+        self.archive.gather_files(end);
         Ok(())
     }
 
@@ -225,6 +251,7 @@ impl FactTables {
             ));
         }
         self.check_last().await?;
+        self.find_checkpoint().await?;
         let rows = self
             .client
             .query(&format!("select log_name, base from {s}.tables"), &[])
@@ -256,14 +283,56 @@ impl FactTables {
         }
     }
 
+    /// Finds out how long ago the last checkpoint was made.
+    async fn find_checkpoint(&mut self) -> Result<()> {
+        let sql = format!(
+            "with last as (select seq, length(checkpoint) as bytes from {s}.commits where checkpoint is not null order by seq desc limit 1) \
+             select coalesce((select bytes from last), 0)::bigint, count(*), coalesce(sum(length(document)), 0)::bigint from {s}.commits where \
+             seq > coalesce((select seq from last), -1)",
+            s = quote_identifier(&self.schema)
+        );
+        let row = self.client.query_one(&sql, &[]).await;
+        let row = row.map_err(|error| told("looking for a checkpoint", &error))?;
+        let number = |at: usize| u64::try_from(row.get::<_, i64>(at)).unwrap_or(0);
+        self.last_checkpoint =
+            LastCheckpoint { made: None, bytes: number(0), commits_since: number(1), bytes_since: number(2) };
+        Ok(())
+    }
+
+    /// The checkpoint that is to be written beside a commit; none where it is not yet time, or where the log goes on behind it.
+    fn checkpoint_of(&self, commit: &Commit) -> Result<Option<String>> {
+        let is_last = self.archive.log().last_seq() == Some(commit.seq);
+        if is_last && self.last_checkpoint.is_due() { checkpoint::of(&self.archive) } else { Ok(None) }
+    }
+
+    /// A commit was written, perhaps with a checkpoint.
+    fn note_checkpoint(&mut self, seq: u64, bytes: usize, made: Option<String>) {
+        let last = &mut self.last_checkpoint;
+        match made {
+            Some(made) => {
+                *last = LastCheckpoint {
+                    bytes: made.len() as u64,
+                    made: Some((seq, made)),
+                    ..LastCheckpoint::default()
+                };
+            }
+            None => {
+                last.commits_since += 1;
+                last.bytes_since += bytes as u64;
+            }
+        }
+    }
+
     /// Writes one commit in one transaction.
     async fn write(&mut self, commit: &Commit, document: &[u8]) -> Result<()> {
+        let checkpoint = self.checkpoint_of(commit)?;
         self.execute("beginning a transaction", "begin").await?;
-        let written = self.write_within(commit, document).await;
+        let written = self.write_within(commit, document, checkpoint.as_deref()).await;
         match written {
             Ok(()) => {
                 failpoint::hit("facts.before_commit")?;
                 self.execute("committing", "commit").await?;
+                self.note_checkpoint(commit.seq, document.len(), checkpoint);
                 failpoint::hit("facts.after_commit")
             }
             Err(error) => {
@@ -279,22 +348,28 @@ impl FactTables {
         }
     }
 
-    async fn write_within(&mut self, commit: &Commit, document: &[u8]) -> Result<()> {
+    async fn write_within(
+        &mut self,
+        commit: &Commit,
+        document: &[u8],
+        checkpoint: Option<&str>,
+    ) -> Result<()> {
         let s = quote_identifier(&self.schema);
         let seq = i64::try_from(commit.seq).unwrap_or(i64::MAX);
         let doing = "writing a commit";
         // First of all, so that of two followers one waits here and then finds the number taken.
         let insert = format!(
-            "insert into {s}.commits (seq, at, wal_to, resume, epoch, known_until, document) values ($1, $2::text::timestamptz, \
-             $3::text::pg_lsn, $4::text::pg_lsn, $5, $6::text::timestamptz, $7)"
+            "insert into {s}.commits (seq, at, wal_to, resume, epoch, known_until, document, checkpoint) values ($1, $2::text::timestamptz, \
+             $3::text::pg_lsn, $4::text::pg_lsn, $5, $6::text::timestamptz, $7, $8)"
         );
         let (at, wal_to, resume) =
             (commit.at.to_string(), commit.body.wal.to.to_string(), commit.body.resume.to_string());
         let known = commit.body.server_time.max(commit.body.high_water).map(|at| at.to_string());
         let epoch = i32::try_from(commit.body.epoch).unwrap_or(i32::MAX);
         let document = as_text(document)?;
-        let inserted =
-            self.client.execute(&insert, &[&seq, &at, &wal_to, &resume, &epoch, &known, &document]).await;
+        let row: [&(dyn ToSql + Sync); 8] =
+            [&seq, &at, &wal_to, &resume, &epoch, &known, &document, &checkpoint];
+        let inserted = self.client.execute(&insert, &row).await;
         inserted.map_err(|error| match error.code() {
             Some(code) if *code == tokio_postgres::error::SqlState::UNIQUE_VIOLATION => Error::new(
                 ErrorKind::Fenced,
