@@ -10,9 +10,11 @@
 
 mod binary;
 mod copy;
+mod due;
 mod names;
 mod objects;
 mod rows;
+mod shape;
 mod slabs;
 pub mod spool;
 mod tuples;
@@ -23,22 +25,23 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bygone_replication::Lsn;
 use bygone_replication::table::quote_identifier;
+use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Row};
 
 use crate::checkpoint;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::log::path::{TRANSACTIONS, commit_path};
 use crate::log::{Add, Commit, LiveFile, MANIFEST};
-use crate::read::Archive;
-use crate::timestamp::Timestamp;
+use crate::read::{Archive, TableHistory};
 
 use binary::Receiver;
 use copy::Work;
+use due::LastCheckpoint;
 use names::Names;
 pub use objects::{Layout, Objects};
 pub use rows::Rows;
+use shape::TypeName;
 pub use slabs::Cutter;
 pub use unload::{Unloaded, unload};
 
@@ -54,26 +57,6 @@ const SESSION: &str = "set client_encoding = 'UTF8'; set datestyle = 'ISO, YMD';
 
 /// The column that names the leaf partition of a fact, in the history of a partitioned table.
 const LEAF_COLUMN: &str = "_bygone_leaf";
-
-/// Built-in types, and arrays of which, that are kept as text: the server takes no values of them from a client, or takes them for names
-/// of objects that the target need not have.
-const ONLY_AS_TEXT: &str =
-    "^(pg_node_tree|pg_ndistinct|pg_dependencies|pg_mcv_list|pg_brin_.*_summary|gtsvector|aclitem|reg.*)$";
-
-/// What the target calls a type.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct TypeName {
-    /// With its modifier: `numeric(12,2)`.
-    whole: String,
-    /// Without, so that values of any modifier fit: `numeric`; `bpchar`, for `character` alone has length 1.
-    bare: String,
-}
-
-impl TypeName {
-    fn text() -> Self {
-        Self { whole: "text".to_owned(), bare: "text".to_owned() }
-    }
-}
 
 /// Fact tables, and the history that they follow.
 #[derive(Debug)]
@@ -91,26 +74,10 @@ pub struct FactTables {
     columns: HashMap<String, BTreeMap<String, TypeName>>,
     /// What reads the values of a history table's columns, by its name.
     receivers: HashMap<String, HashMap<String, Receiver>>,
+    /// Tables of the log with all their schema versions, without their files: there may be one for each commit.
+    tables: HashMap<String, TableHistory>,
     cutter: Option<Cutter>,
     last_checkpoint: LastCheckpoint,
-}
-
-/// What came since the last checkpoint, which decides on the next.
-#[derive(Debug, Default)]
-struct LastCheckpoint {
-    /// The commit that it is of, and what it says, where this process made it.
-    made: Option<(u64, String)>,
-    bytes: u64,
-    commits_since: u64,
-    bytes_since: u64,
-}
-
-impl LastCheckpoint {
-    /// Another one is due: a reader has much to read, and what he is spared is no less than what is written for it, so that
-    /// checkpoints never take more room than commits.
-    fn is_due(&self) -> bool {
-        self.commits_since >= checkpoint::EVERY && self.bytes_since >= self.bytes
-    }
 }
 
 impl FactTables {
@@ -134,6 +101,7 @@ impl FactTables {
             next: 0,
             columns: HashMap::new(),
             receivers: HashMap::new(),
+            tables: HashMap::new(),
             cutter: None,
             last_checkpoint: LastCheckpoint::default(),
         };
@@ -153,7 +121,10 @@ impl FactTables {
     /// [`ErrorKind::Fenced`] where somebody else writes these tables; [`ErrorKind::Unreachable`] where the target does not
     /// answer, and what it says.
     pub async fn catch_up(&mut self) -> Result<u64> {
-        self.archive.refresh().await?;
+        let news = self.archive.refresh().await?;
+        if news.iter().any(|commit| !commit.body.schemas.is_empty()) {
+            self.tables.clear();
+        }
         let mut written = 0;
         while self.next < self.archive.log().next_seq {
             let document = self.archive.store()?.get(&commit_path(self.next)).await?;
@@ -283,46 +254,6 @@ impl FactTables {
         }
     }
 
-    /// Finds out how long ago the last checkpoint was made.
-    async fn find_checkpoint(&mut self) -> Result<()> {
-        let sql = format!(
-            "with last as (select seq, length(checkpoint) as bytes from {s}.commits where checkpoint is not null order by seq desc limit 1) \
-             select coalesce((select bytes from last), 0)::bigint, count(*), coalesce(sum(length(document)), 0)::bigint from {s}.commits where \
-             seq > coalesce((select seq from last), -1)",
-            s = quote_identifier(&self.schema)
-        );
-        let row = self.client.query_one(&sql, &[]).await;
-        let row = row.map_err(|error| told("looking for a checkpoint", &error))?;
-        let number = |at: usize| u64::try_from(row.get::<_, i64>(at)).unwrap_or(0);
-        self.last_checkpoint =
-            LastCheckpoint { made: None, bytes: number(0), commits_since: number(1), bytes_since: number(2) };
-        Ok(())
-    }
-
-    /// The checkpoint that is to be written beside a commit; none where it is not yet time, or where the log goes on behind it.
-    fn checkpoint_of(&self, commit: &Commit) -> Result<Option<String>> {
-        let is_last = self.archive.log().last_seq() == Some(commit.seq);
-        if is_last && self.last_checkpoint.is_due() { checkpoint::of(&self.archive) } else { Ok(None) }
-    }
-
-    /// A commit was written, perhaps with a checkpoint.
-    fn note_checkpoint(&mut self, seq: u64, bytes: usize, made: Option<String>) {
-        let last = &mut self.last_checkpoint;
-        match made {
-            Some(made) => {
-                *last = LastCheckpoint {
-                    bytes: made.len() as u64,
-                    made: Some((seq, made)),
-                    ..LastCheckpoint::default()
-                };
-            }
-            None => {
-                last.commits_since += 1;
-                last.bytes_since += bytes as u64;
-            }
-        }
-    }
-
     /// Writes one commit in one transaction.
     async fn write(&mut self, commit: &Commit, document: &[u8]) -> Result<()> {
         let checkpoint = self.checkpoint_of(commit)?;
@@ -426,7 +357,12 @@ impl FactTables {
         self.know_months(&base, add.valid_from).await?;
         let history = format!("{base}_history");
         let name = format!("{s}.{}", quote_identifier(&history));
-        let table = self.archive.table(&add.table)?;
+        let table = match self.tables.entry(add.table.clone()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                unknown.insert(TableHistory { files: Vec::new(), ..self.archive.table(&add.table)? })
+            }
+        };
         let receivers = match self.receivers.entry(history) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(unknown) => {
@@ -434,7 +370,7 @@ impl FactTables {
                 unknown.insert(receivers)
             }
         };
-        Work::facts(&name, table, file, add, receivers)
+        Work::facts(&name, table.clone(), file, add, receivers)
     }
 
     /// The file that holds a commit's facts by now: its own, or the one that it was merged into.
@@ -454,176 +390,6 @@ impl FactTables {
                 && add.lsn[1] <= file.add.lsn[1]
         });
         found.cloned()
-    }
-
-    /// A table has new columns: they are added, and what readers ask is made anew.
-    async fn evolve(&mut self, version: &crate::log::SchemaVersion) -> Result<()> {
-        let doing = "following a change of columns";
-        let s = quote_identifier(&self.schema);
-        let log_name = &version.table;
-        let base = match self.names.known(log_name) {
-            Some(base) => base.to_owned(),
-            None => {
-                let base = self.names.choose(log_name);
-                let sql = format!("insert into {s}.tables (log_name, base) values ($1, $2)");
-                self.client.execute(&sql, &[log_name, &base]).await.map_err(|error| told(doing, &error))?;
-                self.execute(doing, &objects::history_table(&self.schema, &base, log_name, self.layout))
-                    .await?;
-                base
-            }
-        };
-        let document = serde_json::to_string(version).unwrap_or_else(|_| "{}".to_owned());
-        let sql = format!(
-            "insert into {s}.schemas (table_name, schema, document) values ($1, $2, $3::text::jsonb)"
-        );
-        self.client
-            .execute(&sql, &[log_name, &version.schema, &document])
-            .await
-            .map_err(|error| told(doing, &error))?;
-        self.execute(doing, &objects::slab_table(&self.schema, &base)).await?;
-        // In the order in which slabs are made of facts.
-        for table in [format!("{base}_history"), format!("{base}_slabs")] {
-            self.fit(&base, &table, version).await?;
-        }
-        // As of this version, which need not be the newest that the log has.
-        let mut table = self.archive.table(log_name)?;
-        table.versions.retain(|known| known.schema.version <= version.schema);
-        let objects = Objects::of(&self.schema, &base, &table);
-        self.execute(doing, &objects.statements()).await
-    }
-
-    /// Has a table take the columns of a schema version.
-    async fn fit(&mut self, base: &str, table: &str, version: &crate::log::SchemaVersion) -> Result<()> {
-        let doing = "following a change of columns";
-        let s = quote_identifier(&self.schema);
-        let of = quote_identifier(table);
-        let mut columns = self.columns_of(table).await?;
-        for column in version.columns.iter().filter(|column| !column.dropped) {
-            let name = column.physical();
-            let wanted = match column.hashed {
-                Some(_) => TypeName::text(),
-                None => self.type_of(&column.data_type()).await?,
-            };
-            let quoted = quote_identifier(name);
-            match columns.get(name) {
-                None => {
-                    let sql = format!("alter table {s}.{of} add column {quoted} {}", wanted.whole);
-                    self.execute(doing, &sql).await?;
-                    columns.insert(name.to_owned(), wanted);
-                }
-                // Values of each modifier of a type fit into the type without one.
-                Some(there) if *there == wanted || there.whole == wanted.bare => {}
-                Some(TypeName { bare, .. }) => {
-                    let bare = bare.clone();
-                    let views = [base.to_owned(), format!("{base}_timeline")];
-                    for view in views.map(|view| quote_identifier(&view)) {
-                        self.execute(doing, &format!("drop view if exists {s}.{view} cascade")).await?;
-                    }
-                    let sql = format!("alter table {s}.{of} alter column {quoted} type {bare}");
-                    self.execute(doing, &sql).await?;
-                    columns.insert(name.to_owned(), TypeName { whole: bare.clone(), bare });
-                }
-            }
-        }
-        self.columns.insert(table.to_owned(), columns);
-        self.receivers.remove(table);
-        Ok(())
-    }
-
-    /// Sees to it that a partitioned history has a partition for each month.
-    async fn know_months(&mut self, base: &str, [from, to]: [Timestamp; 2]) -> Result<()> {
-        let mut months = match self.months.remove(base) {
-            Some(known) => known,
-            None => self.is_partitioned(base).await?.then(HashSet::new),
-        };
-        if let Some(months) = &mut months {
-            self.make_months(base, months, [from, to]).await?;
-        }
-        self.months.insert(base.to_owned(), months);
-        Ok(())
-    }
-
-    async fn make_months(
-        &self,
-        base: &str,
-        known: &mut HashSet<String>,
-        [from, to]: [Timestamp; 2],
-    ) -> Result<()> {
-        let mut day = first_of_month(&from.date());
-        let last = to.date();
-        while day.as_str() <= last.as_str() {
-            let next = month_after(&day);
-            if !known.contains(&day) {
-                let sql = objects::partition(&self.schema, base, [&day, &next]);
-                self.execute("making a partition", &sql).await?;
-                known.insert(day.clone());
-            }
-            // The last month that has a name.
-            if next.len() != day.len() {
-                break;
-            }
-            day = next;
-        }
-        Ok(())
-    }
-
-    async fn is_partitioned(&self, base: &str) -> Result<bool> {
-        let sql = "select exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname = $1 and \
-             c.relname = $2 and c.relkind = 'p')";
-        let row = self
-            .client
-            .query_one(sql, &[&self.schema, &format!("{base}_history")])
-            .await
-            .map_err(|error| told("reading the target's catalog", &error))?;
-        Ok(row.get(0))
-    }
-
-    /// Leaf partitions can be truncated by themselves: whose rows those are has to be known when the state is made anew.
-    async fn know_leaves(&mut self, base: &str) -> Result<()> {
-        let table = format!("{base}_history");
-        if self.columns_of(&table).await?.contains_key(LEAF_COLUMN) {
-            return Ok(());
-        }
-        let history = format!("{}.{}", quote_identifier(&self.schema), quote_identifier(&table));
-        let sql = format!(
-            "alter table {history} add column {LEAF_COLUMN} bigint; comment on column {history}.{LEAF_COLUMN} is 'oid of the partition'"
-        );
-        self.execute("telling partitions apart", &sql).await?;
-        self.columns.remove(&table);
-        Ok(())
-    }
-
-    async fn columns_of(&self, table: &str) -> Result<BTreeMap<String, TypeName>> {
-        if let Some(columns) = self.columns.get(table) {
-            return Ok(columns.clone());
-        }
-        let sql = "select a.attname::text, format_type(a.atttypid, a.atttypmod), format_type(a.atttypid, -1) from pg_attribute a join pg_class c on c.oid = a.attrelid
-            join pg_namespace n on n.oid = c.relnamespace where n.nspname = $1 and c.relname = $2 and a.attnum > 0 and not a.attisdropped";
-        let rows = self
-            .client
-            .query(sql, &[&self.schema, &table])
-            .await
-            .map_err(|error| told("reading the target's catalog", &error))?;
-        let named = |row: &Row| (row.get(0), TypeName { whole: row.get(1), bare: row.get(2) });
-        Ok(rows.iter().map(named).collect())
-    }
-
-    /// The type of a column on the target: its own where the target has it, else text.
-    async fn type_of(&self, data_type: &bygone_replication::table::DataType) -> Result<TypeName> {
-        const FIRST_OF_USERS: u32 = 16_384;
-        let asked = if data_type.oid < FIRST_OF_USERS {
-            // Built-in types have the same oids everywhere; a newer source may have one that the target lacks.
-            let sql = "select format_type(t.oid, $2), format_type(t.oid, -1) from pg_type t left join pg_type e on e.oid = t.typelem and \
-                 t.typcategory = 'A' where t.oid = $1 and coalesce(e.typname, t.typname) <> 'name' and coalesce(e.typname, t.typname) !~ $3";
-            self.client.query_opt(sql, &[&data_type.oid, &data_type.typmod, &ONLY_AS_TEXT]).await
-        } else {
-            let name =
-                format!("{}.{}", quote_identifier(&data_type.schema), quote_identifier(&data_type.name));
-            let sql = "select format_type(to_regtype($1), $2), format_type(to_regtype($1), -1) where to_regtype($1) is not null";
-            self.client.query_opt(sql, &[&name, &data_type.typmod]).await
-        };
-        let row = asked.map_err(|error| told("looking for a type on the target", &error))?;
-        Ok(row.map_or_else(TypeName::text, |row| TypeName { whole: row.get(0), bare: row.get(1) }))
     }
 
     async fn execute(&self, doing: &'static str, sql: &str) -> Result<()> {
@@ -671,21 +437,6 @@ fn told(doing: &'static str, error: &tokio_postgres::Error) -> Error {
             "the target of --facts does not answer",
             format!("{doing}: {error}"),
         ),
-    }
-}
-
-/// `2026-11-30` becomes `2026-11-01`.
-fn first_of_month(day: &str) -> String {
-    format!("{}-01", day.get(..7).unwrap_or(day))
-}
-
-/// The first day of the next month.
-fn month_after(first: &str) -> String {
-    let number = |range: std::ops::Range<usize>| first.get(range).and_then(|text| text.parse::<u32>().ok());
-    match (number(0..4), number(5..7)) {
-        (Some(year), Some(12)) => format!("{:04}-01-01", year + 1),
-        (Some(year), Some(month)) => format!("{year:04}-{:02}-01", month + 1),
-        _ => "infinity".to_owned(),
     }
 }
 
