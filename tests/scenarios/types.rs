@@ -170,7 +170,7 @@ fn same_type(one: &arrow::datatypes::DataType, other: &arrow::datatypes::DataTyp
 }
 
 /// The types, and arrays of which, that fact tables get in COPY's binary format.
-const COPIED_IN_BINARY: [&str; 26] = [
+const COPIED_IN_BINARY: [&str; 29] = [
     "boolean",
     "smallint",
     "integer",
@@ -197,6 +197,9 @@ const COPIED_IN_BINARY: [&str; 26] = [
     "price",
     "when_told",
     "time",
+    "interval",
+    "inet",
+    "cidr",
 ];
 
 #[test]

@@ -4,6 +4,7 @@
 //! ([`Form::of`], [`Form::put`]) travels as text, which the target's input functions take of every type.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 
 use bygone_replication::pgoutput::POSTGRES_EPOCH_US;
 use tokio_postgres::Client;
@@ -97,6 +98,8 @@ impl Form {
             | (Kind::Bytes, "bytearecv")
             | (Kind::Date, "date_recv")
             | (Kind::Printed(Printed::Time), "time_recv")
+            | (Kind::Printed(Printed::Inet), "inet_recv" | "cidr_recv")
+            | (Kind::Other, "interval_recv")
             | (Kind::Timestamp, "timestamp_recv")
             | (Kind::Timestamptz, "timestamptz_recv") => Some(Self::Own),
             _ => None,
@@ -216,7 +219,16 @@ fn put_own(kind: &Kind, field: Field<'_>, out: &mut Vec<u8>) -> std::result::Res
         }
         Kind::NumericText => return put_special(kind, field.text()?, out),
         Kind::Printed(Printed::Time) => {
-            return Ok(time_of_day(field.text()?).map(|us| out.extend(us.to_be_bytes())).is_some());
+            return Ok(time_of_day(field.text()?, 1).map(|us| out.extend(us.to_be_bytes())).is_some());
+        }
+        Kind::Printed(Printed::Inet) => {
+            return Ok(network(field.text()?).map(|net| out.extend(net)).is_some());
+        }
+        Kind::Other => {
+            let Some(Interval { months, days, us }) = interval(field.text()?) else { return Ok(false) };
+            out.extend(us.to_be_bytes());
+            out.extend(days.to_be_bytes());
+            out.extend(months.to_be_bytes());
         }
         _ => return Ok(false),
     }
@@ -246,8 +258,49 @@ fn put_special(kind: &Kind, text: &str, out: &mut Vec<u8>) -> std::result::Resul
     Ok(true)
 }
 
-/// Microseconds of `12:34:56.789`.
-fn time_of_day(text: &str) -> Option<i64> {
+/// An address with the length of its network, `10.0.0.1/8` or without one: its family, that length, and its bytes.
+fn network(text: &str) -> Option<Vec<u8>> {
+    let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
+    let (family, octets) = match address.parse().ok()? {
+        IpAddr::V4(address) => (2, address.octets().to_vec()),
+        IpAddr::V6(address) => (3, address.octets().to_vec()),
+    };
+    let length = u8::try_from(octets.len()).ok()?;
+    let bits = bits.map_or(Some(length * 8), |bits| bits.parse().ok())?;
+    // The third byte says whether it is a cidr; nobody reads it.
+    Some([&[family, bits, 0, length], octets.as_slice()].concat())
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Interval {
+    months: i32,
+    days: i32,
+    us: i64,
+}
+
+/// `-1 years -2 mons +3 days -04:05:06.7`, as `intervalstyle` postgres has it.
+fn interval(text: &str) -> Option<Interval> {
+    let mut made = Interval::default();
+    let mut words = text.split(' ');
+    while let Some(word) = words.next() {
+        if word.contains(':') {
+            let (unsigned, sign) = word.strip_prefix('-').map_or((word, 1), |rest| (rest, -1));
+            made.us = time_of_day(unsigned.strip_prefix('+').unwrap_or(unsigned), sign)?;
+            continue;
+        }
+        let number: i32 = word.parse().ok()?;
+        match words.next()? {
+            "year" | "years" => made.months = made.months.checked_add(number.checked_mul(12)?)?,
+            "mon" | "mons" => made.months = made.months.checked_add(number)?,
+            "day" | "days" => made.days = number,
+            _ => return None,
+        }
+    }
+    Some(made)
+}
+
+/// Microseconds of `12:34:56.789`, times the sign: the least number of 64 bits has no counterpart above zero.
+fn time_of_day(text: &str, sign: i64) -> Option<i64> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let mut parts = whole.split(':').map(|part| part.parse::<i64>().ok());
     let (hours, minutes, seconds) = (parts.next()??, parts.next()??, parts.next()??);
@@ -255,7 +308,9 @@ fn time_of_day(text: &str) -> Option<i64> {
         return None;
     }
     let micros: i64 = format!("{fraction:0<6}").parse().ok()?;
-    Some(((hours * 60 + minutes) * 60 + seconds) * 1_000_000 + micros)
+    let minutes = hours.checked_mul(60)?.checked_add(minutes)?;
+    let seconds = minutes.checked_mul(60)?.checked_add(seconds)?.checked_mul(sign)?;
+    seconds.checked_mul(1_000_000)?.checked_add(micros * sign)
 }
 
 const NEGATIVE: u16 = 0x4000;
@@ -404,6 +459,10 @@ mod tests {
             ),
             (Kind::Timestamptz, &["infinity", "2026-11-30 01:02:03.000004+00"]),
             (Kind::Printed(Printed::Time), &["00:00:00", "24:00:00", "12:34:56.000001", "01:02:03.5"]),
+            (
+                Kind::Printed(Printed::Inet),
+                &["10.0.0.1", "10.0.0.1/8", "::1", "::ffff:1.2.3.4/100", "0.0.0.0/0"],
+            ),
             (decimal(12, 2), &["0.00", "-0.01", "1234567890.12", "100.00", "NaN", "10000.00", "-9999.99"]),
             (decimal(5, 0), &["0", "10000", "99999"]),
             (decimal(5, 5), &["0.00001", "-0.12345", "0.10000"]),
@@ -429,6 +488,26 @@ mod tests {
             for text in texts {
                 assert_eq!(there_and_back(&kind, text).as_deref(), Some(*text), "{kind:?}");
             }
+        }
+    }
+
+    #[test]
+    fn intervals_are_what_they_print_as() {
+        let of = |months, days, us| Some(Interval { months, days, us });
+        for (text, due) in [
+            ("00:00:00", of(0, 0, 0)),
+            ("1 mon -2 days 03:04:05.6", of(1, -2, 11_045_600_000)),
+            ("-1 years -2 mons +3 days -04:05:06.000789", of(-14, 3, -14_706_000_789)),
+            ("-178000000 years", of(-2_136_000_000, 0, 0)),
+            ("-178956970 years -8 mons", of(i32::MIN, 0, 0)),
+            ("2562047788:00:54.775807", of(0, 0, i64::MAX)),
+            ("-2562047788:00:54.775808", of(0, 0, i64::MIN)),
+            ("infinity", None),
+            ("1 week", None),
+            ("(1,2)", None),
+            ("2562047788:00:54.775808", None),
+        ] {
+            assert_eq!(interval(text), due, "{text}");
         }
     }
 
