@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::failpoint;
 use crate::log::path::commit_seq;
 use crate::log::{
     self, Add, ContentHash, Event, EventKind, LiveFile, LogState, SchemaVersion, Source, lsn_text,
@@ -181,15 +182,21 @@ pub(crate) async fn arrived(store: &Store) -> Result<Restored> {
 /// Where it cannot be written.
 pub(crate) async fn begin_with(spool: &Store, seq: u64, document: &str) -> Result<()> {
     let _ = spool.put_new(&path(ARRIVED, seq), Bytes::from(document.to_owned())).await?;
-    for (old, path) in all_of(spool, ARRIVED).await? {
-        if old < seq {
-            spool.delete(&path).await?;
-        }
-    }
-    for object in spool.list("log").await? {
-        if commit_seq(&object.path).is_some_and(|old| old < seq) {
-            spool.delete(&object.path).await?;
-        }
+    failpoint::hit("spool.begun")?;
+    forget_before(spool, seq).await
+}
+
+/// Removes from a spool what stands before the commit that its log begins with.
+///
+/// # Errors
+/// Where it cannot be removed.
+pub(crate) async fn forget_before(spool: &Store, seq: u64) -> Result<()> {
+    let checkpoints = all_of(spool, ARRIVED).await?;
+    let commits = spool.list("log").await?.into_iter();
+    let commits = commits.filter_map(|object| Some((commit_seq(&object.path)?, object.path)));
+    // The oldest first: what a crash leaves is a log without holes.
+    for (_, path) in checkpoints.into_iter().chain(commits).filter(|(old, _)| *old < seq) {
+        spool.delete(&path).await?;
     }
     Ok(())
 }

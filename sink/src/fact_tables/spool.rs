@@ -48,6 +48,9 @@ pub async fn restore(client: Client, schema: &str, spool: &Store) -> Result<Rest
     let arrived = rows.next().await?;
     let ours = read_manifest(spool).await.ok().is_some_and(|ours| ours.id == manifest.id);
     let (mut from, restored) = if ours && agrees(spool, &rows, arrived).await? {
+        if let Some(first) = checkpoint::arrived(spool).await?.0.last_seq() {
+            checkpoint::forget_before(spool, first).await?;
+        }
         (count(spool).await?, Restored::Kept)
     } else {
         tracing::info!("the spool is made anew from what the fact tables hold");
