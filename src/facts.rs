@@ -1,8 +1,7 @@
 //! Fact tables in PostgreSQL: beside a history of files (`bygone run --facts`), in its place (without `--history`), and for a history
 //! that is there (`bygone backfill-facts`).
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use bygone_sink::fact_tables::{Cutter, FactTables, Layout, Unloaded, unload};
 use bygone_sink::failpoint;
 use bygone_sink::log::ContentHash;
 use bygone_sink::read::Archive;
+use bygone_sink::state::DirectoryLock;
 use bygone_sink::store::{Location, Store, StoreOptions};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -77,7 +77,17 @@ impl Sink for Target {
     }
 
     async fn open(&self, store: &Store) -> Result<FactTables> {
-        let archive = Archive::open_whole(store, None).await?;
+        self.follow(Archive::open_whole(store, None).await?).await
+    }
+
+    async fn catch_up(open: &mut FactTables) -> Result<u64> {
+        Ok(open.catch_up().await?)
+    }
+}
+
+impl Target {
+    /// The tables, to be written from a log.
+    async fn follow(&self, archive: Archive) -> Result<FactTables> {
         let client = session::connect_sql(&self.connect).await?;
         let mut tables = FactTables::open(client, archive, &self.schema, self.layout).await?;
         if let Some(least) = self.slab_rows {
@@ -86,10 +96,6 @@ impl Sink for Target {
         }
         tracing::info!(schema = self.schema, commit = tables.next(), "fact tables");
         Ok(tables)
-    }
-
-    async fn catch_up(open: &mut FactTables) -> Result<u64> {
-        Ok(open.catch_up().await?)
     }
 }
 
@@ -102,7 +108,7 @@ pub(crate) struct Alone {
     open: Mutex<Option<FactTables>>,
     stop: std::sync::Arc<AtomicBool>,
     /// Nobody else has the spool.
-    _lock: File,
+    _lock: DirectoryLock,
 }
 
 impl Alone {
@@ -113,7 +119,7 @@ impl Alone {
         options: StoreOptions,
         stop: std::sync::Arc<AtomicBool>,
     ) -> Result<Self> {
-        let lock = lock(&directory)?;
+        let lock = DirectoryLock::take(&directory).map_err(bygone_sink::error::Error::from)?;
         let spool = Place { location: Location::parse(&directory.to_string_lossy())?, options };
         let client = session::connect_sql(&target.connect).await?;
         let restored = spool::restore(client, &target.schema, &spool.open()?).await?;
@@ -145,7 +151,7 @@ impl Alone {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
         let mut stopping: Option<Instant> = None;
         loop {
-            let Err(error) = self.deliver_once().await else { return Ok(()) };
+            let Err(error) = Box::pin(self.deliver_once()).await else { return Ok(()) };
             let stopped = self.stop.load(Ordering::SeqCst)
                 && stopping.get_or_insert_with(Instant::now).elapsed() > PATIENCE;
             if is_final(&error) || stopped {
@@ -161,7 +167,7 @@ impl Alone {
         let mut open = self.open.lock().await;
         let mut tables = match open.take() {
             Some(tables) => tables,
-            None => self.target.open(&self.spool.open()?).await?,
+            None => self.target.follow(Archive::open_spool(&self.spool.open()?).await?).await?,
         };
         tables.catch_up().await?;
         *open = Some(tables);
@@ -174,27 +180,6 @@ impl Alone {
             Some(tables) => Ok(tables.clear(seq).await?),
             None => Ok(()),
         }
-    }
-}
-
-/// Has the spool for oneself.
-fn lock(directory: &Path) -> Result<File> {
-    let failed = |error: std::io::Error| {
-        Error::other(format!(
-            "{} cannot be used: {error}; give --state another directory",
-            directory.display()
-        ))
-    };
-    std::fs::create_dir_all(directory).map_err(failed)?;
-    let path = directory.join("lock");
-    let file = File::options().create(true).truncate(false).write(true).open(path).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(Error::other(format!(
-            "{} is in use: another bygone writes these fact tables; stop it, or give --state another directory",
-            directory.display()
-        ))),
-        Err(std::fs::TryLockError::Error(error)) => Err(failed(error)),
     }
 }
 

@@ -7,12 +7,17 @@
 //! Two things are left out, so that one does not grow with the log as the log does. Of the places of commits in time all of
 //! the last 10,000 are kept, and before these those beside an event and one in 64: questions about a moment are answered by the times of
 //! the facts, and by commits where there are none. And of files that compactions have replaced nothing is said: readers do not ask.
+//!
+//! [Fact tables](crate::fact_tables) have checkpoints too, beside the commit that each is of. Where they are all that keeps the facts, what stands
+//! there of files are [ranges](LogState::gather_files).
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::failpoint;
+use crate::log::path::commit_seq;
 use crate::log::{
     self, Add, ContentHash, Event, EventKind, LiveFile, LogState, SchemaVersion, Source, lsn_text,
 };
@@ -23,6 +28,9 @@ use bygone_replication::Lsn;
 
 /// The directory of all checkpoints.
 pub const CHECKPOINTS: &str = "checkpoints";
+
+/// The same in a spool, of the commits that are in fact tables.
+pub(crate) const ARRIVED: &str = "arrived";
 
 /// Commits after which another one is worth its bytes: to read so many takes some 50 ms on a disk.
 pub const EVERY: u64 = 1_000;
@@ -150,8 +158,66 @@ impl Document {
 ///
 /// # Errors
 /// What the store has to say. A checkpoint that cannot be read is passed over.
-pub(crate) async fn newest(store: &Store) -> Result<Option<(LogState, Vec<CommitPlace>)>> {
-    for (seq, path) in all(store).await?.into_iter().rev() {
+pub(crate) async fn newest(store: &Store) -> Result<Option<Restored>> {
+    newest_of(store, CHECKPOINTS).await
+}
+
+/// What the log says up to a commit.
+pub(crate) type Restored = (LogState, Vec<CommitPlace>);
+
+/// The commits whose documents a spool does not have any more: what they say, and the last of them is there. All that a history of files
+/// begins with is nothing.
+///
+/// # Errors
+/// As [`newest`].
+pub(crate) async fn arrived(store: &Store) -> Result<Restored> {
+    // A spool is on a disk.
+    let found = if store.local_root().is_some() { newest_of(store, ARRIVED).await? } else { None };
+    Ok(found.unwrap_or_default())
+}
+
+/// Has a spool's log begin with the commit of a checkpoint: what comes before it is in the tables, which the checkpoint is from.
+///
+/// # Errors
+/// Where it cannot be written.
+pub(crate) async fn begin_with(spool: &Store, seq: u64, document: &str) -> Result<()> {
+    let _ = spool.put_new(&path(ARRIVED, seq), Bytes::from(document.to_owned())).await?;
+    failpoint::hit("spool.begun")?;
+    forget_before(spool, seq).await
+}
+
+/// Removes from a spool what stands before the commit that its log begins with.
+///
+/// # Errors
+/// Where it cannot be removed.
+pub(crate) async fn forget_before(spool: &Store, seq: u64) -> Result<()> {
+    let checkpoints = all_of(spool, ARRIVED).await?;
+    let commits = spool.list("log").await?.into_iter();
+    let commits = commits.filter_map(|object| Some((commit_seq(&object.path)?, object.path)));
+    // The oldest first: what a crash leaves is a log without holes.
+    for (_, path) in checkpoints.into_iter().chain(commits).filter(|(old, _)| *old < seq) {
+        spool.delete(&path).await?;
+    }
+    Ok(())
+}
+
+/// The checkpoint of a log as it is.
+///
+/// # Errors
+/// Where it cannot be written as JSON.
+pub(crate) fn of(archive: &Archive) -> Result<Option<String>> {
+    let Some(document) = Document::of(archive) else { return Ok(None) };
+    Ok(String::from_utf8(log::to_bytes(&document)?).ok())
+}
+
+/// What a checkpoint says that stands beside a commit of this hash; none where it is not of it.
+pub(crate) fn beside(seq: u64, hash: ContentHash, document: &str) -> Option<Restored> {
+    let document = parse(document.as_bytes(), seq, "a checkpoint").ok()?;
+    if document.hash == hash { document.restore().ok() } else { None }
+}
+
+async fn newest_of(store: &Store, directory: &str) -> Result<Option<Restored>> {
+    for (seq, path) in all_of(store, directory).await?.into_iter().rev() {
         match read(store, seq, &path).await {
             Ok(document) => {
                 // The commit may be gone or altered: whoever reads the log then finds out and says so.
@@ -192,7 +258,7 @@ pub async fn make(store: &Store, log: &LogState, every: u64) -> Result<Option<u6
     let Some(document) = Document::of(&archive) else { return Ok(None) };
     let bytes = Bytes::from(log::to_bytes(&document)?);
     // One that is there was made by another of the same log.
-    let _ = store.put_new(&path(document.seq), bytes).await?;
+    let _ = store.put_new(&path(CHECKPOINTS, document.seq), bytes).await?;
     let old = before.iter().rev().skip(KEPT - 1);
     store.delete_unread(old.map(|(_, path)| path.as_str())).await?;
     Ok(Some(document.seq))
@@ -203,21 +269,29 @@ pub async fn make(store: &Store, log: &LogState, every: u64) -> Result<Option<u6
 /// # Errors
 /// What the store has to say.
 pub async fn all(store: &Store) -> Result<Vec<(u64, String)>> {
-    let found = store.list(CHECKPOINTS).await?.into_iter();
-    Ok(found.filter_map(|object| Some((seq_of(&object.path)?, object.path))).collect())
+    all_of(store, CHECKPOINTS).await
 }
 
-fn path(seq: u64) -> String {
-    format!("{CHECKPOINTS}/{seq:020}.json")
+async fn all_of(store: &Store, directory: &str) -> Result<Vec<(u64, String)>> {
+    let found = store.list(directory).await?.into_iter();
+    Ok(found.filter_map(|object| Some((seq_of(directory, &object.path)?, object.path))).collect())
 }
 
-fn seq_of(path: &str) -> Option<u64> {
-    let name = path.strip_prefix(CHECKPOINTS)?.strip_prefix('/')?.strip_suffix(".json")?;
+fn path(directory: &str, seq: u64) -> String {
+    format!("{directory}/{seq:020}.json")
+}
+
+fn seq_of(directory: &str, path: &str) -> Option<u64> {
+    let name = path.strip_prefix(directory)?.strip_prefix('/')?.strip_suffix(".json")?;
     (name.len() == 20 && name.bytes().all(|byte| byte.is_ascii_digit())).then(|| name.parse().ok())?
 }
 
 async fn read(store: &Store, seq: u64, path: &str) -> Result<Document> {
-    let document: Document = log::from_bytes(&store.get(path).await?, path)?;
+    parse(&store.get(path).await?, seq, path)
+}
+
+fn parse(bytes: &[u8], seq: u64, path: &str) -> Result<Document> {
+    let document: Document = log::from_bytes(bytes, path)?;
     if document.format != FORMAT || document.seq != seq {
         let detail = format!("{path}: format {}, of commit {}", document.format, document.seq);
         return Err(Error::new(ErrorKind::Damaged, "not a checkpoint of this name", detail));

@@ -20,7 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 pub const VARIABLE: &str = "BYGONE_FAILPOINTS";
 
 /// Every failpoint there is, in the order in which a commit passes them.
-pub const NAMES: [&str; 26] = [
+pub const NAMES: [&str; 27] = [
     "snapshot.after_slot",
     "gap.after_slot",
     "copy.begun",
@@ -47,6 +47,7 @@ pub const NAMES: [&str; 26] = [
     "delta.before_put",
     "facts.before_commit",
     "facts.after_commit",
+    "spool.begun",
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use crate::checkpoint;
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::{self, LogState, LogWriter, MANIFEST, Manifest, ManifestSource};
 use crate::store::{PutOutcome, Sealed, Store};
@@ -42,7 +43,11 @@ impl History {
     /// As [`History::open`]; [`ErrorKind::NotFound`] where the log does not reach `seq`.
     pub async fn open_at(store: &Store, seq: Option<u64>) -> Result<Self> {
         let manifest = read_manifest(store).await?;
-        Ok(Self { store: store.clone(), manifest, state: log::load(store, seq).await? })
+        let state = match seq {
+            None => load(store).await?,
+            seq => log::load(store, seq).await?,
+        };
+        Ok(Self { store: store.clone(), manifest, state })
     }
 
     /// Opens a history for writing, beginning it where there is none.
@@ -60,7 +65,7 @@ impl History {
         store.check_writable().await?;
         let stands = store.get(MANIFEST).await?;
         store.check_put_if_absent(MANIFEST, stands).await?;
-        Ok(Self { store: store.clone(), manifest, state: log::load(store, None).await? })
+        Ok(Self { store: store.clone(), manifest, state: load(store).await? })
     }
 
     /// Where it is kept.
@@ -116,6 +121,16 @@ pub async fn publish_at_free_path(
         tracing::info!(path, "an orphan has this path; taking the next");
     }
     Err(Error::new(ErrorKind::Conflict, "no free path for a file", path(from)))
+}
+
+/// What the log says. That of a spool need not begin with commit 0.
+async fn load(store: &Store) -> Result<LogState> {
+    let (mut state, _) = checkpoint::arrived(store).await?;
+    if state.next_seq == 0 {
+        return log::load(store, None).await;
+    }
+    log::catch_up(store, &mut state).await?;
+    Ok(state)
 }
 
 pub(crate) async fn read_manifest(store: &Store) -> Result<Manifest> {

@@ -244,6 +244,104 @@ fn rows_alone_are_a_whole_history_whatever_is_killed_or_lost() {
     assert!(bygone.command(&["status", "--history", &url]).stdout.contains("commit"));
 }
 
+/// Adds commits in which nothing happens, as an idle source gets them.
+const QUIET_COMMITS: &str = "do $$ declare n bigint; last bygone.commits; begin
+    select max(seq) into n from bygone.commits;
+    for seq in n + 1 .. n + 1500 loop
+        select * into last from bygone.commits c where c.seq = n;
+        n := seq;
+        last.document := (last.document::jsonb - 'publication' || jsonb_build_object('seq', seq,
+            'prev', encode(sha256(convert_to(last.document, 'UTF8')), 'hex'), 'schemas', array[]::text[], 'events', array[]::text[],
+            'add', array[]::text[], 'remove', array[]::text[], 'wal', jsonb_build_object('from', last.wal_to, 'to', last.wal_to)))::text || E'\\n';
+        last.seq := seq;
+        insert into bygone.commits select last.*;
+    end loop;
+end $$";
+
+/// The documents of commits that a spool holds.
+fn in_spool(bygone: &Bygone) -> usize {
+    let is_commit = |path: &str| path.contains("/log/0") && path.ends_with(".json");
+    bygone.traces().into_iter().filter(|(path, _)| is_commit(path)).count()
+}
+
+#[test]
+fn thousands_of_commits_of_rows_alone_are_opened_by_a_checkpoint() {
+    // Given tables that hold thousands of commits, as an older bygone wrote them
+    let source = Source::start();
+    let target = Postgres::stranger();
+    let workload = Workload::start(&source.server, &Habits { large: 100, ..Habits::default() });
+    workload.wait_for(40);
+    let url = target.url();
+    let mut bygone =
+        source.bygone().without_files().options(&["--commit-interval", "100ms", "--facts", &url]);
+    bygone.until_current();
+    let mut client = target.connect();
+    client.batch_execute(QUIET_COMMITS).unwrap();
+    client.batch_execute("alter table bygone.commits drop column checkpoint").unwrap();
+    let before = bygone.command(&["tables", "--history", &url, "--format", "json"]).well();
+    assert!(!before.stdout.is_empty());
+    // When more comes, and it is killed as the spool gets its first checkpoint
+    workload.wait_for(40);
+    bygone.start("spool.begun=abort");
+    bygone.abort(Duration::from_secs(60));
+    workload.wait_for(40);
+    bygone.until_current();
+    // Then there is a checkpoint, and the spool begins with it
+    let sql = "select count(*) from bygone.commits where checkpoint is not null";
+    assert_eq!(client.query_one(sql, &[]).unwrap().get::<_, i64>(0), 1);
+    let left = in_spool(&bygone);
+    assert!((1..100).contains(&left), "{left} commits are still in the spool");
+    // also where it is made anew, with the state
+    bygone.forget();
+    workload.wait_for(40);
+    bygone.until_current();
+    assert!((1..100).contains(&in_spool(&bygone)));
+    workload.finish();
+    bygone.until_current();
+    // and the answers are those that all commits give, which are asked where a checkpoint is of another log, or there is none.
+    let table = TABLES[0];
+    let (moment, time) = moments(&mut client);
+    let answers = || {
+        let asked: [&[&str]; 5] = [
+            &["log", "--format", "json"],
+            &["transactions", "--format", "json"],
+            &["as-of", table, "--at", &moment, "--format", "csv"],
+            &["diff", table, "--from", &moment, "--to", &time, "--format", "json"],
+            &["as-of", table, "--at", &time, "--format", "csv"],
+        ];
+        asked.map(|arguments| bygone.ask_of(&url, arguments).well())
+    };
+    let by_checkpoint = answers();
+    for (sql, warned) in [("replace(checkpoint, '\"hash\":\"', '\"hash\":\"f')", true), ("null", false)] {
+        client
+            .batch_execute(&format!(
+                "alter table bygone.commits disable trigger all; update bygone.commits set checkpoint = {sql} where checkpoint is not null; \
+                 alter table bygone.commits enable trigger all"
+            ))
+            .unwrap();
+        for (one, other) in by_checkpoint.iter().zip(answers()) {
+            assert_eq!(one.stdout, other.stdout);
+            assert_eq!(other.stderr.contains("left aside"), warned, "{}", other.stderr);
+        }
+    }
+    let back = source.scratch.join("back");
+    bygone.command(&["backfill-history", "--facts", &url, "--history", back.to_str().unwrap()]).well();
+    let history = source.assert_exact(Store::directory(&back), 100);
+    assert_workload_facts(&mut client, &history);
+}
+
+/// Where a transaction in the midst of a workload ends, and when a later one was committed.
+fn moments(target: &mut postgres::Client) -> (String, String) {
+    let at = |target: &mut postgres::Client, what: &str, quarters: u32| {
+        let sql = format!(
+            "select ({what})::text from bygone.transactions order by lsn offset (select count(*) * {quarters} / 4 from bygone.transactions) limit 1"
+        );
+        target.query_one(&sql, &[]).unwrap().get(0)
+    };
+    let time = "to_char(valid_from at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
+    (at(target, "lsn", 2), at(target, time, 3))
+}
+
 #[test]
 fn tables_by_month_hold_the_same_and_cannot_be_altered_by_the_partition() {
     let source = Source::start();
@@ -332,7 +430,7 @@ fn slabs_change_no_answer_and_may_be_removed() {
         let error = client.batch_execute(sql).unwrap_err();
         assert!(error.as_db_error().unwrap().message().contains("facts are only ever added"), "{sql}");
     }
-    // They are made anew.
+    // They are made anew, though others: how many rows there are to begin with is known by now.
     for _ in 0..5 {
         source.server.run("update orders set total = total + 1");
     }
@@ -340,7 +438,7 @@ fn slabs_change_no_answer_and_may_be_removed() {
     bygone.ask(&["backfill-facts", "--facts", &url, "--slab-rows", "40"]).well();
     let more: i64 =
         client.query_one("select count(*) from bygone.slabs where base = 'orders'", &[]).unwrap().get(0);
-    assert!(usize::try_from(more).unwrap() > slabs.iter().filter(|base| *base == "orders").count());
+    assert!(more > 0);
     for (relation, answer) in relations.iter().zip(&answers) {
         assert_eq!(digest(&mut client, relation), *answer, "{relation}");
     }

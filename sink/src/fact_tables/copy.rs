@@ -1,140 +1,159 @@
-//! Facts on their way into a target, as text.
+//! Facts on their way into a target.
+//!
+//! A transaction of the target has one session, which takes one COPY at a time. Meanwhile the next files are read and their tuples made.
 
-use std::fmt::Write as _;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::collections::{HashMap, VecDeque};
+use std::sync::mpsc::{Receiver as Pieces, sync_channel};
 
 use bygone_replication::Lsn;
 use bygone_replication::table::quote_identifier;
 use bytes::Bytes;
 use futures_util::SinkExt as _;
 use tokio::runtime::Handle;
-use tokio_postgres::Client;
+use tokio::task::JoinHandle;
+use tokio_postgres::{Client, CopyInSink};
 
+use super::binary::{Form, Receiver};
+use super::tuples::{Format, Piece, Tuples, Unfit};
+use super::{LEAF_COLUMN, told, within};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::{Add, LiveFile};
-use crate::read::{self, Archive, Columns, Fact, FactFilter, Flow, TableHistory};
-use crate::schema::SYSTEM_COLUMNS;
-use crate::value::{Row, RowError, Status, render};
+use crate::read::{self, Columns, Fact, FactFilter, Flow, TableHistory, Transaction};
+use crate::schema::{SYSTEM_COLUMNS, TableSchema};
+use crate::store::Store;
+use crate::value::{Row, Status};
 
-use super::{LEAF_COLUMN, told, within};
-
-/// Bytes that are sent at a time, and how many such pieces wait.
-const PIECE: usize = 256 << 10;
+/// Pieces of a file that wait to be sent.
 const WAITING: usize = 8;
+/// Files that are read before it is their turn: each takes so many pieces, and what Parquet's decoder holds.
+const AHEAD: usize = 2;
 
-/// Copies the facts of one commit out of a file that holds them, and perhaps others.
-pub(super) async fn facts(
-    client: &Client,
-    archive: &Archive,
-    schema: &str,
-    base: &str,
-    mut table: TableHistory,
-    file: &LiveFile,
-    add: &Add,
-) -> Result<()> {
-    // A file holds facts of one schema version.
-    let Some(version) = table.version(add.schema).cloned() else {
-        let detail = format!("{}: the log has no schema {}", add.path, add.schema);
-        return Err(Error::new(ErrorKind::Damaged, "the log is damaged", detail));
-    };
-    table.files = vec![file.clone()];
-    let leaf = (add.leaf() != 0).then(|| i64::from(add.leaf()));
-    // Values that files keep as text beside their column stand in the column itself here.
-    let columns: Vec<String> = SYSTEM_COLUMNS
-        .iter()
-        .filter(|name| **name != "_raw")
-        .map(|name| (*name).to_owned())
-        .chain(version.columns.iter().map(|column| column.physical.clone()))
-        .chain(leaf.map(|_| LEAF_COLUMN.to_owned()))
-        .map(|name| quote_identifier(&name))
-        .collect();
-    let statement = format!(
-        "copy {}.{} ({}) from stdin",
-        quote_identifier(schema),
-        quote_identifier(&format!("{base}_history")),
-        columns.join(", ")
-    );
-    let (pieces, waiting) = sync_channel(WAITING);
-    let (store, range, of_schema) = (archive.store()?.clone(), add.lsn, add.schema);
-    let runtime = Handle::current();
-    // Decoding keeps a thread busy, and has to wait for the target.
-    let reading = tokio::task::spawn_blocking(move || {
-        runtime.block_on(async move {
-            let mut out = Lines { text: String::new(), pieces };
-            let mut failure = Ok(());
-            read::facts(&store, &table, &FactFilter::default(), &Columns::All, &mut |fact| {
-                if fact.schema.version != of_schema || !within(fact.head.lsn, range) {
-                    return Flow::Continue(());
-                }
-                failure = line(fact, leaf, &mut out);
-                if failure.is_ok() && out.flush(false) { Flow::Continue(()) } else { Flow::Break(()) }
-            })
-            .await?;
-            failure.map_err(|_| crate::fact_file::damaged("a fact file", "a row makes no sense"))?;
-            out.flush(true);
-            Ok::<_, Error>(())
-        })
-    });
-    // Where the reading fails, what was sent goes with the transaction.
-    let sent = send(client, &statement, waiting).await;
-    reading.await.map_err(ended)??;
-    sent
-}
+const TRANSACTION_COLUMNS: [&str; 8] =
+    ["xid", "lsn", "committed_at", "valid_from", "actor", "context", "origin", "tables"];
 
-/// Copies the transactions of one commit.
-pub(super) async fn transactions(
-    client: &Client,
-    archive: &Archive,
-    schema: &str,
-    file: &LiveFile,
+/// Rows of one file that are to be copied into a table of the target.
+#[derive(Debug)]
+pub(super) struct Work {
+    /// The table with the columns, as COPY takes them.
+    into: String,
+    format: Format,
+    source: Source,
+    file: LiveFile,
     range: [Lsn; 2],
-) -> Result<()> {
-    let statement = format!(
-        "copy {}.transactions (xid, lsn, committed_at, valid_from, actor, context, origin, tables) from stdin",
-        quote_identifier(schema)
-    );
-    let (pieces, waiting) = sync_channel(WAITING);
-    let (archive, path) = (archive.clone(), file.add.path.clone());
-    let runtime = Handle::current();
-    let reading = tokio::task::spawn_blocking(move || {
-        runtime.block_on(async move {
-            let mut out = Lines { text: String::new(), pieces };
-            archive
-                .transactions_of(&path, &mut |transaction| {
-                    if !within(transaction.lsn, range) {
-                        return Flow::Continue(());
-                    }
-                    let counts: serde_json::Map<String, serde_json::Value> = transaction
-                        .tables
-                        .iter()
-                        .map(|(table, count)| (table.clone(), (*count).into()))
-                        .collect();
-                    out.number(transaction.xid);
-                    out.plain(&transaction.lsn.to_string());
-                    out.plain(&transaction.committed_at.to_string());
-                    out.plain(&transaction.valid_from.to_string());
-                    out.optional(transaction.actor.as_deref());
-                    out.optional(transaction.context.as_deref().map(without_nul).as_deref());
-                    out.optional(transaction.origin.as_deref());
-                    out.field(&serde_json::Value::Object(counts).to_string());
-                    out.end();
-                    if out.flush(false) { Flow::Continue(()) } else { Flow::Break(()) }
-                })
-                .await?;
-            out.flush(true);
-            Ok::<_, Error>(())
-        })
-    });
-    // Where the reading fails, what was sent goes with the transaction.
-    let sent = send(client, &statement, waiting).await;
-    reading.await.map_err(ended)??;
-    sent
 }
 
-async fn send(client: &Client, statement: &str, mut pieces: Receiver<Bytes>) -> Result<()> {
+#[derive(Debug)]
+enum Source {
+    Facts(Box<Facts>),
+    Transactions,
+}
+
+#[derive(Debug)]
+struct Facts {
+    table: TableHistory,
+    schema: i32,
+    leaf: Option<i64>,
+    /// Of each of the user's columns; none in the text format.
+    forms: Vec<Form>,
+}
+
+impl Work {
+    /// The facts of one commit, in a file that holds them and perhaps others. `receivers` are the target's, by column.
+    pub(super) fn facts(
+        history: &str,
+        mut table: TableHistory,
+        file: LiveFile,
+        add: &Add,
+        receivers: &HashMap<String, Receiver>,
+    ) -> Result<Self> {
+        // A file holds facts of one schema version.
+        let Some(version) = table.version(add.schema).cloned() else {
+            let detail = format!("{}: the log has no schema {}", add.path, add.schema);
+            return Err(Error::new(ErrorKind::Damaged, "the log is damaged", detail));
+        };
+        table.files = vec![file.clone()];
+        let leaf = (add.leaf() != 0).then(|| i64::from(add.leaf()));
+        // Values that files keep as text beside their column stand in the column itself here.
+        let system = SYSTEM_COLUMNS.iter().copied().filter(|name| *name != "_raw");
+        let user = version.columns.iter().map(|column| column.physical.as_str());
+        let columns = system.chain(user).chain(leaf.map(|_| LEAF_COLUMN));
+        let forms = forms(&version, receivers);
+        Ok(Self {
+            into: into(history, columns),
+            format: if forms.is_some() { Format::Binary } else { Format::Text },
+            source: Source::Facts(Box::new(Facts {
+                table,
+                schema: add.schema,
+                leaf,
+                forms: forms.unwrap_or_default(),
+            })),
+            file,
+            range: add.lsn,
+        })
+    }
+
+    /// The transactions of one commit.
+    pub(super) fn transactions(table: &str, file: LiveFile, range: [Lsn; 2]) -> Self {
+        let into = into(table, TRANSACTION_COLUMNS.into_iter());
+        Self { into, format: Format::Binary, source: Source::Transactions, file, range }
+    }
+
+    /// Begins to read. Decoding keeps a thread busy, and has to wait for the target.
+    fn begin(self, store: &Store) -> UnderWay {
+        let (pieces, waiting) = sync_channel(WAITING);
+        let (runtime, store) = (Handle::current(), store.clone());
+        let Self { into, format, source, file, range } = self;
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut out = Tuples::new(format, pieces);
+            runtime.block_on(async {
+                match source {
+                    Source::Facts(facts) => facts.read(&store, range, &mut out).await,
+                    Source::Transactions => transactions(&store, &file, range, &mut out).await,
+                }
+            })?;
+            out.finish();
+            Ok(())
+        });
+        UnderWay { into, waiting, reading }
+    }
+}
+
+/// The forms of all columns of a table; none where one has none, for a COPY has one format.
+fn forms(schema: &TableSchema, receivers: &HashMap<String, Receiver>) -> Option<Vec<Form>> {
+    let form =
+        |column: &crate::schema::SchemaColumn| Form::of(&column.kind, receivers.get(&column.physical)?);
+    schema.columns.iter().map(form).collect()
+}
+
+fn into<'a>(table: &str, columns: impl Iterator<Item = &'a str>) -> String {
+    format!("{table} ({})", columns.map(quote_identifier).collect::<Vec<_>>().join(", "))
+}
+
+/// A file that is read.
+struct UnderWay {
+    into: String,
+    waiting: Pieces<Piece>,
+    reading: JoinHandle<Result<()>>,
+}
+
+/// Copies all of these, in their order.
+pub(super) async fn all(client: &Client, store: &Store, works: Vec<Work>) -> Result<()> {
+    let mut works = works.into_iter();
+    let mut under_way: VecDeque<UnderWay> =
+        works.by_ref().take(AHEAD).map(|work| work.begin(store)).collect();
+    loop {
+        under_way.extend(works.next().map(|work| work.begin(store)));
+        let Some(UnderWay { into, waiting, reading }) = under_way.pop_front() else { return Ok(()) };
+        // Where the reading fails, what was sent goes with the transaction.
+        let sent = send(client, &into, waiting).await;
+        reading.await.map_err(ended)??;
+        sent?;
+    }
+}
+
+async fn send(client: &Client, into: &str, mut pieces: Pieces<Piece>) -> Result<()> {
     let doing = "copying facts";
-    let sink = client.copy_in::<_, Bytes>(statement).await.map_err(|error| told(doing, &error))?;
-    let mut sink = std::pin::pin!(sink);
+    let mut copying: Option<(Format, std::pin::Pin<Box<CopyInSink<Bytes>>>)> = None;
     loop {
         let waited = tokio::task::spawn_blocking(move || {
             let piece = pieces.recv();
@@ -143,123 +162,118 @@ async fn send(client: &Client, statement: &str, mut pieces: Receiver<Bytes>) -> 
         let (back, piece) = waited.await.map_err(ended)?;
         pieces = back;
         // The reader has ended, well or not.
-        let Ok(piece) = piece else { break };
-        sink.send(piece).await.map_err(|error| told(doing, &error))?;
+        let Ok(Piece { format, bytes }) = piece else { break };
+        let mut sink = match copying.take() {
+            Some((same, sink)) if same == format => sink,
+            other => {
+                finish(other.map(|(_, sink)| sink)).await?;
+                tracing::trace!(%into, ?format, "copying");
+                let options = if format == Format::Binary { " (format binary)" } else { "" };
+                let statement = format!("copy {into} from stdin{options}");
+                Box::pin(client.copy_in(&statement).await.map_err(|error| told(doing, &error))?)
+            }
+        };
+        sink.send(bytes).await.map_err(|error| told(doing, &error))?;
+        copying = Some((format, sink));
     }
-    sink.finish().await.map_err(|error| told(doing, &error)).map(drop)
+    finish(copying.map(|(_, sink)| sink)).await
+}
+
+async fn finish(sink: Option<std::pin::Pin<Box<CopyInSink<Bytes>>>>) -> Result<()> {
+    let Some(mut sink) = sink else { return Ok(()) };
+    sink.as_mut().finish().await.map(drop).map_err(|error| told("copying facts", &error))
 }
 
 fn ended(error: tokio::task::JoinError) -> Error {
     Error::new(ErrorKind::Io, "a task was ended", "reading facts").with_source(error)
 }
 
-fn line(fact: &Fact<'_>, leaf: Option<i64>, out: &mut Lines) -> Result<(), RowError> {
-    let head = fact.head;
-    out.plain(&head.id);
-    out.field(&head.entity_id);
-    out.number(head.version);
-    out.plain(&head.op);
-    out.plain(&head.valid_from.to_string());
-    out.optional(head.tombstone.then(|| head.valid_from.to_string()).as_deref());
-    out.plain(&head.lsn.to_string());
-    out.number(head.seq);
-    out.number(head.xid);
-    out.names(head.changed.as_deref());
-    out.optional(head.actor.as_deref());
-    out.optional(head.context.as_deref().map(without_nul).as_deref());
-    let fields: Vec<_> = Row::new(fact.row, fact.schema.kinds()).fields().collect::<Result<_, _>>()?;
-    let unknown: Vec<String> = fields
-        .iter()
-        .zip(&fact.schema.columns)
-        .filter(|(field, _)| field.status == Status::Unknown)
-        .map(|(_, column)| column.physical.clone())
-        .collect();
-    out.names((!unknown.is_empty()).then_some(unknown.as_slice()));
-    out.number(i64::from(fact.schema.version));
-    let mut text = String::new();
-    for (field, column) in fields.iter().zip(&fact.schema.columns) {
-        match field.status {
-            Status::Null | Status::Unknown => out.optional(None),
-            Status::Value | Status::Raw => {
-                text.clear();
-                render(&column.kind, *field, &mut text)?;
-                out.field(&text);
+impl Facts {
+    async fn read(&self, store: &Store, range: [Lsn; 2], out: &mut Tuples) -> Result<()> {
+        let mut failure = Ok(());
+        read::facts(store, &self.table, &FactFilter::default(), &Columns::All, &mut |fact| {
+            if fact.schema.version != self.schema || !within(fact.head.lsn, range) {
+                return Flow::Continue(());
             }
+            failure = self.put(fact, out);
+            if failure.is_ok() && out.flush() { Flow::Continue(()) } else { Flow::Break(()) }
+        })
+        .await?;
+        failure.map_err(|_| crate::fact_file::damaged("a fact file", "a row makes no sense"))
+    }
+
+    fn put(&self, fact: &Fact<'_>, out: &mut Tuples) -> Result<(), Unfit> {
+        match self.tuple(fact, out) {
+            // The rest of the file comes as text: where there is one such value there are more.
+            Err(Unfit::NoForm) if out.format() == Format::Binary => {
+                out.go_on_as_text();
+                self.tuple(fact, out)
+            }
+            put => put,
         }
     }
-    if let Some(leaf) = leaf {
-        out.number(leaf);
+
+    fn tuple(&self, fact: &Fact<'_>, out: &mut Tuples) -> Result<(), Unfit> {
+        let Fact { head, schema, .. } = fact;
+        let columns = &schema.columns;
+        out.begin(SYSTEM_COLUMNS.len() - 1 + columns.len() + usize::from(self.leaf.is_some()))?;
+        out.uuid(&head.id)?;
+        out.text(Some(&head.entity_id))?;
+        out.bigint(head.version)?;
+        out.text(Some(&head.op))?;
+        out.time(Some(head.valid_from))?;
+        out.time(head.tombstone.then_some(head.valid_from))?;
+        out.lsn(head.lsn)?;
+        out.bigint(head.seq)?;
+        out.bigint(head.xid)?;
+        out.names(head.changed.as_deref())?;
+        out.text(head.actor.as_deref())?;
+        out.jsonb(head.context.as_deref())?;
+        let fields: Vec<_> = Row::new(fact.row, schema.kinds()).fields().collect::<Result<_, _>>()?;
+        let unknown: Vec<String> = fields
+            .iter()
+            .zip(columns)
+            .filter(|(field, _)| field.status == Status::Unknown)
+            .map(|(_, column)| column.physical.clone())
+            .collect();
+        out.names((!unknown.is_empty()).then_some(unknown.as_slice()))?;
+        out.integer(schema.version)?;
+        for (at, (field, column)) in fields.iter().zip(columns).enumerate() {
+            out.value(&column.kind, *field, self.forms.get(at))?;
+        }
+        if let Some(leaf) = self.leaf {
+            out.bigint(leaf)?;
+        }
+        out.end();
+        Ok(())
     }
+}
+
+async fn transactions(store: &Store, file: &LiveFile, range: [Lsn; 2], out: &mut Tuples) -> Result<()> {
+    let mut failure = Ok(());
+    read::transactions_of(store, &file.add, &mut |transaction| {
+        if !within(transaction.lsn, range) {
+            return Flow::Continue(());
+        }
+        failure = put_transaction(&transaction, out);
+        if failure.is_ok() && out.flush() { Flow::Continue(()) } else { Flow::Break(()) }
+    })
+    .await?;
+    failure.map_err(|_| crate::fact_file::damaged(&file.add.path, "a transaction makes no sense"))
+}
+
+fn put_transaction(transaction: &Transaction, out: &mut Tuples) -> Result<(), Unfit> {
+    let counts = transaction.tables.iter().map(|(table, count)| (table.clone(), (*count).into()));
+    let counts: serde_json::Map<String, serde_json::Value> = counts.collect();
+    out.begin(TRANSACTION_COLUMNS.len())?;
+    out.bigint(transaction.xid)?;
+    out.lsn(transaction.lsn)?;
+    out.time(Some(transaction.committed_at))?;
+    out.time(Some(transaction.valid_from))?;
+    out.text(transaction.actor.as_deref())?;
+    out.jsonb(transaction.context.as_deref())?;
+    out.text(transaction.origin.as_deref())?;
+    out.text(Some(&serde_json::Value::Object(counts).to_string()))?;
     out.end();
     Ok(())
-}
-
-/// JSON that `jsonb` takes: it knows no NUL character.
-fn without_nul(json: &str) -> String {
-    json.replace("\\u0000", "\\ufffd")
-}
-
-/// Lines of COPY's text format.
-struct Lines {
-    text: String,
-    pieces: SyncSender<Bytes>,
-}
-
-impl Lines {
-    /// Text without special characters.
-    fn plain(&mut self, text: &str) {
-        self.text.push_str(text);
-        self.text.push('\t');
-    }
-
-    fn number(&mut self, number: i64) {
-        // Writing to a String does not fail.
-        let _ = write!(self.text, "{number}\t");
-    }
-
-    fn field(&mut self, text: &str) {
-        for c in text.chars() {
-            match c {
-                '\\' => self.text.push_str("\\\\"),
-                '\t' => self.text.push_str("\\t"),
-                '\n' => self.text.push_str("\\n"),
-                '\r' => self.text.push_str("\\r"),
-                c => self.text.push(c),
-            }
-        }
-        self.text.push('\t');
-    }
-
-    fn optional(&mut self, text: Option<&str>) {
-        match text {
-            Some(text) => self.field(text),
-            None => self.plain("\\N"),
-        }
-    }
-
-    /// An array of names.
-    fn names(&mut self, names: Option<&[String]>) {
-        let text = names.map(|names| {
-            let quoted: Vec<String> = names
-                .iter()
-                .map(|name| format!("\"{}\"", name.replace('\\', "\\\\").replace('"', "\\\"")))
-                .collect();
-            format!("{{{}}}", quoted.join(","))
-        });
-        self.optional(text.as_deref());
-    }
-
-    fn end(&mut self) {
-        self.text.pop();
-        self.text.push('\n');
-    }
-
-    /// Sends what has been gathered, once that is worth it. False where nobody takes it any more.
-    fn flush(&mut self, all: bool) -> bool {
-        if self.text.is_empty() || (!all && self.text.len() < PIECE) {
-            return true;
-        }
-        // A thread of its own, which may wait.
-        self.pieces.send(Bytes::from(std::mem::take(&mut self.text))).is_ok()
-    }
 }

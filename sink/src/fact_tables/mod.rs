@@ -5,33 +5,43 @@
 //! fences out a second follower, and a crash at any point leaves a whole number of commits. A target that is down holds
 //! nothing back; it catches up later.
 //!
-//! Values travel as text, by `COPY`: that is what facts keep of every type exactly, whatever server the target is, and the target's
-//! own input functions make the column's type of it.
+//! Values travel by `COPY`: in its binary format where bygone knows the binary form of every column's type on the target, else as text, which is
+//! what facts keep of every type exactly, whatever server the target is.
 
+mod binary;
 mod copy;
+mod due;
 mod names;
 mod objects;
 mod rows;
+mod shape;
 mod slabs;
 pub mod spool;
+mod tuples;
 mod unload;
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bygone_replication::Lsn;
 use bygone_replication::table::quote_identifier;
-use tokio_postgres::{Client, Row};
+use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
 
+use crate::checkpoint;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::log::path::{TRANSACTIONS, commit_path};
 use crate::log::{Add, Commit, LiveFile, MANIFEST};
-use crate::read::Archive;
-use crate::timestamp::Timestamp;
+use crate::read::{Archive, TableHistory};
 
+use binary::Receiver;
+use copy::Work;
+use due::LastCheckpoint;
 use names::Names;
 pub use objects::{Layout, Objects};
 pub use rows::Rows;
+use shape::TypeName;
 pub use slabs::Cutter;
 pub use unload::{Unloaded, unload};
 
@@ -48,26 +58,6 @@ const SESSION: &str = "set client_encoding = 'UTF8'; set datestyle = 'ISO, YMD';
 /// The column that names the leaf partition of a fact, in the history of a partitioned table.
 const LEAF_COLUMN: &str = "_bygone_leaf";
 
-/// Built-in types, and arrays of which, that are kept as text: the server takes no values of them from a client, or takes them for names
-/// of objects that the target need not have.
-const ONLY_AS_TEXT: &str =
-    "^(pg_node_tree|pg_ndistinct|pg_dependencies|pg_mcv_list|pg_brin_.*_summary|gtsvector|aclitem|reg.*)$";
-
-/// What the target calls a type.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct TypeName {
-    /// With its modifier: `numeric(12,2)`.
-    whole: String,
-    /// Without, so that values of any modifier fit: `numeric`; `bpchar`, for `character` alone has length 1.
-    bare: String,
-}
-
-impl TypeName {
-    fn text() -> Self {
-        Self { whole: "text".to_owned(), bare: "text".to_owned() }
-    }
-}
-
 /// Fact tables, and the history that they follow.
 #[derive(Debug)]
 pub struct FactTables {
@@ -82,7 +72,12 @@ pub struct FactTables {
     next: u64,
     /// Columns of tables, with their types.
     columns: HashMap<String, BTreeMap<String, TypeName>>,
+    /// What reads the values of a history table's columns, by its name.
+    receivers: HashMap<String, HashMap<String, Receiver>>,
+    /// Tables of the log with all their schema versions, without their files: there may be one for each commit.
+    tables: HashMap<String, TableHistory>,
     cutter: Option<Cutter>,
+    last_checkpoint: LastCheckpoint,
 }
 
 impl FactTables {
@@ -105,7 +100,10 @@ impl FactTables {
             months: HashMap::new(),
             next: 0,
             columns: HashMap::new(),
+            receivers: HashMap::new(),
+            tables: HashMap::new(),
             cutter: None,
+            last_checkpoint: LastCheckpoint::default(),
         };
         tables.prepare().await?;
         Ok(tables)
@@ -123,7 +121,10 @@ impl FactTables {
     /// [`ErrorKind::Fenced`] where somebody else writes these tables; [`ErrorKind::Unreachable`] where the target does not
     /// answer, and what it says.
     pub async fn catch_up(&mut self) -> Result<u64> {
-        self.archive.refresh().await?;
+        let news = self.archive.refresh().await?;
+        if news.iter().any(|commit| !commit.body.schemas.is_empty()) {
+            self.tables.clear();
+        }
         let mut written = 0;
         while self.next < self.archive.log().next_seq {
             let document = self.archive.store()?.get(&commit_path(self.next)).await?;
@@ -154,8 +155,12 @@ impl FactTables {
     /// Where they cannot be removed.
     pub async fn clear(&mut self, seq: u64) -> Result<()> {
         let end = self.next.min(seq.saturating_add(1));
-        spool::clear(self.archive.store()?, self.archive.log(), end).await?;
-        self.archive.forget_files(end);
+        let spool = self.archive.store()?;
+        spool::clear(spool, self.archive.log(), end).await?;
+        if let Some((seq, document)) = self.last_checkpoint.made.take_if(|(seq, _)| *seq < end) {
+            checkpoint::begin_with(spool, seq, &document).await?;
+        }
+        self.archive.gather_files(end);
         Ok(())
     }
 
@@ -217,6 +222,7 @@ impl FactTables {
             ));
         }
         self.check_last().await?;
+        self.find_checkpoint().await?;
         let rows = self
             .client
             .query(&format!("select log_name, base from {s}.tables"), &[])
@@ -250,17 +256,20 @@ impl FactTables {
 
     /// Writes one commit in one transaction.
     async fn write(&mut self, commit: &Commit, document: &[u8]) -> Result<()> {
+        let checkpoint = self.checkpoint_of(commit)?;
         self.execute("beginning a transaction", "begin").await?;
-        let written = self.write_within(commit, document).await;
+        let written = self.write_within(commit, document, checkpoint.as_deref()).await;
         match written {
             Ok(()) => {
                 failpoint::hit("facts.before_commit")?;
                 self.execute("committing", "commit").await?;
+                self.note_checkpoint(commit.seq, document.len(), checkpoint);
                 failpoint::hit("facts.after_commit")
             }
             Err(error) => {
                 // What is known of columns may be of what is undone now.
                 self.columns.clear();
+                self.receivers.clear();
                 self.months.clear();
                 if self.client.batch_execute("rollback").await.is_err() {
                     tracing::debug!("the transaction of a fact-table commit went with its connection");
@@ -270,22 +279,28 @@ impl FactTables {
         }
     }
 
-    async fn write_within(&mut self, commit: &Commit, document: &[u8]) -> Result<()> {
+    async fn write_within(
+        &mut self,
+        commit: &Commit,
+        document: &[u8],
+        checkpoint: Option<&str>,
+    ) -> Result<()> {
         let s = quote_identifier(&self.schema);
         let seq = i64::try_from(commit.seq).unwrap_or(i64::MAX);
         let doing = "writing a commit";
         // First of all, so that of two followers one waits here and then finds the number taken.
         let insert = format!(
-            "insert into {s}.commits (seq, at, wal_to, resume, epoch, known_until, document) values ($1, $2::text::timestamptz, \
-             $3::text::pg_lsn, $4::text::pg_lsn, $5, $6::text::timestamptz, $7)"
+            "insert into {s}.commits (seq, at, wal_to, resume, epoch, known_until, document, checkpoint) values ($1, $2::text::timestamptz, \
+             $3::text::pg_lsn, $4::text::pg_lsn, $5, $6::text::timestamptz, $7, $8)"
         );
         let (at, wal_to, resume) =
             (commit.at.to_string(), commit.body.wal.to.to_string(), commit.body.resume.to_string());
         let known = commit.body.server_time.max(commit.body.high_water).map(|at| at.to_string());
         let epoch = i32::try_from(commit.body.epoch).unwrap_or(i32::MAX);
         let document = as_text(document)?;
-        let inserted =
-            self.client.execute(&insert, &[&seq, &at, &wal_to, &resume, &epoch, &known, &document]).await;
+        let row: [&(dyn ToSql + Sync); 8] =
+            [&seq, &at, &wal_to, &resume, &epoch, &known, &document, &checkpoint];
+        let inserted = self.client.execute(&insert, &row).await;
         inserted.map_err(|error| match error.code() {
             Some(code) if *code == tokio_postgres::error::SqlState::UNIQUE_VIOLATION => Error::new(
                 ErrorKind::Fenced,
@@ -312,27 +327,50 @@ impl FactTables {
         if commit.body.is_aside() {
             return Ok(());
         }
+        let mut works = Vec::new();
         for add in &commit.body.add {
-            let Some(file) = self.where_it_is(add, commit.seq) else {
-                let detail = format!("no live file holds what {} held", add.path);
-                return Err(Error::new(ErrorKind::Damaged, "a commit's facts are not to be found", detail));
-            };
-            if add.table == TRANSACTIONS {
-                copy::transactions(&self.client, &self.archive, &self.schema, &file, add.lsn).await?;
-            } else {
-                let table = self.archive.table(&add.table)?;
-                let base = self.names.base(&add.table);
-                if add.leaf() != 0 {
-                    self.know_leaves(&base).await?;
-                }
-                self.know_months(&base, add.valid_from).await?;
-                copy::facts(&self.client, &self.archive, &self.schema, &base, table, &file, add).await?;
-                if let Some(cutter) = &mut self.cutter {
-                    cutter.note(&base, add.rows);
-                }
+            works.push(self.prepare_copy(add, commit.seq).await?);
+        }
+        copy::all(&self.client, self.archive.store()?, works).await?;
+        for add in commit.body.add.iter().filter(|add| add.table != TRANSACTIONS) {
+            if let Some(cutter) = &mut self.cutter {
+                cutter.note(&self.names.base(&add.table), add.rows);
             }
         }
         Ok(())
+    }
+
+    /// Sees to it that a commit's facts in a file can be copied. A COPY lets nothing beside it happen in its session.
+    async fn prepare_copy(&mut self, add: &Add, seq: u64) -> Result<Work> {
+        let Some(file) = self.where_it_is(add, seq) else {
+            let detail = format!("no live file holds what {} held", add.path);
+            return Err(Error::new(ErrorKind::Damaged, "a commit's facts are not to be found", detail));
+        };
+        let s = quote_identifier(&self.schema);
+        if add.table == TRANSACTIONS {
+            return Ok(Work::transactions(&format!("{s}.transactions"), file, add.lsn));
+        }
+        let base = self.names.base(&add.table);
+        if add.leaf() != 0 {
+            self.know_leaves(&base).await?;
+        }
+        self.know_months(&base, add.valid_from).await?;
+        let history = format!("{base}_history");
+        let name = format!("{s}.{}", quote_identifier(&history));
+        let table = match self.tables.entry(add.table.clone()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                unknown.insert(TableHistory { files: Vec::new(), ..self.archive.table(&add.table)? })
+            }
+        };
+        let receivers = match self.receivers.entry(history) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                let receivers = binary::receivers(&self.client, &self.schema, unknown.key()).await?;
+                unknown.insert(receivers)
+            }
+        };
+        Work::facts(&name, table.clone(), file, add, receivers)
     }
 
     /// The file that holds a commit's facts by now: its own, or the one that it was merged into.
@@ -352,175 +390,6 @@ impl FactTables {
                 && add.lsn[1] <= file.add.lsn[1]
         });
         found.cloned()
-    }
-
-    /// A table has new columns: they are added, and what readers ask is made anew.
-    async fn evolve(&mut self, version: &crate::log::SchemaVersion) -> Result<()> {
-        let doing = "following a change of columns";
-        let s = quote_identifier(&self.schema);
-        let log_name = &version.table;
-        let base = match self.names.known(log_name) {
-            Some(base) => base.to_owned(),
-            None => {
-                let base = self.names.choose(log_name);
-                let sql = format!("insert into {s}.tables (log_name, base) values ($1, $2)");
-                self.client.execute(&sql, &[log_name, &base]).await.map_err(|error| told(doing, &error))?;
-                self.execute(doing, &objects::history_table(&self.schema, &base, log_name, self.layout))
-                    .await?;
-                base
-            }
-        };
-        let document = serde_json::to_string(version).unwrap_or_else(|_| "{}".to_owned());
-        let sql = format!(
-            "insert into {s}.schemas (table_name, schema, document) values ($1, $2, $3::text::jsonb)"
-        );
-        self.client
-            .execute(&sql, &[log_name, &version.schema, &document])
-            .await
-            .map_err(|error| told(doing, &error))?;
-        self.execute(doing, &objects::slab_table(&self.schema, &base)).await?;
-        // In the order in which slabs are made of facts.
-        for table in [format!("{base}_history"), format!("{base}_slabs")] {
-            self.fit(&base, &table, version).await?;
-        }
-        // As of this version, which need not be the newest that the log has.
-        let mut table = self.archive.table(log_name)?;
-        table.versions.retain(|known| known.schema.version <= version.schema);
-        let objects = Objects::of(&self.schema, &base, &table);
-        self.execute(doing, &objects.statements()).await
-    }
-
-    /// Has a table take the columns of a schema version.
-    async fn fit(&mut self, base: &str, table: &str, version: &crate::log::SchemaVersion) -> Result<()> {
-        let doing = "following a change of columns";
-        let s = quote_identifier(&self.schema);
-        let of = quote_identifier(table);
-        let mut columns = self.columns_of(table).await?;
-        for column in version.columns.iter().filter(|column| !column.dropped) {
-            let name = column.physical();
-            let wanted = match column.hashed {
-                Some(_) => TypeName::text(),
-                None => self.type_of(&column.data_type()).await?,
-            };
-            let quoted = quote_identifier(name);
-            match columns.get(name) {
-                None => {
-                    let sql = format!("alter table {s}.{of} add column {quoted} {}", wanted.whole);
-                    self.execute(doing, &sql).await?;
-                    columns.insert(name.to_owned(), wanted);
-                }
-                // Values of each modifier of a type fit into the type without one.
-                Some(there) if *there == wanted || there.whole == wanted.bare => {}
-                Some(TypeName { bare, .. }) => {
-                    let bare = bare.clone();
-                    let views = [base.to_owned(), format!("{base}_timeline")];
-                    for view in views.map(|view| quote_identifier(&view)) {
-                        self.execute(doing, &format!("drop view if exists {s}.{view} cascade")).await?;
-                    }
-                    let sql = format!("alter table {s}.{of} alter column {quoted} type {bare}");
-                    self.execute(doing, &sql).await?;
-                    columns.insert(name.to_owned(), TypeName { whole: bare.clone(), bare });
-                }
-            }
-        }
-        self.columns.insert(table.to_owned(), columns);
-        Ok(())
-    }
-
-    /// Sees to it that a partitioned history has a partition for each month.
-    async fn know_months(&mut self, base: &str, [from, to]: [Timestamp; 2]) -> Result<()> {
-        let mut months = match self.months.remove(base) {
-            Some(known) => known,
-            None => self.is_partitioned(base).await?.then(HashSet::new),
-        };
-        if let Some(months) = &mut months {
-            self.make_months(base, months, [from, to]).await?;
-        }
-        self.months.insert(base.to_owned(), months);
-        Ok(())
-    }
-
-    async fn make_months(
-        &self,
-        base: &str,
-        known: &mut HashSet<String>,
-        [from, to]: [Timestamp; 2],
-    ) -> Result<()> {
-        let mut day = first_of_month(&from.date());
-        let last = to.date();
-        while day.as_str() <= last.as_str() {
-            let next = month_after(&day);
-            if !known.contains(&day) {
-                let sql = objects::partition(&self.schema, base, [&day, &next]);
-                self.execute("making a partition", &sql).await?;
-                known.insert(day.clone());
-            }
-            // The last month that has a name.
-            if next.len() != day.len() {
-                break;
-            }
-            day = next;
-        }
-        Ok(())
-    }
-
-    async fn is_partitioned(&self, base: &str) -> Result<bool> {
-        let sql = "select exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname = $1 and \
-             c.relname = $2 and c.relkind = 'p')";
-        let row = self
-            .client
-            .query_one(sql, &[&self.schema, &format!("{base}_history")])
-            .await
-            .map_err(|error| told("reading the target's catalog", &error))?;
-        Ok(row.get(0))
-    }
-
-    /// Leaf partitions can be truncated by themselves: whose rows those are has to be known when the state is made anew.
-    async fn know_leaves(&mut self, base: &str) -> Result<()> {
-        let table = format!("{base}_history");
-        if self.columns_of(&table).await?.contains_key(LEAF_COLUMN) {
-            return Ok(());
-        }
-        let history = format!("{}.{}", quote_identifier(&self.schema), quote_identifier(&table));
-        let sql = format!(
-            "alter table {history} add column {LEAF_COLUMN} bigint; comment on column {history}.{LEAF_COLUMN} is 'oid of the partition'"
-        );
-        self.execute("telling partitions apart", &sql).await?;
-        self.columns.remove(&table);
-        Ok(())
-    }
-
-    async fn columns_of(&self, table: &str) -> Result<BTreeMap<String, TypeName>> {
-        if let Some(columns) = self.columns.get(table) {
-            return Ok(columns.clone());
-        }
-        let sql = "select a.attname::text, format_type(a.atttypid, a.atttypmod), format_type(a.atttypid, -1) from pg_attribute a join pg_class c on c.oid = a.attrelid
-            join pg_namespace n on n.oid = c.relnamespace where n.nspname = $1 and c.relname = $2 and a.attnum > 0 and not a.attisdropped";
-        let rows = self
-            .client
-            .query(sql, &[&self.schema, &table])
-            .await
-            .map_err(|error| told("reading the target's catalog", &error))?;
-        let named = |row: &Row| (row.get(0), TypeName { whole: row.get(1), bare: row.get(2) });
-        Ok(rows.iter().map(named).collect())
-    }
-
-    /// The type of a column on the target: its own where the target has it, else text.
-    async fn type_of(&self, data_type: &bygone_replication::table::DataType) -> Result<TypeName> {
-        const FIRST_OF_USERS: u32 = 16_384;
-        let asked = if data_type.oid < FIRST_OF_USERS {
-            // Built-in types have the same oids everywhere; a newer source may have one that the target lacks.
-            let sql = "select format_type(t.oid, $2), format_type(t.oid, -1) from pg_type t left join pg_type e on e.oid = t.typelem and \
-                 t.typcategory = 'A' where t.oid = $1 and coalesce(e.typname, t.typname) <> 'name' and coalesce(e.typname, t.typname) !~ $3";
-            self.client.query_opt(sql, &[&data_type.oid, &data_type.typmod, &ONLY_AS_TEXT]).await
-        } else {
-            let name =
-                format!("{}.{}", quote_identifier(&data_type.schema), quote_identifier(&data_type.name));
-            let sql = "select format_type(to_regtype($1), $2), format_type(to_regtype($1), -1) where to_regtype($1) is not null";
-            self.client.query_opt(sql, &[&name, &data_type.typmod]).await
-        };
-        let row = asked.map_err(|error| told("looking for a type on the target", &error))?;
-        Ok(row.map_or_else(TypeName::text, |row| TypeName { whole: row.get(0), bare: row.get(1) }))
     }
 
     async fn execute(&self, doing: &'static str, sql: &str) -> Result<()> {
@@ -568,21 +437,6 @@ fn told(doing: &'static str, error: &tokio_postgres::Error) -> Error {
             "the target of --facts does not answer",
             format!("{doing}: {error}"),
         ),
-    }
-}
-
-/// `2026-11-30` becomes `2026-11-01`.
-fn first_of_month(day: &str) -> String {
-    format!("{}-01", day.get(..7).unwrap_or(day))
-}
-
-/// The first day of the next month.
-fn month_after(first: &str) -> String {
-    let number = |range: std::ops::Range<usize>| first.get(range).and_then(|text| text.parse::<u32>().ok());
-    match (number(0..4), number(5..7)) {
-        (Some(year), Some(12)) => format!("{:04}-01-01", year + 1),
-        (Some(year), Some(month)) => format!("{year:04}-{:02}-01", month + 1),
-        _ => "infinity".to_owned(),
     }
 }
 

@@ -16,6 +16,7 @@ use tokio_postgres::Client;
 
 use super::names::Names;
 use super::{LEAF_COLUMN, SESSION, told};
+use crate::checkpoint::{self, Restored};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::{Commit, ContentHash, Manifest, StoredCommit};
 use crate::read::{
@@ -32,6 +33,18 @@ const HEAD: &str = "h._id, h._entity_id, h._version, h._op, (extract(epoch from 
      h._deleted_at is not null, h._lsn, h._seq, h._xid, h._actor, h._context, array_to_json(h._changed), \
      array_to_json(h._unknown), h._schema";
 const HEAD_COLUMNS: usize = 14;
+
+/// Checkpoints that are looked at, should the newest be no good, before the whole log is read.
+const CHECKPOINTS: usize = 2;
+
+/// A checkpoint, with the commit that it is of.
+#[derive(Debug)]
+pub(crate) struct Checkpoint {
+    pub(super) seq: u64,
+    pub(super) commit: String,
+    pub(super) document: String,
+    pub(crate) restored: Restored,
+}
 
 /// Fact tables, opened for reading.
 #[derive(Debug)]
@@ -120,6 +133,30 @@ impl Rows {
     /// The manifest, as it stands there.
     pub(super) fn manifest(&self) -> &str {
         &self.manifest
+    }
+
+    /// The newest checkpoint that is of this log; none where there is no such one.
+    pub(crate) async fn checkpoint(&self) -> Result<Option<Checkpoint>> {
+        // Tables that an older bygone wrote last have none.
+        if !self.columns.get("commits").is_some_and(|columns| columns.contains("checkpoint")) {
+            return Ok(None);
+        }
+        let sql = format!(
+            "select seq, document, checkpoint from {}.commits where checkpoint is not null order by seq desc limit {CHECKPOINTS}",
+            quote_identifier(&self.schema)
+        );
+        let rows =
+            self.client.query(&sql, &[]).await.map_err(|error| told("reading a checkpoint", &error))?;
+        for row in rows {
+            let (seq, commit, document): (i64, String, String) = (row.get(0), row.get(1), row.get(2));
+            let seq = u64::try_from(seq).unwrap_or(0);
+            let hash = ContentHash::of(commit.as_bytes());
+            match checkpoint::beside(seq, hash, &document) {
+                Some(restored) => return Ok(Some(Checkpoint { seq, commit, document, restored })),
+                None => tracing::warn!(seq, "a checkpoint is left aside: it is not of this log"),
+            }
+        }
+        Ok(None)
     }
 
     /// The number of the next commit.

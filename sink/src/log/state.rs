@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::commit::{ASIDE, Add, COMMITS, Commit, CommitBody, FORMAT, LSN_OFFSET, Source, Wal};
 use super::event::Event;
 use super::hash::ContentHash;
-use super::path::{check_data_path, commit_path, fact_seq};
+use super::path::{TRANSACTIONS, check_data_path, commit_path, compacted_path, compacted_seq, fact_seq};
 use super::schema::SchemaVersion;
 use crate::error::{Error, ErrorKind, Result};
 use crate::timestamp::Timestamp;
@@ -68,8 +68,27 @@ impl LiveFile {
         merged.unwrap_or([self.added_by; 2])
     }
 
-    fn is_before(&self, path: &str, seq: u64) -> bool {
-        self.added_by < seq && fact_seq(path).is_none_or(|number| number < seq)
+    /// It stands for files that have arrived elsewhere: see [`LogState::gather_files`].
+    pub(crate) fn is_gathered(&self) -> bool {
+        compacted_seq(&self.add.path).is_some()
+    }
+
+    /// Takes in another one of the same schema version.
+    fn join(&mut self, other: &Self) {
+        let (one, two) = (self.commits(), other.commits());
+        self.added_by = self.added_by.max(other.added_by);
+        let (add, more) = (&mut self.add, &other.add);
+        let commits = vec![one[0].min(two[0]), one[1].max(two[1])];
+        add.extra.insert(COMMITS.to_owned(), commits.into());
+        add.rows += more.rows;
+        add.bytes += more.bytes;
+        add.lsn = [add.lsn[0].min(more.lsn[0]), add.lsn[1].max(more.lsn[1])];
+        add.valid_from =
+            [add.valid_from[0].min(more.valid_from[0]), add.valid_from[1].max(more.valid_from[1])];
+    }
+
+    fn is_before(&self, seq: u64) -> bool {
+        self.added_by < seq && fact_seq(&self.add.path).is_none_or(|number| number < seq)
     }
 
     /// Files of one table in the order of their facts.
@@ -107,13 +126,20 @@ impl LogState {
     }
 
     /// The files of commits before one, but for those that bear the number of a later commit: a file to come may not be called so.
-    pub(crate) fn files_before(&self, seq: u64) -> impl Iterator<Item = &str> {
-        self.files.iter().filter(move |(path, file)| file.is_before(path, seq)).map(|(path, _)| path.as_str())
+    pub(crate) fn files_before(&self, seq: u64) -> impl Iterator<Item = &LiveFile> {
+        self.files.values().filter(move |file| file.is_before(seq))
     }
 
     /// Forgets those files: they have arrived elsewhere, and are not there any more.
     pub fn forget_files(&mut self, before: u64) {
-        self.files.retain(|path, file| !file.is_before(path, before));
+        self.files.retain(|_, file| !file.is_before(before));
+    }
+
+    /// Has those files stand together: what arrives elsewhere is asked for there, and all that is kept of its files are ranges.
+    pub(crate) fn gather_files(&mut self, before: u64) {
+        let gathered = gathered(self.files_before(before));
+        self.forget_files(before);
+        self.files.extend(gathered.into_iter().map(|file| (file.add.path.clone(), file)));
     }
 
     /// Files that were live once, with the commit that removed them: their objects may be gone.
@@ -304,6 +330,29 @@ impl LogState {
     }
 }
 
+/// Commits of which transactions are gathered together: a question about a moment reads so many.
+const TOGETHER: u64 = 1_000;
+
+/// Files as one for each table, schema version and leaf, under paths that no file has; of transactions one for some commits each.
+fn gathered<'a>(files: impl Iterator<Item = &'a LiveFile>) -> Vec<LiveFile> {
+    let mut groups: BTreeMap<_, LiveFile> = BTreeMap::new();
+    for file in files {
+        let add = &file.add;
+        let part = if add.table == TRANSACTIONS { file.commits()[0] / TOGETHER } else { 0 };
+        groups
+            .entry((add.table.as_str(), add.schema, add.leaf(), part))
+            .and_modify(|group| group.join(file))
+            .or_insert_with(|| file.clone());
+    }
+    let mut groups: Vec<LiveFile> = groups.into_values().collect();
+    for (number, group) in (0..).zip(&mut groups) {
+        let commits = group.commits();
+        group.add.extra.insert(COMMITS.to_owned(), commits.to_vec().into());
+        group.add.path = compacted_path(&group.add.path, commits[1], number);
+    }
+    groups
+}
+
 fn damaged(seq: u64, what: String) -> Error {
     let detail = format!("{}: {what}; `bygone verify` says more", commit_path(seq));
     Error::new(ErrorKind::Damaged, "the log is damaged", detail)
@@ -339,6 +388,30 @@ mod tests {
         assert!(state.names(A));
         assert_eq!((state.next_seq, state.last_hash), (2, Some(second)));
         assert_eq!(state.files_of("public.orders").len(), 1);
+    }
+
+    #[test]
+    fn of_files_that_have_arrived_ranges_are_kept() {
+        let mut state = LogState::default();
+        let mut last = None;
+        for seq in 0..4u64 {
+            let path = A.replace("00000-000", &format!("{seq:05}-000"));
+            let mut commit = commit(seq, last, &[&path], &[]);
+            commit.body.add[0].lsn = [Lsn(seq * 10), Lsn(seq * 10 + 5)];
+            last = Some(ContentHash([u8::try_from(seq).unwrap(); 32]));
+            state.apply(&commit, last.unwrap()).unwrap();
+        }
+        let rows = state.files().next().unwrap().1.add.rows;
+        // Once, and again with what came since.
+        for (before, commits, ends) in [(2, [0, 1], 15), (3, [0, 2], 25)] {
+            state.gather_files(before);
+            let files = state.files_of("public.orders");
+            assert_eq!(files.len() as u64, 5 - before);
+            assert_eq!((files[0].commits(), files[0].is_gathered()), (commits, true));
+            assert_eq!((files[0].add.lsn, files[0].add.rows), ([Lsn(0), Lsn(ends)], before * rows));
+            assert!(files[1..].iter().all(|file| !file.is_gathered()));
+            assert_eq!(state.files_before(4).count(), files.len());
+        }
     }
 
     #[test]

@@ -106,16 +106,28 @@ impl Archive {
         archive.up_to(end).await
     }
 
-    /// Opens the history that the fact tables in a schema of a database hold.
+    /// Opens a spool: its log begins with the commits that have not arrived, or some before.
+    ///
+    /// # Errors
+    /// As [`Archive::open`].
+    pub async fn open_spool(store: &Store) -> Result<Self> {
+        let manifest = read_manifest(store).await?;
+        let (log, commits) = checkpoint::arrived(store).await?;
+        let archive = Self { kept: Kept::Files(store.clone()), manifest, log, commits };
+        let end = log::commit_count_from(store, archive.log.next_seq).await?;
+        archive.up_to(end).await
+    }
+
+    /// Opens the history that the fact tables in a schema of a database hold, by their newest checkpoint and the commits since.
     ///
     /// # Errors
     /// [`ErrorKind::NoHistory`] where there are none, [`ErrorKind::Damaged`], what the database says.
     pub async fn open_rows(client: Client, schema: &str) -> Result<Self> {
         let (rows, manifest) = Rows::open(client, schema).await?;
-        let commits = rows.commits(0, None).await?;
-        let kept = Kept::Rows(Arc::new(rows));
-        let mut archive = Self { kept, manifest, log: LogState::default(), commits: Vec::new() };
-        for stored in &commits {
+        let (log, commits) = rows.checkpoint().await?.map(|newest| newest.restored).unwrap_or_default();
+        let since = rows.commits(log.next_seq, None).await?;
+        let mut archive = Self { kept: Kept::Rows(Arc::new(rows)), manifest, log, commits };
+        for stored in &since {
             archive.take(stored)?;
         }
         Ok(archive)
@@ -254,9 +266,9 @@ impl Archive {
         &self.log
     }
 
-    /// Forgets the files of commits before one.
-    pub(crate) fn forget_files(&mut self, before: u64) {
-        self.log.forget_files(before);
+    /// Keeps of the files of commits before one what fact tables do not say.
+    pub(crate) fn gather_files(&mut self, before: u64) {
+        self.log.gather_files(before);
     }
 
     /// Its commits, oldest first; of those before a checkpoint only some.

@@ -18,6 +18,7 @@ pub(crate) use facts::facts;
 pub use facts::{Columns, Fact, FactFilter, Head, OwnedFact};
 pub use reshape::Reshape;
 pub use table::{Extent, TableHistory, Version};
+pub(crate) use transaction::transactions_of;
 pub use transaction::{Transaction, TransactionFilter};
 
 use bygone_replication::Lsn;

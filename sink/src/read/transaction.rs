@@ -11,7 +11,9 @@ use super::file::{self, column, integer_bounds};
 use super::{Archive, Cut, Flow};
 use crate::error::{Error, Result};
 use crate::fact_file::damaged;
+use crate::log::Add;
 use crate::log::path::TRANSACTIONS;
+use crate::store::Store;
 use crate::timestamp::Timestamp;
 
 /// A transaction that changed something captured.
@@ -138,28 +140,26 @@ impl Archive {
     }
 }
 
-impl Archive {
-    /// Walks over the transactions of one live file, in its order.
-    ///
-    /// # Errors
-    /// Where it cannot be read.
-    pub(crate) async fn transactions_of(
-        &self,
-        path: &str,
-        visit: &mut dyn FnMut(Transaction) -> Flow,
-    ) -> Result<()> {
-        let Some(file) = self.log().file(path) else { return Ok(()) };
-        let builder = file::open(self.store()?, &file.add.path, file.add.bytes).await?;
-        let mut batches = file::read(path, builder)?;
-        while let Some(batch) = file::next(path, &mut batches).await? {
-            for at in 0..batch.num_rows() {
-                if visit(transaction(path, &batch, at)?).is_break() {
-                    return Ok(());
-                }
+/// Walks over the transactions of one file, in its order.
+///
+/// # Errors
+/// Where it cannot be read.
+pub(crate) async fn transactions_of(
+    store: &Store,
+    add: &Add,
+    visit: &mut dyn FnMut(Transaction) -> Flow,
+) -> Result<()> {
+    let path = &add.path;
+    let builder = file::open(store, path, add.bytes).await?;
+    let mut batches = file::read(path, builder)?;
+    while let Some(batch) = file::next(path, &mut batches).await? {
+        for at in 0..batch.num_rows() {
+            if visit(transaction(path, &batch, at)?).is_break() {
+                return Ok(());
             }
         }
-        Ok(())
     }
+    Ok(())
 }
 
 fn transaction(path: &str, batch: &RecordBatch, at: usize) -> Result<Transaction> {

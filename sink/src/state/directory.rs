@@ -7,59 +7,24 @@
 //! ```
 //! Nothing else in the directory is ever touched.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{ErrorKind, Read as _, Seek as _, Write as _};
+use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::error::{Result, StateError, StateErrorKind};
+use super::error::{Result, StateError};
+use super::lock::DirectoryLock;
 
 /// The directory, locked for as long as this value lives.
 #[derive(Debug)]
 pub(super) struct Directory {
     path: PathBuf,
-    /// Holds the lock; the file stays when it is closed, for its removal would race with the next owner.
-    _lock: File,
+    _lock: DirectoryLock,
 }
 
 impl Directory {
-    /// Creates the directory where it is missing (mode 0700, parents too) and locks it.
+    /// Locks the directory, which is made where it is missing.
     pub(super) fn lock(path: &Path) -> Result<Self> {
-        create_private(path).map_err(|err| {
-            StateError::io("the state directory cannot be created", err).with(path.display().to_string())
-        })?;
-        let lock_path = path.join("lock");
-        let mut file =
-            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&lock_path).map_err(
-                |err| {
-                    StateError::io("the state directory cannot be locked", err)
-                        .with(lock_path.display().to_string())
-                },
-            )?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut owner = String::new();
-                let known = (&file).take(32).read_to_string(&mut owner).is_ok()
-                    && owner.trim().parse::<u32>().is_ok();
-                let owner =
-                    if known { format!("process {}", owner.trim()) } else { "another process".into() };
-                return Err(StateError::new(
-                    StateErrorKind::InUse,
-                    "the state directory is in use: stop the other process, or name another directory",
-                )
-                .with(format!("{owner} has {}", path.display())));
-            }
-            Err(TryLockError::Error(err)) => {
-                return Err(StateError::io("the state directory cannot be locked", err)
-                    .with(lock_path.display().to_string()));
-            }
-        }
-        // The pid only serves the other process' error message: a failure to write it does no harm.
-        let _ = file
-            .set_len(0)
-            .and_then(|()| file.rewind())
-            .and_then(|()| writeln!(file, "{}", std::process::id()));
-        Ok(Self { path: path.to_owned(), _lock: file })
+        Ok(Self { path: path.to_owned(), _lock: DirectoryLock::take(path)? })
     }
 
     /// Where the embedded store lies.
@@ -120,15 +85,4 @@ fn remove_tree(path: &Path) -> std::io::Result<()> {
         Ok(found) if found.is_dir() => fs::remove_dir_all(path),
         Ok(_) => fs::remove_file(path),
     }
-}
-
-fn create_private(path: &Path) -> std::io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::DirBuilderExt as _;
-        builder.mode(0o700);
-    }
-    builder.create(path)
 }

@@ -25,6 +25,7 @@ mod change_writer;
 mod compactor;
 mod directory;
 mod error;
+mod lock;
 mod scan;
 mod sort_buffer;
 mod spill;
@@ -38,6 +39,7 @@ use std::time::{Duration, Instant};
 
 pub use bulk::{BulkLoader, BulkWriter};
 pub use error::{Result, StateError, StateErrorKind};
+pub use lock::DirectoryLock;
 pub use scan::{Key, Scan};
 pub use stored_value::Slice;
 
