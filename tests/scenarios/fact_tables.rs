@@ -265,6 +265,39 @@ fn in_spool(bygone: &Bygone) -> usize {
 }
 
 #[test]
+fn before_its_history_begins_nothing_is_known_of_a_table() {
+    let source = Postgres::start();
+    source.run(SHOP);
+    source.run("create table empty (id int primary key)");
+    let scratch = Scratch::new("facts");
+    let url = source.url();
+    let mut bygone = Bygone::new(&url, scratch.join("history")).without_files().options(&["--facts", &url]);
+    bygone.until_current();
+    let mut client = source.connect();
+    for (question, sentence) in [
+        ("bygone.orders_as_of('2020-01-01')", "nothing is known of public.orders at "),
+        ("bygone.orders_as_of('2020-01-01') where id = 1", "its history begins at"),
+        ("bygone.orders_as_of(timestamptz '2020-01-01') where id = 1 limit 1", "its history begins at"),
+        ("bygone.orders_as_of(pg_lsn '0/1') where id = 1", "nothing is known of public.orders at 0/1"),
+        ("bygone.empty_as_of('2020-01-01')", "nothing is known of public.empty"),
+    ] {
+        let error = client.query(&format!("select * from {question}"), &[]).unwrap_err();
+        let told = error.as_db_error().unwrap_or_else(|| panic!("{question}: {error}")).message().to_owned();
+        assert!(told.contains(sentence), "{question}: {told}");
+    }
+    let first = "(select min(_valid_from) from bygone.orders_history)";
+    for (question, count) in [
+        (format!("bygone.orders_as_of({first})"), 3),
+        ("bygone.orders_as_of(now())".to_owned(), 3),
+        ("bygone.orders_as_of(pg_lsn 'F/0') where id = 2".to_owned(), 1),
+        ("bygone.empty_as_of(now())".to_owned(), 0),
+    ] {
+        let rows = client.query(&format!("select * from {question}"), &[]).unwrap();
+        assert_eq!(rows.len(), count, "{question}");
+    }
+}
+
+#[test]
 fn thousands_of_commits_of_rows_alone_are_opened_by_a_checkpoint() {
     // Given tables that hold thousands of commits, as an older bygone wrote them
     let source = Source::start();
@@ -400,10 +433,10 @@ fn slabs_change_no_answer_and_may_be_removed() {
     let slabs = "select base from bygone.slabs order by base, slab";
     let slabs: Vec<String> = client.query(slabs, &[]).unwrap().iter().map(|row| row.get(0)).collect();
     assert!(slabs.len() > 5, "{slabs:?}");
-    // Moments before, inside, between and behind them, those at which one ends and another begins included.
+    // Moments inside, between and behind them, those at which one ends and another begins included.
     let times = "select distinct extract(epoch from t)::text from (select ends from bygone.slabs union all select ends - interval '1 us' from bygone.slabs union all \
          select (select _valid_from from bygone.orders_history order by _lsn, _seq offset n * 97 limit 1) from generate_series(0, 60) n union all \
-         select now() union all select '2000-01-01') m (t) where t is not null";
+         select now()) m (t) where t is not null";
     let times: Vec<String> = client.query(times, &[]).unwrap().iter().map(|row| row.get(0)).collect();
     let relations: Vec<String> = TABLES
         .map(names)

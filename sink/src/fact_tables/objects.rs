@@ -58,10 +58,36 @@ pub(super) fn frame(schema: &str, database: &str) -> String {
             valid_from timestamptz not null, actor text, context jsonb, origin text, tables json not null);
         create index if not exists transactions_xid on {s}.transactions (xid);
         create index if not exists transactions_actor on {s}.transactions (actor) where actor is not null;
+        create index if not exists events_table on {s}.events (table_name);
+        create or replace function {s}.is_known(captured text, moment timestamptz) returns boolean language plpgsql stable as $bygone$
+        declare first record; since timestamptz; begin
+            select e.lsn, c.known_until, t.base into first from {s}.events e join {s}.commits c on c.seq = e.seq join {s}.tables t
+                on t.log_name = e.table_name where e.table_name = captured and e.kind = 'snapshot' order by e.seq limit 1;
+            if moment < first.known_until then
+                execute format('select _valid_from from %I.%I where _lsn = $1 limit 1', {name}, first.base || '_history')
+                    into since using first.lsn;
+                if moment < coalesce(since, first.known_until) then
+                    raise exception 'nothing is known of % at %: its history begins at %', captured, moment,
+                        coalesce(since, first.known_until) using errcode = 'no_data_found';
+                end if;
+            end if;
+            return true;
+        end $bygone$;
+        create or replace function {s}.is_known(captured text, place pg_lsn) returns boolean language plpgsql stable as $bygone$
+        declare since pg_lsn; begin
+            select e.lsn into since from {s}.events e where e.table_name = captured and e.kind = 'snapshot' order by e.seq limit 1;
+            if place < since then
+                raise exception 'nothing is known of % at %: its history begins at %', captured, place, since
+                    using errcode = 'no_data_found';
+            end if;
+            return true;
+        end $bygone$;
         create or replace function {s}.refuse() returns trigger language plpgsql as $bygone$ begin
             raise exception '% on %.% is refused: facts are only ever added', tg_op, tg_table_schema, tg_table_name
                 using hint = 'a correction is a new fact, made by a change in the source';
         end $bygone$;
+        comment on function {s}.is_known(text, timestamptz) is 'fails before the history of a table begins';
+        comment on function {s}.is_known(text, pg_lsn) is 'fails before the history of a table begins';
         comment on function {s}.refuse() is 'keeps facts from being altered, by the owner too';
         comment on table {s}.commits is 'commits of the log whose facts are here, each written in one transaction';
         comment on table {s}.transactions is 'one row per transaction of the source that changed something captured';
@@ -280,11 +306,8 @@ impl Objects {
     fn at(&self, moment: Option<&str>) -> String {
         // A table without columns has nothing that a slab could hold.
         if self.columns.is_empty() {
-            return self.alive(
-                "",
-                false,
-                &moment.map_or_else(String::new, |at| format!("_valid_from <= {at}")),
-            );
+            let bound = moment.map_or_else(String::new, |at| format!("_valid_from <= {at}"));
+            return self.alive("", false, &bound) + &moment.map_or_else(String::new, |at| self.guard(at));
         }
         let (history, slabs) = (self.name("_history"), self.name("_slabs"));
         let columns: Vec<String> = self.values().map(|(value, name)| format!("{value} as {name}")).collect();
@@ -327,7 +350,17 @@ impl Objects {
             until("h", "_valid_from"),
             next("")
         ));
-        parts.join(" union all ")
+        // In the last part alone: whoever has rows enough of one before asks for a moment that is known.
+        parts.join(" union all ") + &moment.map_or_else(String::new, |at| self.guard(at))
+    }
+
+    /// A condition that fails, once and with a sentence, where nothing is known at a moment: an answer without rows would be wrong.
+    fn guard(&self, moment: &str) -> String {
+        format!(
+            " and (select {}.is_known({}, {moment}))",
+            quote_identifier(&self.schema),
+            literal(&self.log_name)
+        )
     }
 
     /// Statements that make everything, anew where it is there.
@@ -338,6 +371,7 @@ impl Objects {
         let signatures = [
             format!("{as_of}(timestamptz)"),
             format!("{as_of}(pg_lsn)"),
+            format!("{as_of}(text)"),
             format!("{blame}(text)"),
             format!("{diff}(timestamptz, timestamptz)"),
         ];
@@ -362,7 +396,12 @@ impl Objects {
             "every version of every row of {}, with the end of its validity",
         ));
         // Plain SQL, stable, one statement: it is inlined, and conditions on its result reach the indexes.
-        let bodies = [("timestamptz", self.at(Some("$1"))), ("pg_lsn", self.alive("", false, "_lsn <= $1"))];
+        let bodies = [
+            ("timestamptz", self.at(Some("$1"))),
+            ("pg_lsn", self.alive("", false, "_lsn <= $1") + &self.guard("$1")),
+            // Of a literal without a type PostgreSQL could not tell which of the two it is.
+            ("text", format!("select * from {as_of}($1::timestamptz)")),
+        ];
         for (axis, body) in bodies {
             let _ = writeln!(
                 sql,
