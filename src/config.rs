@@ -8,6 +8,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bygone_replication::conninfo::ConnectOptions;
+use bygone_replication::publication::Names;
+use bygone_replication::slot;
+use bygone_sink::store::Location;
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Command as ClapCommand, CommandFactory as _, Parser as _};
 use toml::{Table, Value};
@@ -47,12 +50,46 @@ pub(crate) fn captures(arguments: &[String]) -> Result<Option<Vec<Capture>>> {
         let near = did_you_mean(name, captures.keys().cloned());
         return Err(Error::other(format!("{} has no [capture.{name}]{near}", path.display())));
     }
-    captures
-        .iter()
-        .filter(|(name, _)| wanted.is_empty() || wanted.contains(name))
-        .map(|(name, settings)| effective(path, name, settings, arguments).map(|(capture, _)| capture))
-        .collect::<Result<_>>()
-        .map(Some)
+    let wanted = captures.iter().filter(|(name, _)| wanted.is_empty() || wanted.contains(name));
+    let effective: Vec<(&str, Capture)> = wanted
+        .map(|(name, settings)| {
+            let (capture, _) = effective(path, name, settings, arguments)?;
+            Ok((name.as_str(), capture))
+        })
+        .collect::<Result<_>>()?;
+    check(path, effective.iter().map(|(name, capture)| (*name, &capture.run)))?;
+    Ok(Some(effective.into_iter().map(|(_, capture)| capture).collect()))
+}
+
+/// Fails where a capture cannot be as the file has it, or two would be in each other's way.
+fn check<'a>(path: &Path, captures: impl Iterator<Item = (&'a str, &'a Run)>) -> Result<()> {
+    let mut taken: BTreeMap<(&str, String), &str> = BTreeMap::new();
+    for (capture, run) in captures {
+        let wrong = |key: &str, error: String| {
+            Error::other(format!("{}, capture {capture}: {key}: {error}", path.display()))
+        };
+        ConnectOptions::parse(&run.source).map_err(|error| wrong("source", error.to_string()))?;
+        let slot = run.slot.as_ref().unwrap_or(&run.name);
+        slot::check_name(slot).map_err(|error| wrong("name", error.to_string()))?;
+        Names::new(&run.name).map_err(|error| wrong("name", error.to_string()))?;
+        if let Some(history) = &run.history {
+            Location::parse(history).map_err(|error| wrong("history", error.to_string()))?;
+        }
+        let facts = run.facts.facts.as_ref().map(|facts| format!("{facts} {}", run.facts.facts_schema));
+        let own = [
+            ("slot", Some(format!("{} {slot}", run.source))),
+            ("history", run.history.clone()),
+            ("fact tables", facts),
+            ("listen", run.listen.filter(|address| address.port() != 0).map(|address| address.to_string())),
+        ];
+        for (what, value) in own.into_iter().filter_map(|(what, value)| Some((what, value?))) {
+            if let Some(other) = taken.insert((what, value), capture) {
+                let text = format!("captures {other} and {capture} would share one {what}");
+                return Err(Error::other(format!("{}: {text}", path.display())));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What flags and environment say, whether or not that is enough.
@@ -68,13 +105,16 @@ fn lenient(arguments: &[String]) -> Result<ArgMatches> {
 /// `bygone config`: says what a file comes to.
 pub(crate) fn config(arguments: &Config) -> Result<()> {
     let captures = read(&arguments.config)?;
+    let mut runs = Vec::new();
     for (name, settings) in &captures {
         let line = ["bygone".to_owned(), "run".to_owned()];
-        let (_, matches) = effective(&arguments.config, name, settings, &line)?;
+        let (capture, matches) = effective(&arguments.config, name, settings, &line)?;
         if arguments.print {
             print(name, settings, &matches);
         }
+        runs.push((name.as_str(), capture.run));
     }
+    check(&arguments.config, runs.iter().map(|(name, run)| (*name, run)))?;
     if arguments.check || !arguments.print {
         let names: Vec<&str> = captures.keys().map(String::as_str).collect();
         eprintln!("bygone: {} is well: {}", arguments.config.display(), names.join(", "));

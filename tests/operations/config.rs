@@ -71,6 +71,23 @@ fn what_makes_no_sense_is_refused_with_the_nearest_name() {
             }
         }
     }
+    let twice = |a: &str, b: &str| format!("{base}[capture.a]\n{a}\n[capture.b]\n{b}\n");
+    for (text, words) in [
+        ("source = 5\nhistory = \"./h\"\n".to_owned(), &["source", "postgres://"][..]),
+        (format!("{base}[capture.\"Odd Name\"]\n"), &["Odd Name", "name"]),
+        (twice("", ""), &["captures a and b", "history"]),
+        (twice("history = \"./a\"\nname = \"n\"", "name = \"n\""), &["captures a and b", "slot"]),
+        (twice("history = \"./a\"\nlisten = \"9464\"", "listen = 9464"), &["captures a and b", "listen"]),
+    ] {
+        fs::write(&file, &text).unwrap();
+        for command in [&["config", "--config", path][..], &["run", "--config", path]] {
+            let outcome = bygone().command(command);
+            assert!(matches!(outcome.code(), Some(1 | 2)), "{text}: {}", outcome.stderr);
+            for word in words {
+                assert!(outcome.stderr.contains(word), "{text}: nothing about {word} in {}", outcome.stderr);
+            }
+        }
+    }
     fs::write(&file, "[capture.shop]\nhistory = \"./h\"\n").unwrap();
     bygone().command(&["config", "--config", path]).refused(&["capture shop", "--source"]);
     let outcome = bygone().command(&["run", "--config", path, "shpo"]);

@@ -219,7 +219,7 @@ pub async fn cascades(client: &Client, loaded: &Loaded) -> Result<Vec<Check>, Ca
 pub struct Sample {
     /// Size of all tables on the source's disk, in bytes.
     pub table_bytes: u64,
-    /// Rows of all tables, by the server's estimate.
+    /// Rows of all tables, by the server's estimate, or by the piece where it has none.
     pub rows: u64,
     /// Bytes of table that were read in a second; none where there was nothing to read.
     pub bytes_per_second: Option<f64>,
@@ -250,8 +250,10 @@ pub async fn sample(client: &Client, loaded: &Loaded, block_size: u32) -> Result
     let stream = client.copy_out(&sql).await.map_err(&failed)?;
     let mut stream = std::pin::pin!(stream);
     let mut complete = true;
+    let mut rows = 0_u64;
     while let Some(piece) = stream.try_next().await.map_err(&failed)? {
         drop(piece);
+        rows += 1;
         if began.elapsed() > SAMPLE_FOR {
             complete = false;
             break;
@@ -260,6 +262,9 @@ pub async fn sample(client: &Client, loaded: &Loaded, block_size: u32) -> Result
     if complete {
         let seconds = began.elapsed().as_secs_f64().max(0.001);
         found.bytes_per_second = Some((blocks * u64::from(block_size)) as f64 / seconds);
+        // Tables that were never analysed: as if their rows were as long.
+        let unknown: u64 = physical().filter(|table| table.rows.is_none()).map(|table| table.blocks).sum();
+        found.rows += rows * unknown / blocks;
     }
     Ok(found)
 }
