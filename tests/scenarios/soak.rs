@@ -68,6 +68,19 @@ const BESIDE: [&str; 8] = [
     "slab.after_file",
 ];
 
+/// Where a round's facts are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Disk,
+    /// In tables alone, of another server.
+    Tables,
+    /// In a bucket that fails now and then.
+    Bucket,
+}
+
+/// What rows are delivered by, where they are all there is.
+const DELIVERY: [&str; 3] = ["facts.before_commit", "facts.after_commit", "spool.after_write"];
+
 #[test]
 fn all_faults_at_random_cost_nothing() {
     let minutes = std::env::var("BYGONE_SOAK_MINUTES").ok().and_then(|text| text.parse::<f64>().ok());
@@ -75,8 +88,7 @@ fn all_faults_at_random_cost_nothing() {
     let mut seed = Habits::default().seed;
     let mut rounds = 0;
     loop {
-        // Every third round keeps its history in a bucket that fails now and then.
-        round(seed, rounds % 3 == 2);
+        round(seed, [Place::Disk, Place::Tables, Place::Bucket][rounds % 3]);
         rounds += 1;
         if Instant::now() >= end {
             break;
@@ -86,20 +98,25 @@ fn all_faults_at_random_cost_nothing() {
     eprintln!("{rounds} rounds");
 }
 
-fn round(seed: u64, in_bucket: bool) {
+fn round(seed: u64, place: Place) {
     let mut random = StdRng::seed_from_u64(seed);
     let mut source = Source::of(Postgres::with(&[("wal_sender_timeout", "3s")]));
     let link = Link::to(source.server.port());
     let habits = Habits { seed, large: 1500, pause: Duration::from_millis(15), ..Habits::default() };
     let workload = Workload::start(&source.server, &habits);
-    let bucket = in_bucket.then(|| shaky_bucket(random.random()));
+    let bucket = (place == Place::Bucket).then(|| shaky_bucket(random.random()));
+    let target = (place == Place::Tables).then(Postgres::stranger);
+    let facts = target.as_ref().map(Postgres::url);
     let state = source.scratch.join("state");
     let url = through(&link);
-    let bygone = match &bucket {
-        Some((moto, proxy)) => {
+    let bygone = match (&bucket, &facts) {
+        (Some((moto, proxy)), _) => {
             moto.bygone(url, "soak").env("AWS_ENDPOINT_URL", &format!("http://127.0.0.1:{}", proxy.port()))
         }
-        None => Bygone::new(url, source.history()).options(&["--compact-interval", "500ms"]),
+        (None, Some(facts)) => {
+            Bygone::new(url, source.history()).without_files().options(&["--facts", facts])
+        }
+        (None, None) => Bygone::new(url, source.history()).options(&["--compact-interval", "500ms"]),
     };
     let mut bygone = bygone.options(&[
         "--state",
@@ -119,7 +136,8 @@ fn round(seed: u64, in_bucket: bool) {
         None => Store::directory(&root),
     };
     // Where a run may be told to die.
-    let points = [&["snapshot.after_slot", "snapshot.table_done"][..], &STREAMING, &BESIDE].concat();
+    let beside = if facts.is_some() { &DELIVERY[..] } else { &BESIDE };
+    let points = [&["snapshot.after_slot", "snapshot.table_done"][..], &STREAMING, beside].concat();
     let began = Instant::now();
     let mut told = Vec::new();
     while began.elapsed() < ROUND {
@@ -199,7 +217,7 @@ fn round(seed: u64, in_bucket: bool) {
                     }
                 }
             }
-            Fault::KilledCompaction if bucket.is_none() => {
+            Fault::KilledCompaction if place == Place::Disk => {
                 let point = BESIDE[random.random_range(0..BESIDE.len())];
                 let compaction = Bygone::new(source.server.url(), source.history())
                     .env("BYGONE_FAILPOINTS", &format!("{point}=abort"))
@@ -208,17 +226,21 @@ fn round(seed: u64, in_bucket: bool) {
             }
             Fault::KilledCompaction => {}
             Fault::Reader => {
-                let told = bygone.ask(&["as-of", "orders", "--at", "now", "--format", "csv"]);
+                let question = ["as-of", "orders", "--at", "now", "--format", "csv"];
+                let told = match &facts {
+                    Some(facts) => bygone.ask_of(facts, &question),
+                    None => bygone.ask(&question),
+                };
                 let early = ["no history", "no table", "not known", "not in the history yet"];
                 let early = early.iter().any(|words| told.stderr.contains(words));
                 assert!(told.code() == Some(0) || early || bucket.is_some(), "{}", told.stderr);
             }
         }
-        if random.random_bool(0.2) && bucket.is_none() {
+        if random.random_bool(0.2) && place == Place::Disk {
             assert_not_acknowledged_too_far_if_there(&source);
         }
     }
-    eprintln!("seed {seed}, {}: {}", if in_bucket { "a bucket" } else { "a disk" }, told.join(", "));
+    eprintln!("seed {seed}, {place:?}: {}", told.join(", "));
     workload.finish();
     bygone.end();
     drop(link);
@@ -228,8 +250,16 @@ fn round(seed: u64, in_bucket: bool) {
         let _ = std::fs::remove_dir_all(&state);
         bygone.until_current();
     }
+    if let Some(facts) = &facts {
+        let back = source.scratch.join("back");
+        let back_in_files = ["backfill-history", "--facts", facts, "--history", back.to_str().unwrap()];
+        bygone.command(&back_in_files).well();
+        source.assert_exact(Store::directory(&back), 300);
+        bygone.ask_of(facts, &["as-of", "orders", "--at", "now"]).well();
+        return;
+    }
     // What a killed compaction had made goes after an hour.
-    if bucket.is_none() {
+    if place == Place::Disk {
         let left = History::read(store());
         for path in left.orphans().into_iter().filter(|path| path.contains("-c")) {
             std::fs::remove_file(source.history().join(path)).unwrap();
