@@ -31,7 +31,7 @@ pub(super) async fn find(arguments: &Find) -> Result<()> {
         }
     };
     let wanted = Wanted::new(column, &arguments.value)?;
-    let position = |within: &TableSchema| within.counterpart(schema, column);
+    let position = |within: &TableSchema| within.namesake(schema, column);
     let attnums = table
         .versions
         .iter()

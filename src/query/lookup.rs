@@ -198,17 +198,18 @@ pub(crate) fn canonical(kind: &Kind, text: &str) -> String {
     } else {
         lower
     };
+    reread(kind, &trimmed).unwrap_or(trimmed)
+}
+
+/// Text as Postgres prints it where it is a value of a kind; none where it is no such value.
+pub(crate) fn reread(kind: &Kind, text: &str) -> Option<String> {
     let mut row = RowBuilder::default();
     row.start(1);
-    if value::read(kind, WireCell::Text(trimmed.as_bytes()), &mut row).is_err() {
-        return trimmed;
-    }
-    let kinds = std::slice::from_ref(kind);
+    value::read(kind, WireCell::Text(text.as_bytes()), &mut row).ok()?;
+    let field = fields(row.bytes(), std::slice::from_ref(kind)).ok()?.first().copied()?;
     let mut out = String::new();
-    match fields(row.bytes(), kinds).ok().and_then(|fields| fields.first().copied()) {
-        Some(field) if render(kind, field, &mut out).is_ok() => out,
-        _ => trimmed,
-    }
+    render(kind, field, &mut out).ok()?;
+    Some(out)
 }
 
 /// The parts of a key as `_entity_id` has them.

@@ -12,6 +12,7 @@ mod hashed;
 mod hostile;
 mod inventory;
 mod moments;
+mod remade;
 mod restore;
 mod rows;
 

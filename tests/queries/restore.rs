@@ -87,7 +87,7 @@ impl Shop {
         xid
     }
 
-    fn restore(&self, arguments: &[&str]) -> Outcome {
+    pub(super) fn restore(&self, arguments: &[&str]) -> Outcome {
         let source = self.server.url();
         let mut all = vec!["restore"];
         all.extend(arguments);

@@ -6,8 +6,6 @@ mod statement;
 
 use std::collections::HashMap;
 
-use bygone_replication::table::quote_literal;
-
 use super::arguments::{Entity, Restore};
 use super::sheet::print;
 use super::{lookup, open};
@@ -52,7 +50,7 @@ pub(super) async fn restore(arguments: &Restore) -> Result<()> {
         for column in &step.statement.unknown {
             let name = plan.name_of(step);
             eprintln!(
-                "bygone: the value of {column} of {name}, {}, is not known; it is left alone",
+                "bygone: the value of {column} of {name}, {}, is not known or cannot stand there now; it is left alone",
                 plan.shown
             );
         }
@@ -100,9 +98,9 @@ fn script(plan: &Plan, message: &str, sorted: bool) -> String {
     sql
 }
 
-/// Without a line break that would end the comment.
+/// Without a line break that would end the comment, and what a terminal would take as a command.
 fn comment(text: &str) -> String {
-    text.replace(['\n', '\r'], " ")
+    text.replace(char::is_control, " ")
 }
 
 /// The first of them, and how many more there are.
@@ -135,5 +133,5 @@ fn message(arguments: &Restore, plan: &Plan) -> String {
     };
     context.insert("restore".to_owned(), what);
     let context = serde_json::Value::Object(context).to_string();
-    format!("select pg_logical_emit_message(true, 'bygone', {})", quote_literal(&context).trim_start())
+    format!("select pg_logical_emit_message(true, 'bygone', {})", statement::quoted(&context))
 }
