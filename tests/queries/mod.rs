@@ -89,6 +89,13 @@ impl Shop {
         assert_eq!(outcome.stdout, "", "{arguments:?}");
     }
 
+    /// A command that must be told apart from one that has no answer.
+    #[track_caller]
+    fn misused(&self, arguments: &[&str], words: &[&str]) {
+        let outcome = self.bygone.ask(arguments).misused(words);
+        assert_eq!(outcome.stdout, "", "{arguments:?}");
+    }
+
     /// What is there now, saved as `saved.<name>`: where the WAL stood, and the time.
     fn save(&self, table: &str, name: &str) -> (String, String) {
         self.server.run(&format!("create table saved.{name} as table {table}"));
