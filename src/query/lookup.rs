@@ -39,11 +39,10 @@ pub(crate) fn table(archive: &Archive, text: &str) -> Result<TableHistory> {
 
 /// The tables that a text may mean, by the best of the ways to mean one.
 fn positions(tables: &[TableHistory], text: &str) -> Vec<usize> {
-    let bare =
-        text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).filter(|text| !text.contains('"'));
+    let bare = unquoted(text);
     let is_whole =
         |name: &TableName| name.to_string() == text || name.quoted() == text || table_text(name) == text;
-    let is_bare = |name: &TableName| name.name == text || Some(name.name.as_str()) == bare;
+    let is_bare = |name: &TableName| name.name == text || Some(name.name.as_str()) == bare.as_deref();
     let attached_as = |table: &TableHistory| parse_table_text(&table.log_name);
     let ways: [&dyn Fn(&TableHistory) -> bool; 4] = [
         &|table| is_whole(&table.name),
@@ -61,6 +60,12 @@ fn positions(tables: &[TableHistory], text: &str) -> Vec<usize> {
     Vec::new()
 }
 
+/// What one name in quotes says.
+fn unquoted(text: &str) -> Option<String> {
+    let inside = text.strip_prefix('"')?.strip_suffix('"')?;
+    (!inside.replace("\"\"", "").contains('"')).then(|| inside.replace("\"\"", "\""))
+}
+
 /// Finds a column by its name.
 ///
 /// # Errors
@@ -70,7 +75,7 @@ pub(crate) fn column<'a>(schema: &'a TableSchema, name: &str) -> Result<(usize, 
     let folded = || schema.columns.iter().position(|column| column.column.name == name.to_lowercase());
     exact.or_else(folded).and_then(|at| Some((at, schema.columns.get(at)?))).ok_or_else(|| {
         let names = schema.columns.iter().map(|column| column.column.name.clone());
-        Error::other(format!("{} has no column {name:?}{}", schema.name, did_you_mean(name, names)))
+        Error::usage(format!("{} has no column {name:?}{}", schema.name, did_you_mean(name, names)))
     })
 }
 
@@ -119,11 +124,11 @@ fn entity_id_by(table: &TableHistory, schema: &TableSchema, entity: &Entity) -> 
     let names: Vec<&str> = key.iter().map(|column| column.column.name.as_str()).collect();
     if !entity.key.is_empty() {
         if key.is_empty() {
-            return Err(Error::other(format!("{} has no key: give the row's _entity_id", table.log_name)));
+            return Err(Error::usage(format!("{} has no key: give the row's _entity_id", table.log_name)));
         }
         let given = by_name(&entity.key, &names, &table.log_name)?;
         let parts = key.iter().map(|column| {
-            let missing = || Error::other(format!("the key of {} is ({})", table.log_name, names.join(", ")));
+            let missing = || Error::usage(format!("the key of {} is ({})", table.log_name, names.join(", ")));
             given
                 .get(column.column.name.as_str())
                 .map(|text| canonical(&column.kind, text))
@@ -152,7 +157,7 @@ fn canonical_all(key: &[&SchemaColumn], parts: &[String]) -> Vec<String> {
 
 fn wrong_count(table: &TableHistory, names: &[&str], given: usize) -> Error {
     let parts: Vec<String> = names.iter().map(|name| format!("{name}=…")).collect();
-    Error::other(format!(
+    Error::usage(format!(
         "the key of {} is ({}), and {given} values are given; write --key {}",
         table.log_name,
         names.join(", "),
@@ -177,7 +182,7 @@ fn by_name<'a>(given: &'a [String], names: &[&str], table: &str) -> Result<HashM
                         value.push_str(part);
                     }
                     None => {
-                        return Err(Error::other(format!(
+                        return Err(Error::usage(format!(
                             "--key {text:?}: expected {}=value; the key of {table} is ({})",
                             names.first().unwrap_or(&"column"),
                             names.join(", ")

@@ -155,6 +155,21 @@ fn the_printed_sql_runs_in_psql_as_it_is() {
 }
 
 #[test]
+fn nothing_that_a_terminal_obeys_is_printed() {
+    let mut shop = Shop::with(
+        "create table t (id text primary key, v text); insert into t values (E'k\\x1b[2J', E'it''s \\x1b]0;a\\\\b\\x07 \\u009b1m\\r\\nend')",
+    );
+    shop.server.run("create table saved.t as table t; delete from t");
+    shop.capture();
+    let sql = shop.restore(&["t", "k\u{1b}[2J"]).well().stdout;
+    assert!(!sql.chars().any(|c| c.is_control() && c != '\n'), "{sql:?}");
+    shop.server.run(&sql);
+    let different =
+        shop.server.column("(table t except table saved.t) union all (table saved.t except table t)");
+    assert!(different.is_empty(), "{different:?}");
+}
+
+#[test]
 fn what_changed_again_later_is_not_undone_without_being_asked_for() {
     let mut shop = Shop::family();
     let first =
@@ -205,7 +220,7 @@ fn rows_come_back_by_a_condition() {
     ] {
         assert_eq!(shop.restore(wrong).code(), Some(2), "{wrong:?}");
     }
-    shop.restore(&["orders", "--where", "nope = 1", "--at", &before]).refused(&["no column \"nope\""]);
+    shop.restore(&["orders", "--where", "nope = 1", "--at", &before]).misused(&["no column \"nope\""]);
     let context = shop.json(&["transactions", "--limit", "1"])[0]["context"]["restore"].clone();
     assert_eq!(context["where"], Value::from("what like 'p%'"));
 }

@@ -21,7 +21,7 @@ pub(super) async fn restore(arguments: &Restore) -> Result<()> {
         (_, Some(xid), _) => Plan::transaction(&archive, xid).await?,
         (Some(name), None, Some(condition)) => {
             let table = lookup::table(&archive, name)?;
-            let at = arguments.at.as_deref().ok_or_else(|| Error::other("--where needs --at"))?;
+            let at = arguments.at.as_deref().ok_or_else(|| Error::usage("--where needs --at"))?;
             Plan::rows(&archive, table, condition, at).await?
         }
         (Some(name), None, None) => {
@@ -31,7 +31,7 @@ pub(super) async fn restore(arguments: &Restore) -> Result<()> {
             let entity_id = lookup::entity_id(&table, &entity)?;
             Plan::row(&archive, table, entity_id, arguments.at.as_deref()).await?
         }
-        (None, None, _) => return Err(Error::other("give a table and a key, or --transaction")),
+        (None, None, _) => return Err(Error::usage("give a table and a key, or --transaction")),
     };
     if !plan.conflicts.is_empty() {
         let list = listed(&plan.conflicts);
@@ -58,7 +58,7 @@ pub(super) async fn restore(arguments: &Restore) -> Result<()> {
     let message = message(arguments, &plan);
     let source = arguments.source.as_deref();
     if arguments.apply {
-        let source = source.ok_or_else(|| Error::other("--apply needs --source"))?;
+        let source = source.ok_or_else(|| Error::usage("--apply needs --source"))?;
         let client = apply::connect(source).await?;
         plan.sort(&apply::ranks(&client).await?);
         apply::apply(&client, &mut plan, &message, arguments.force).await?;

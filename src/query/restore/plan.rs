@@ -11,7 +11,7 @@ use bygone_sink::read::{
 use bygone_sink::schema::TableSchema;
 
 use super::super::changes::{damaged, live_at};
-use super::super::condition::Condition;
+use super::super::condition::{Condition, Verdict, tell_not_known};
 use super::super::row::rekeyed;
 use super::super::value::fields;
 use super::super::{lookup, moment};
@@ -112,7 +112,7 @@ impl Plan {
         let schema = Arc::clone(table.schema_for(&at.cut, at.place));
         let wanted = Condition::parse(&schema, condition)?;
         let mut found: Vec<String> = Vec::new();
-        let mut failed = None;
+        let (mut not_told, mut failed) = (0, None);
         let attnums =
             wanted.columns().into_iter().filter_map(|at| Some(schema.columns.get(at)?.column.attnum));
         let columns = Columns::Some(attnums.collect());
@@ -120,11 +120,12 @@ impl Plan {
         let mut take = |live: &LiveRow<'_>| {
             let held = shaper.row(live.schema, live.row).and_then(|row| {
                 let fields = fields(row, schema.kinds()).map_err(damaged)?;
-                Ok(wanted.holds(&fields, schema.kinds()))
+                Ok(wanted.of(&fields, schema.kinds()))
             });
             match held {
-                Ok(true) => found.push(live.entity_id.to_owned()),
-                Ok(false) => {}
+                Ok(Verdict::Holds) => found.push(live.entity_id.to_owned()),
+                Ok(Verdict::Not) => {}
+                Ok(Verdict::NotKnown) => not_told += 1,
                 Err(error) => {
                     failed = Some(error);
                     return Flow::Break(());
@@ -136,6 +137,7 @@ impl Plan {
         if let Some(error) = failed {
             return Err(error);
         }
+        tell_not_known(&table.log_name, not_told);
         let mut versions = versions_of(archive, &table, &found).await?;
         let mut steps = Vec::new();
         for entity_id in found {
@@ -162,8 +164,7 @@ impl Plan {
         };
         archive.transactions(&filter, &mut take).await?;
         let Some(transaction) = found else {
-            let known = format!("it is later than {}, where the history ends", archive.known_until().0);
-            return Err(moment::unknown_transaction(xid, &known));
+            return Err(moment::unknown_transaction(archive, xid));
         };
         let mut plan = Self {
             tables: Vec::new(),
