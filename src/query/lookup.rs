@@ -10,7 +10,8 @@ use bygone_sink::schema::{SchemaColumn, TableSchema};
 use bygone_sink::value::{self, Kind, RowBuilder, render};
 
 use super::arguments::Entity;
-use super::value::fields;
+use super::changes::Shown;
+use super::value::{fields, text};
 use crate::error::{Error, Result};
 
 /// Names that are offered in place of one that is not known.
@@ -225,6 +226,14 @@ fn joined(parts: &[String]) -> String {
     }
 }
 
+/// The `_entity_id` that a row has by the key of its schema; none without a key.
+pub(crate) fn entity_of(row: &Shown) -> Option<String> {
+    let fields = row.fields().ok()?;
+    let parts = row.schema.key.iter().map(|at| text(row.schema.kinds().get(*at)?, *fields.get(*at)?).ok());
+    let parts = parts.collect::<Option<Vec<String>>>()?;
+    (!parts.is_empty()).then(|| joined(&parts))
+}
+
 /// All versions of one row, oldest first.
 ///
 /// # Errors
@@ -248,7 +257,11 @@ pub(crate) async fn versions(
     Ok(versions)
 }
 
-async fn no_such_row(archive: &Archive, table: &TableHistory, entity_id: &str) -> Result<Error> {
+/// The error for a row that there never was: it names the keys nearest to it.
+///
+/// # Errors
+/// Where the history cannot be read.
+pub(crate) async fn no_such_row(archive: &Archive, table: &TableHistory, entity_id: &str) -> Result<Error> {
     let mut near: Vec<(f64, String)> = Vec::new();
     let mut look = |fact: &bygone_sink::read::Fact<'_>| {
         let other = &fact.head.entity_id;

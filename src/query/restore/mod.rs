@@ -1,6 +1,7 @@
 //! `bygone restore`: the SQL that brings rows back as they were.
 
 mod apply;
+mod lineage;
 mod plan;
 mod statement;
 

@@ -24,8 +24,33 @@ pub(super) struct Statement {
     pub(super) sql: String,
     /// An expression that is true once the row is what it was.
     pub(super) done: String,
+    /// What brings a row back whose key another one has by now; none where there is no column but the key.
+    pub(super) replacing: Option<String>,
+    /// Of an update: the row, and the columns that it changes and that may be null for a moment.
+    pub(super) room: Option<Room>,
     /// Columns that would have to change and whose value is not known.
     pub(super) unknown: Vec<String>,
+}
+
+/// How a row makes room for another one that is to have a value of its.
+pub(super) struct Room {
+    table: String,
+    row: String,
+    columns: Vec<String>,
+}
+
+impl Room {
+    /// Takes the values away that it has of these columns; none where it keeps all of them.
+    pub(super) fn made(&self, columns: &[String]) -> Option<String> {
+        let given: Vec<String> = self
+            .columns
+            .iter()
+            .filter(|column| columns.contains(column))
+            .map(|column| format!("{} = null", quote_identifier(column)))
+            .collect();
+        let (table, row) = (&self.table, &self.row);
+        (!given.is_empty()).then(|| format!("update {table} set {}\nwhere {row}", given.join(", ")))
+    }
 }
 
 /// What a statement does.
@@ -51,7 +76,7 @@ impl Statement {
         let then = then
             .map(|then| {
                 let row = Shown::new(table, then.fact, &then.schema)?;
-                Ok::<_, Error>((row, Arc::clone(&then.schema)))
+                Ok::<_, Error>((row, Shown::new(table, then.fact, newest)?))
             })
             .transpose()?;
         match (&then, &now) {
@@ -60,24 +85,36 @@ impl Statement {
                 let (name, row) = (table.name.quoted(), one_row(table, now)?);
                 let sql = format!("delete from {name} where {row}");
                 let done = format!("not exists (select from {name} where {row})");
-                Ok(Some(Self { verb: Verb::Delete, sql, done, unknown: Vec::new() }))
+                Ok(Some(Self {
+                    verb: Verb::Delete,
+                    sql,
+                    done,
+                    replacing: None,
+                    room: None,
+                    unknown: Vec::new(),
+                }))
             }
-            (Some((then, _)), None) => Self::insert(table, newest, then).map(Some),
+            (Some((then, as_now)), None) => Self::insert(table, newest, then, as_now).map(Some),
             (Some((then, _)), Some(now)) => Self::update(table, newest, then, now),
         }
     }
 
-    fn insert(table: &TableHistory, newest: &TableSchema, then: &Shown) -> Result<Self> {
+    fn insert(table: &TableHistory, newest: &TableSchema, then: &Shown, as_now: &Shown) -> Result<Self> {
         let (mut names, mut values, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
-        let mut always = false;
+        let (mut always, mut sets) = (false, Vec::new());
         for Settable { column, value, lost } in settable(newest, then)? {
             if let Some(why) = lost {
                 unknown.push(named(column, why));
                 continue;
             }
             always |= column.column.identity == Some('a');
-            names.push(quote_identifier(&column.column.name));
-            values.push(literal(column, &value));
+            let (name, value) = (quote_identifier(&column.column.name), literal(column, &value));
+            let at = newest.position(column.column.attnum);
+            if at.is_some_and(|at| !newest.key.contains(&at)) && column.column.identity != Some('a') {
+                sets.push(format!("{name} = {value}"));
+            }
+            names.push(name);
+            values.push(value);
         }
         let overriding = if always { " overriding system value" } else { "" };
         let sql = format!(
@@ -86,12 +123,17 @@ impl Statement {
             names.join(", "),
             values.join(", ")
         );
-        Ok(Self { verb: Verb::Insert, sql, done: is_there(table, newest, then)?, unknown })
+        let name = table.name.quoted();
+        let row = one_row(table, as_now)?;
+        let replacing =
+            (!sets.is_empty()).then(|| format!("update {name} set {}\nwhere {row}", sets.join(", ")));
+        let done = is_there(table, newest, then)?;
+        Ok(Self { verb: Verb::Insert, sql, done, replacing, room: None, unknown })
     }
 
     fn update(table: &TableHistory, newest: &TableSchema, then: &Shown, now: &Shown) -> Result<Option<Self>> {
         let fields_now = now.fields()?;
-        let (mut sets, mut unknown) = (Vec::new(), Vec::new());
+        let (mut sets, mut unknown, mut columns) = (Vec::new(), Vec::new(), Vec::new());
         for Settable { column, value, lost } in settable(newest, then)? {
             let at = newest.position(column.column.attnum);
             let Some(field_now) = at.and_then(|at| fields_now.get(at).copied()) else { continue };
@@ -103,6 +145,7 @@ impl Statement {
                 continue;
             }
             sets.push(format!("{} = {}", quote_identifier(&column.column.name), literal(column, &value)));
+            columns.push(column.column.name.clone());
         }
         if sets.is_empty() && unknown.is_empty() {
             return Ok(None);
@@ -113,9 +156,12 @@ impl Statement {
                 unknown.join(", ")
             )));
         }
-        let sql =
-            format!("update {} set {}\nwhere {}", table.name.quoted(), sets.join(", "), one_row(table, now)?);
-        Ok(Some(Self { verb: Verb::Update, sql, done: is_there(table, newest, then)?, unknown }))
+        let (name, row) = (table.name.quoted(), one_row(table, now)?);
+        let sql = format!("update {name} set {}\nwhere {row}", sets.join(", "));
+        let done = is_there(table, newest, then)?;
+        // Without a key its values name the row, which must not change in between.
+        let room = (!newest.key.is_empty()).then_some(Room { table: name, row, columns });
+        Ok(Some(Self { verb: Verb::Update, sql, done, replacing: None, room, unknown }))
     }
 }
 
