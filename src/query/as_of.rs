@@ -9,10 +9,11 @@ use bygone_sink::value::{Field, Kind, Status};
 
 use super::arguments::{AsOf as Arguments, AsOfFormat};
 use super::changes::{Shaper, damaged, is_unknown};
-use super::condition::{Condition, Verdict, tell_not_known};
+use super::condition::Condition;
 use super::parquet_file::ParquetRows;
 use super::sheet::{Heading, Sheet, left, right};
 use super::value::{cell, fields};
+use super::verdict::{Verdict, tell_not_known};
 use super::{counted, lookup, moment, open};
 use crate::cli::Format;
 use crate::error::{Error, Result};

@@ -6,8 +6,9 @@ use bygone_sink::schema::{SchemaColumn, TableSchema};
 use bygone_sink::value::{Field, Kind, Status};
 
 use super::comparable::Wanted;
+use super::lookup;
 use super::pattern::Pattern;
-use super::{counted, lookup};
+use super::verdict::{Possible, Verdict};
 use crate::error::{Error, Result};
 
 const SUPPORTED: &str = "supported are columns compared with literals (=, <>, !=, <, <=, >, >=, is [not] null, [not] in (…), \
@@ -52,72 +53,6 @@ enum Expression {
 #[derive(Debug)]
 pub(crate) struct Condition(Expression);
 
-/// What is to be said of a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// It is one of those that are asked for.
-    Holds,
-    /// It is not.
-    Not,
-    /// That lies with a value which is not known.
-    NotKnown,
-}
-
-/// Says of how many rows a condition could not tell, where it could not.
-pub(crate) fn tell_not_known(table: &str, rows: usize) {
-    if rows > 0 {
-        eprintln!(
-            "bygone: --where cannot tell of {} of {table}, which {} left out: a value that it reads is not known there",
-            counted(rows, "row"),
-            if rows == 1 { "is" } else { "are" }
-        );
-    }
-}
-
-/// The values that an expression may have, as a set: what is not known may be anything.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Possible(u8);
-
-impl Possible {
-    const TRUE: Self = Self(1);
-    const FALSE: Self = Self(2);
-    const NULL: Self = Self(4);
-    const ANY: Self = Self(7);
-
-    const fn has(self, other: Self) -> bool {
-        self.0 & other.0 != 0
-    }
-
-    const fn with(self, other: Self, if_so: bool) -> Self {
-        if if_so { Self(self.0 | other.0) } else { self }
-    }
-
-    fn negated(self) -> Self {
-        Self(self.0 & Self::NULL.0)
-            .with(Self::TRUE, self.has(Self::FALSE))
-            .with(Self::FALSE, self.has(Self::TRUE))
-    }
-
-    fn and(self, other: Self) -> Self {
-        let open = Self(Self::TRUE.0 | Self::NULL.0);
-        let null = (self.has(Self::NULL) && other.has(open)) || (other.has(Self::NULL) && self.has(open));
-        Self(0)
-            .with(Self::TRUE, self.has(Self::TRUE) && other.has(Self::TRUE))
-            .with(Self::FALSE, self.has(Self::FALSE) || other.has(Self::FALSE))
-            .with(Self::NULL, null)
-    }
-}
-
-impl From<Option<bool>> for Possible {
-    fn from(value: Option<bool>) -> Self {
-        match value {
-            Some(true) => Self::TRUE,
-            Some(false) => Self::FALSE,
-            None => Self::NULL,
-        }
-    }
-}
-
 impl Default for Condition {
     /// Holds for every row.
     fn default() -> Self {
@@ -149,12 +84,7 @@ impl Condition {
 
     /// Whether it is true of a row.
     pub(crate) fn of(&self, fields: &[Field<'_>], kinds: &[Kind]) -> Verdict {
-        let may_be = self.0.of(fields, kinds);
-        match may_be {
-            Possible::TRUE => Verdict::Holds,
-            _ if may_be.has(Possible::TRUE) => Verdict::NotKnown,
-            _ => Verdict::Not,
-        }
+        self.0.of(fields, kinds).verdict()
     }
 }
 
@@ -190,7 +120,7 @@ impl Expression {
 impl Test {
     fn of(&self, field: Field<'_>, kind: &Kind) -> Possible {
         match (field.status, self) {
-            (Status::Unknown, Self::Null | Self::Distinct(_)) => Possible::TRUE.with(Possible::FALSE, true),
+            (Status::Unknown, Self::Null | Self::Distinct(_)) => Possible::NOT_NULL,
             (Status::Unknown, _) => Possible::ANY,
             _ => self.of_known(field, kind).into(),
         }

@@ -8,7 +8,7 @@ mod statement;
 use std::collections::HashMap;
 
 use super::arguments::{Entity, Restore};
-use super::sheet::print;
+use super::sheet::{harmless, print};
 use super::{lookup, open};
 use crate::error::{Error, Result};
 use plan::Plan;
@@ -106,7 +106,7 @@ fn comment(text: &str) -> String {
 
 /// The first of them, and how many more there are.
 fn listed(all: &[String]) -> String {
-    let named = all.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
+    let named = all.iter().take(NAMED).map(|one| harmless(one)).collect::<Vec<_>>().join("; ");
     match all.len().saturating_sub(NAMED) {
         0 => named,
         more => format!("{named}; and {more} more"),

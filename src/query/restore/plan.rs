@@ -12,9 +12,10 @@ use bygone_sink::read::{
 use bygone_sink::schema::TableSchema;
 
 use super::super::changes::{Shown, damaged, live_at};
-use super::super::condition::{Condition, Verdict, tell_not_known};
+use super::super::condition::Condition;
 use super::super::row::rekeyed;
 use super::super::value::fields;
+use super::super::verdict::{Verdict, tell_not_known};
 use super::super::{lookup, moment};
 use super::lineage::{Lineages, Present};
 use super::statement::{Statement, Then, Verb};
