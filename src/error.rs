@@ -52,6 +52,9 @@ pub(crate) enum Error {
     /// The stream brings a table whose values have to be read as text, and is in binary form.
     #[error("a table is read as text from here on")]
     TextNeeded,
+    /// The command is not used rightly, as a sentence.
+    #[error("{0}")]
+    Usage(String),
     /// Anything else, as a sentence.
     #[error("{0}")]
     Other(String),
@@ -60,6 +63,15 @@ pub(crate) enum Error {
 impl Error {
     pub(crate) fn other(text: impl Into<String>) -> Self {
         Self::Other(text.into())
+    }
+
+    pub(crate) fn usage(text: impl Into<String>) -> Self {
+        Self::Usage(text.into())
+    }
+
+    /// What a process ends with: 2 where the command was not used rightly, else 1.
+    pub(crate) const fn exit_code(&self) -> u8 {
+        if matches!(self, Self::Usage(_)) { 2 } else { 1 }
     }
 
     /// Whether connecting again may help: the one place where this is decided. The default is to stop.

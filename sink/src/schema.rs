@@ -151,15 +151,23 @@ impl TableSchema {
     }
 
     /// The place here of a column of another version of the table: the same attnum, or, where the two are different
-    /// tables that had one name after the other, the same name in the files.
+    /// tables that had one name after the other, the same name and a type whose every value the column's own takes. The two
+    /// are one column to whoever reads all versions together.
     #[must_use]
     pub fn counterpart(&self, of: &Self, column: &SchemaColumn) -> Option<usize> {
+        let at = self.namesake(of, column)?;
+        let own = self.columns.get(at)?;
+        let is_one = self.oid == of.oid || (own.is_form_of(column) && fits(&own.kind, &column.kind));
+        is_one.then_some(at)
+    }
+
+    /// The same, whatever the types of a table and the one before it are: where a row's value for the column stands.
+    #[must_use]
+    pub fn namesake(&self, of: &Self, column: &SchemaColumn) -> Option<usize> {
         if self.oid == of.oid {
             return self.position(column.column.attnum);
         }
-        self.columns.iter().position(|own| {
-            own.physical == column.physical && own.kind == column.kind && own.is_form_of(column)
-        })
+        self.columns.iter().position(|own| own.column.name == column.column.name)
     }
 
     /// Every column's binary form can be asked for, and gives the same facts as its text.
@@ -178,6 +186,31 @@ impl TableSchema {
             let mut reserved = SYSTEM_COLUMNS.iter().chain(&RESERVED_COLUMNS);
             reserved.any(|reserved| reserved.eq_ignore_ascii_case(name))
         })
+    }
+}
+
+/// Every value of one kind is one of another, and reads the same in every engine.
+fn fits(from: &Kind, to: &Kind) -> bool {
+    let digits = match from {
+        Kind::Int16 => 5,
+        Kind::Int32 => 10,
+        Kind::Int64 => 19,
+        _ => 0,
+    };
+    match (from, to) {
+        _ if from == to => true,
+        (Kind::Int16, Kind::Int32 | Kind::Int64) | (Kind::Int32, Kind::Int64) => true,
+        (Kind::Int16 | Kind::Int32 | Kind::Int64, Kind::Decimal { precision, scale }) => {
+            i16::from(*precision) - i16::from(*scale) >= digits
+        }
+        (Kind::Decimal { precision: before, scale: fraction }, Kind::Decimal { precision, scale }) => {
+            let whole = |precision: &u8, scale: &u8| i16::from(*precision) - i16::from(*scale);
+            scale >= fraction && whole(precision, scale) >= whole(before, fraction)
+        }
+        (Kind::Int16 | Kind::Int32 | Kind::Int64, Kind::NumericText | Kind::Text)
+        | (Kind::Decimal { .. }, Kind::NumericText | Kind::Text)
+        | (Kind::NumericText | Kind::Uuid, Kind::Text) => true,
+        _ => false,
     }
 }
 

@@ -13,6 +13,7 @@ use super::condition::Condition;
 use super::parquet_file::ParquetRows;
 use super::sheet::{Heading, Sheet, left, right};
 use super::value::{cell, fields};
+use super::verdict::{Verdict, tell_not_known};
 use super::{counted, lookup, moment, open};
 use crate::cli::Format;
 use crate::error::{Error, Result};
@@ -52,7 +53,8 @@ pub(super) async fn as_of(arguments: &Arguments) -> Result<()> {
     } else {
         rows.rows(&columns, &mut visit).await?;
     }
-    let Finished { count, unknown, raw } = sink.finish()?;
+    let Finished { count, unknown, raw, not_told } = sink.finish()?;
+    tell_not_known(&table.log_name, not_told);
     for (at, rows) in unknown {
         if let Some(column) = schema.columns.get(at) {
             let why = if column.column.left_out {
@@ -92,6 +94,8 @@ struct Finished {
     /// Rows in which a column is not known, by the column's position.
     unknown: BTreeMap<usize, usize>,
     raw: usize,
+    /// Rows of which the condition cannot tell.
+    not_told: usize,
 }
 
 /// Takes rows, one after another.
@@ -125,7 +129,7 @@ impl<'a> Rows<'a> {
         let out = match (format, &arguments.output) {
             (Some(format), output) => Out::Sheet(Box::new(Sheet::to(output.as_deref(), format, headings)?)),
             (None, Some(path)) => Out::Parquet(Box::new(ParquetRows::create(path, schema, &shown)?)),
-            (None, None) => return Err(Error::other("--format parquet needs --output FILE")),
+            (None, None) => return Err(Error::usage("--format parquet needs --output FILE")),
         };
         Ok(Self {
             schema,
@@ -134,7 +138,7 @@ impl<'a> Rows<'a> {
             limit: arguments.limit.unwrap_or(usize::MAX),
             out,
             shaper: Shaper::new(table, schema),
-            finished: Finished { count: 0, unknown: BTreeMap::new(), raw: 0 },
+            finished: Finished { count: 0, unknown: BTreeMap::new(), raw: 0, not_told: 0 },
             failed: None,
         })
     }
@@ -156,8 +160,13 @@ impl<'a> Rows<'a> {
         let row = self.shaper.row(row.schema, row.row)?;
         let kinds = self.schema.kinds();
         let fields: Vec<Field<'_>> = fields(row, kinds).map_err(damaged)?;
-        if !self.condition.holds(&fields, kinds) {
-            return Ok(());
+        match self.condition.of(&fields, kinds) {
+            Verdict::Holds => {}
+            Verdict::Not => return Ok(()),
+            Verdict::NotKnown => {
+                self.finished.not_told += 1;
+                return Ok(());
+            }
         }
         self.finished.count += 1;
         let shown = || self.shown.iter().filter_map(|at| Some((kinds.get(*at)?, *fields.get(*at)?)));

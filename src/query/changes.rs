@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bygone_sink::read::{OwnedFact, Reshape, TableHistory};
-use bygone_sink::schema::TableSchema;
+use bygone_sink::schema::{SchemaColumn, TableSchema};
 use bygone_sink::value::{Field, RowBuilder, RowError, Status};
 
 use super::sheet::{Cell, json_string};
@@ -43,11 +43,6 @@ impl Shown {
             .zip(kinds)
             .map(|(field, kind)| cell(kind, field).map_err(damaged))
             .collect()
-    }
-
-    /// Names of the columns, in order.
-    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
-        self.schema.columns.iter().map(|column| column.column.name.as_str())
     }
 }
 
@@ -92,46 +87,65 @@ pub(crate) struct Change {
     pub(crate) new: Option<Cell>,
 }
 
-/// The columns that differ, or all of them where a row came or went. Both rows as `schema` has them.
+impl Change {
+    fn new(column: &SchemaColumn, old: Option<Cell>, new: Option<Cell>) -> Self {
+        Self { column: column.column.name.clone(), old, new }
+    }
+}
+
+/// The columns that differ, or all of them where a row came or went; each row as its own schema has it.
 pub(crate) fn between(
     table: &TableHistory,
-    before: Option<&OwnedFact>,
-    after: Option<&OwnedFact>,
-    schema: &Arc<TableSchema>,
+    before: Option<(&OwnedFact, &Arc<TableSchema>)>,
+    after: Option<(&OwnedFact, &Arc<TableSchema>)>,
 ) -> Result<Vec<Change>> {
-    let show = |fact: Option<&OwnedFact>| fact.map(|fact| Shown::new(table, fact, schema)).transpose();
-    let (before, after) = (show(before)?, show(after)?);
-    let mut changes = Vec::new();
-    match (&before, &after) {
+    let show = |(fact, schema): (&OwnedFact, &Arc<TableSchema>)| Shown::new(table, fact, schema);
+    match (before, after) {
         (Some(before), Some(after)) => {
-            let differs: Vec<bool> =
-                before.fields()?.iter().zip(after.fields()?).map(|(a, b)| *a != b).collect();
-            let pairs = before.cells()?.into_iter().zip(after.cells()?);
-            let sent = schema.columns.iter().map(|column| column.sent);
-            for (((column, (old, new)), differs), sent) in after.names().zip(pairs).zip(differs).zip(sent) {
-                // A generated column that the source does not send is not known after an update, which is no change.
-                let unsent = !sent && (old == Cell::Unknown || new == Cell::Unknown);
-                if differs && !unsent {
-                    changes.push(Change { column: column.to_owned(), old: Some(old), new: Some(new) });
-                }
-            }
+            // What the earlier row reads as under the later columns tells whether anything but the columns changed.
+            let as_after =
+                if before.1.version == after.1.version { None } else { Some(show((before.0, after.1))?) };
+            let before = show(before)?;
+            differing(&before, as_after.as_ref().unwrap_or(&before), &show(after)?)
         }
-        (None, Some(row)) => {
-            for ((column, new), sent) in
-                row.names().zip(row.cells()?).zip(schema.columns.iter().map(|column| column.sent))
-            {
-                if !sent && new == Cell::Unknown {
-                    continue;
-                }
-                changes.push(Change { column: column.to_owned(), old: None, new: Some(new) });
-            }
+        (None, Some(after)) => {
+            let after = show(after)?;
+            let columns = after.schema.columns.iter().zip(after.cells()?);
+            let told = columns.filter(|(column, new)| column.sent || *new != Cell::Unknown);
+            Ok(told.map(|(column, new)| Change::new(column, None, Some(new))).collect())
         }
-        (Some(row), None) => {
-            for (column, old) in row.names().zip(row.cells()?) {
-                changes.push(Change { column: column.to_owned(), old: Some(old), new: None });
-            }
+        (Some(before), None) => {
+            let before = show(before)?;
+            let columns = before.schema.columns.iter().zip(before.cells()?);
+            Ok(columns.map(|(column, old)| Change::new(column, Some(old), None)).collect())
         }
-        (None, None) => {}
+        (None, None) => Ok(Vec::new()),
+    }
+}
+
+/// The columns of a later row that differ from those of an earlier one, which is given as it was, and as the later columns
+/// show it. A column that came in between has no old value.
+fn differing(before: &Shown, as_after: &Shown, after: &Shown) -> Result<Vec<Change>> {
+    let (old, read_as, new) = (before.cells()?, as_after.fields()?, after.cells()?);
+    let counterparts: Vec<Option<usize>> =
+        after.schema.columns.iter().map(|column| before.schema.namesake(&after.schema, column)).collect();
+    // Another column that had the name, and is gone.
+    let by_name = |name: &str| {
+        let mut columns = before.schema.columns.iter().enumerate();
+        columns.position(|(at, column)| column.column.name == name && !counterparts.contains(&Some(at)))
+    };
+    let mut changes = Vec::new();
+    let rows =
+        after.schema.columns.iter().zip(&counterparts).zip(read_as.iter().zip(after.fields()?)).zip(new);
+    for (((column, counterpart), (read_as, field)), new) in rows {
+        let replaced = if counterpart.is_none() { by_name(&column.column.name) } else { None };
+        let old = counterpart.or(replaced).and_then(|at| old.get(at).cloned());
+        let differs = if replaced.is_some() { old.as_ref() != Some(&new) } else { *read_as != field };
+        // A generated column that the source does not send is not known after an update, which is no change.
+        let unsent = !column.sent && (old == Some(Cell::Unknown) || new == Cell::Unknown);
+        if differs && !unsent {
+            changes.push(Change::new(column, old, Some(new)));
+        }
     }
     Ok(changes)
 }
@@ -145,7 +159,9 @@ pub(crate) fn by_version(
     if fact.head.tombstone {
         return Ok(Vec::new());
     }
-    between(table, before.filter(|before| !before.head.tombstone), Some(fact), &fact.schema)
+    let schema = &fact.schema;
+    let before = before.filter(|before| !before.head.tombstone).map(|before| (before, schema));
+    between(table, before, Some((fact, schema)))
 }
 
 /// Changes as one cell: a line for each column, an object in JSON.

@@ -81,7 +81,7 @@ impl Wanted {
             literal
         };
         let value = comparable(sort, literal).ok_or_else(|| {
-            Error::other(format!("{literal:?} is no value of {} ({})", column.column.name, base.name))
+            Error::usage(format!("{literal:?} is no value of {} ({})", column.column.name, base.name))
         })?;
         Ok(Self { value, sort })
     }

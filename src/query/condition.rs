@@ -8,6 +8,7 @@ use bygone_sink::value::{Field, Kind, Status};
 use super::comparable::Wanted;
 use super::lookup;
 use super::pattern::Pattern;
+use super::verdict::{Possible, Verdict};
 use crate::error::{Error, Result};
 
 const SUPPORTED: &str = "supported are columns compared with literals (=, <>, !=, <, <=, >, >=, is [not] null, [not] in (…), \
@@ -81,9 +82,9 @@ impl Condition {
         columns
     }
 
-    /// It is true of a row.
-    pub(crate) fn holds(&self, fields: &[Field<'_>], kinds: &[Kind]) -> bool {
-        self.0.of(fields, kinds) == Some(true)
+    /// Whether it is true of a row.
+    pub(crate) fn of(&self, fields: &[Field<'_>], kinds: &[Kind]) -> Verdict {
+        self.0.of(fields, kinds).verdict()
     }
 }
 
@@ -97,35 +98,35 @@ impl Expression {
         }
     }
 
-    fn of(&self, fields: &[Field<'_>], kinds: &[Kind]) -> Option<bool> {
+    fn of(&self, fields: &[Field<'_>], kinds: &[Kind]) -> Possible {
+        let all = |parts: &[Self], negated: bool| {
+            let values = parts.iter().map(|part| part.of(fields, kinds));
+            let values = values.map(|value| if negated { value.negated() } else { value });
+            values.fold(Possible::TRUE, Possible::and)
+        };
         match self {
-            Self::Constant(value) => *value,
-            Self::Not(inner) => inner.of(fields, kinds).map(|value| !value),
-            Self::And(parts) => decided(parts, false, fields, kinds),
-            Self::Or(parts) => decided(parts, true, fields, kinds),
-            Self::Test(at, test) => test.of(*fields.get(*at)?, kinds.get(*at)?),
+            Self::Constant(value) => (*value).into(),
+            Self::Not(inner) => inner.of(fields, kinds).negated(),
+            Self::And(parts) => all(parts, false),
+            Self::Or(parts) => all(parts, true).negated(),
+            Self::Test(at, test) => match (fields.get(*at), kinds.get(*at)) {
+                (Some(field), Some(kind)) => test.of(*field, kind),
+                _ => Possible::NULL,
+            },
         }
     }
-}
-
-/// The value of parts that are decided by any one of them that is `decisive`.
-fn decided(parts: &[Expression], decisive: bool, fields: &[Field<'_>], kinds: &[Kind]) -> Option<bool> {
-    let mut value = Some(!decisive);
-    for part in parts {
-        match part.of(fields, kinds) {
-            Some(one) if one == decisive => return Some(decisive),
-            Some(_) => {}
-            None => value = None,
-        }
-    }
-    value
 }
 
 impl Test {
-    fn of(&self, field: Field<'_>, kind: &Kind) -> Option<bool> {
-        if field.status == Status::Unknown {
-            return None;
+    fn of(&self, field: Field<'_>, kind: &Kind) -> Possible {
+        match (field.status, self) {
+            (Status::Unknown, Self::Null | Self::Distinct(_)) => Possible::NOT_NULL,
+            (Status::Unknown, _) => Possible::ANY,
+            _ => self.of_known(field, kind).into(),
         }
+    }
+
+    fn of_known(&self, field: Field<'_>, kind: &Kind) -> Option<bool> {
         let is_null = field.status == Status::Null;
         match self {
             Self::Null => Some(is_null),
@@ -185,7 +186,7 @@ impl<'a> Parser<'a> {
     fn one(&mut self) -> Result<Expression> {
         self.depth += 1;
         if self.depth > DEPTH {
-            return Err(Error::other("--where goes too deep: leave out some parentheses"));
+            return Err(Error::usage("--where goes too deep: leave out some parentheses"));
         }
         let expression = if self.word("not") {
             Expression::Not(Box::new(self.one()?))
@@ -260,7 +261,7 @@ impl<'a> Parser<'a> {
     fn compared(&mut self, at: usize, column: &SchemaColumn, operator: Operator) -> Result<Expression> {
         let Some(wanted) = self.literal(column)? else { return Ok(Expression::Constant(None)) };
         if !wanted.has_order() && !matches!(operator, Operator::Equal | Operator::NotEqual) {
-            return Err(Error::other(format!("{} can be compared by = and <> only", column.column.name)));
+            return Err(Error::usage(format!("{} can be compared by = and <> only", column.column.name)));
         }
         Ok(Expression::Test(at, Test::Compare(operator, wanted)))
     }
@@ -285,7 +286,7 @@ impl<'a> Parser<'a> {
         let of_text = column.kind == Kind::Text && (base.schema == "pg_catalog" || base.name == "citext");
         if !of_text {
             let (name, data_type) = (&column.column.name, &base.name);
-            return Err(Error::other(format!("{name} is of type {data_type}: like is for text")));
+            return Err(Error::usage(format!("{name} is of type {data_type}: like is for text")));
         }
         match self.next() {
             Some(Token::Literal(text)) => Pattern::new(text, folded || base.name == "citext"),
@@ -301,7 +302,7 @@ impl<'a> Parser<'a> {
             Some(Token::Word(word)) if is_word(word, "true") || is_word(word, "false") => {
                 Wanted::new(column, word).map(Some)
             }
-            Some(Token::Word(word)) => Err(Error::other(format!(
+            Some(Token::Word(word)) => Err(Error::usage(format!(
                 "--where compares columns with literals: if {word} is text, write '{word}'"
             ))),
             _ => Err(unsupported(self.text)),
@@ -355,7 +356,7 @@ fn is_word(token: &str, word: &str) -> bool {
 }
 
 fn unsupported(text: &str) -> Error {
-    Error::other(format!("--where {text:?} is not understood: {SUPPORTED}"))
+    Error::usage(format!("--where {text:?} is not understood: {SUPPORTED}"))
 }
 
 #[derive(Debug, PartialEq)]

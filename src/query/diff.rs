@@ -20,14 +20,19 @@ pub(super) async fn diff(arguments: &Diff) -> Result<()> {
         moment::check_known(&archive, &table, at, arguments.inexact).await?;
     }
     if to.place < from.place {
-        return Err(Error::other(format!("--from ({}) is later than --to ({})", from.shown, to.shown)));
+        return Err(Error::usage(format!("--from ({}) is later than --to ({})", from.shown, to.shown)));
     }
-    let schema = Arc::clone(table.schema_for(&to.cut, to.place));
+    let schemas = [&from, &to].map(|at| Arc::clone(table.schema_for(&at.cut, at.place)));
+    let [schema_before, schema_after] = &schemas;
     let mut sheet = Sheet::new(arguments.reading.format, vec![left("change"), left("key"), left("changes")])?;
     let mut counts = [0usize; 3];
     let [added, removed, changed] = &mut counts;
     for change in changed_entities(&archive, &table, from.cut, to.cut).await? {
-        let differences = between(&table, change.before.as_ref(), change.after.as_ref(), &schema)?;
+        let differences = between(
+            &table,
+            change.before.as_ref().map(|fact| (fact, schema_before)),
+            change.after.as_ref().map(|fact| (fact, schema_after)),
+        )?;
         let (what, count) = match (&change.before, &change.after) {
             (None, _) => ("added", &mut *added),
             (_, None) => ("removed", &mut *removed),

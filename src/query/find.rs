@@ -7,6 +7,7 @@ use bygone_sink::schema::TableSchema;
 use bygone_sink::timestamp::Timestamp;
 
 use super::arguments::Find;
+use super::changes::is_unknown;
 use super::comparable::Wanted;
 use super::row::xid_cell;
 use super::sheet::{Cell, Sheet, left, right, when};
@@ -30,27 +31,38 @@ pub(super) async fn find(arguments: &Find) -> Result<()> {
             found.ok_or(error)?
         }
     };
-    let wanted = Wanted::new(column, &arguments.value)?;
-    let position = |within: &TableSchema| within.counterpart(schema, column);
+    // A value may be one of a type that the column had.
+    let wanted = Wanted::new(column, &arguments.value).or_else(|error| {
+        let older = table.versions.iter().rev().map(|version| &version.schema);
+        let mut forms = older.filter_map(|older| older.columns.get(older.namesake(schema, column)?));
+        forms.find_map(|form| Wanted::new(form, &arguments.value).ok()).ok_or(error)
+    })?;
+    let position = |within: &TableSchema| within.namesake(schema, column);
     let attnums = table
         .versions
         .iter()
         .filter_map(|version| Some(version.schema.columns.get(position(&version.schema)?)?.column.attnum));
     let columns = Columns::Some(attnums.collect());
-    let mut found: Vec<Head> = Vec::new();
+    let (mut found, mut not_known): (Vec<Head>, usize) = (Vec::new(), 0);
     let mut look = |fact: &Fact<'_>| {
         let at = position(fact.schema);
         let row = fields(fact.row, fact.schema.kinds()).ok();
         let field = at.and_then(|at| row.as_ref()?.get(at).copied());
         let kind = at.and_then(|at| fact.schema.kinds().get(at));
-        if let (false, Some(field), Some(kind)) = (fact.head.tombstone, field, kind)
-            && wanted.is(kind, field)
-        {
-            found.push(fact.head.clone());
+        if let (false, Some(field), Some(kind)) = (fact.head.tombstone, field, kind) {
+            if is_unknown(&field) {
+                not_known += 1;
+            } else if wanted.is(kind, field) {
+                found.push(fact.head.clone());
+            }
         }
         Flow::Continue(())
     };
     archive.facts(&table, &FactFilter::default(), &columns, &mut look).await?;
+    if not_known > 0 {
+        let (name, versions) = (&column.column.name, counted(not_known, "version"));
+        eprintln!("bygone: {name} is not known in {versions} of {}, which may have held it", table.log_name);
+    }
     let entities: HashSet<String> = found.iter().map(|head| head.entity_id.clone()).collect();
     let mut begins: HashMap<(String, i64), Timestamp> = HashMap::new();
     if !entities.is_empty() {

@@ -10,7 +10,8 @@ use bygone_sink::schema::{SchemaColumn, TableSchema};
 use bygone_sink::value::{self, Kind, RowBuilder, render};
 
 use super::arguments::Entity;
-use super::value::fields;
+use super::changes::Shown;
+use super::value::{fields, text};
 use crate::error::{Error, Result};
 
 /// Names that are offered in place of one that is not known.
@@ -39,11 +40,10 @@ pub(crate) fn table(archive: &Archive, text: &str) -> Result<TableHistory> {
 
 /// The tables that a text may mean, by the best of the ways to mean one.
 fn positions(tables: &[TableHistory], text: &str) -> Vec<usize> {
-    let bare =
-        text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).filter(|text| !text.contains('"'));
+    let bare = unquoted(text);
     let is_whole =
         |name: &TableName| name.to_string() == text || name.quoted() == text || table_text(name) == text;
-    let is_bare = |name: &TableName| name.name == text || Some(name.name.as_str()) == bare;
+    let is_bare = |name: &TableName| name.name == text || Some(name.name.as_str()) == bare.as_deref();
     let attached_as = |table: &TableHistory| parse_table_text(&table.log_name);
     let ways: [&dyn Fn(&TableHistory) -> bool; 4] = [
         &|table| is_whole(&table.name),
@@ -61,6 +61,12 @@ fn positions(tables: &[TableHistory], text: &str) -> Vec<usize> {
     Vec::new()
 }
 
+/// What one name in quotes says.
+fn unquoted(text: &str) -> Option<String> {
+    let inside = text.strip_prefix('"')?.strip_suffix('"')?;
+    (!inside.replace("\"\"", "").contains('"')).then(|| inside.replace("\"\"", "\""))
+}
+
 /// Finds a column by its name.
 ///
 /// # Errors
@@ -70,7 +76,7 @@ pub(crate) fn column<'a>(schema: &'a TableSchema, name: &str) -> Result<(usize, 
     let folded = || schema.columns.iter().position(|column| column.column.name == name.to_lowercase());
     exact.or_else(folded).and_then(|at| Some((at, schema.columns.get(at)?))).ok_or_else(|| {
         let names = schema.columns.iter().map(|column| column.column.name.clone());
-        Error::other(format!("{} has no column {name:?}{}", schema.name, did_you_mean(name, names)))
+        Error::usage(format!("{} has no column {name:?}{}", schema.name, did_you_mean(name, names)))
     })
 }
 
@@ -119,11 +125,11 @@ fn entity_id_by(table: &TableHistory, schema: &TableSchema, entity: &Entity) -> 
     let names: Vec<&str> = key.iter().map(|column| column.column.name.as_str()).collect();
     if !entity.key.is_empty() {
         if key.is_empty() {
-            return Err(Error::other(format!("{} has no key: give the row's _entity_id", table.log_name)));
+            return Err(Error::usage(format!("{} has no key: give the row's _entity_id", table.log_name)));
         }
         let given = by_name(&entity.key, &names, &table.log_name)?;
         let parts = key.iter().map(|column| {
-            let missing = || Error::other(format!("the key of {} is ({})", table.log_name, names.join(", ")));
+            let missing = || Error::usage(format!("the key of {} is ({})", table.log_name, names.join(", ")));
             given
                 .get(column.column.name.as_str())
                 .map(|text| canonical(&column.kind, text))
@@ -152,7 +158,7 @@ fn canonical_all(key: &[&SchemaColumn], parts: &[String]) -> Vec<String> {
 
 fn wrong_count(table: &TableHistory, names: &[&str], given: usize) -> Error {
     let parts: Vec<String> = names.iter().map(|name| format!("{name}=…")).collect();
-    Error::other(format!(
+    Error::usage(format!(
         "the key of {} is ({}), and {given} values are given; write --key {}",
         table.log_name,
         names.join(", "),
@@ -177,7 +183,7 @@ fn by_name<'a>(given: &'a [String], names: &[&str], table: &str) -> Result<HashM
                         value.push_str(part);
                     }
                     None => {
-                        return Err(Error::other(format!(
+                        return Err(Error::usage(format!(
                             "--key {text:?}: expected {}=value; the key of {table} is ({})",
                             names.first().unwrap_or(&"column"),
                             names.join(", ")
@@ -198,17 +204,18 @@ pub(crate) fn canonical(kind: &Kind, text: &str) -> String {
     } else {
         lower
     };
+    reread(kind, &trimmed).unwrap_or(trimmed)
+}
+
+/// Text as Postgres prints it where it is a value of a kind; none where it is no such value.
+pub(crate) fn reread(kind: &Kind, text: &str) -> Option<String> {
     let mut row = RowBuilder::default();
     row.start(1);
-    if value::read(kind, WireCell::Text(trimmed.as_bytes()), &mut row).is_err() {
-        return trimmed;
-    }
-    let kinds = std::slice::from_ref(kind);
+    value::read(kind, WireCell::Text(text.as_bytes()), &mut row).ok()?;
+    let field = fields(row.bytes(), std::slice::from_ref(kind)).ok()?.first().copied()?;
     let mut out = String::new();
-    match fields(row.bytes(), kinds).ok().and_then(|fields| fields.first().copied()) {
-        Some(field) if render(kind, field, &mut out).is_ok() => out,
-        _ => trimmed,
-    }
+    render(kind, field, &mut out).ok()?;
+    Some(out)
 }
 
 /// The parts of a key as `_entity_id` has them.
@@ -217,6 +224,14 @@ fn joined(parts: &[String]) -> String {
         [one] => one.clone(),
         several => serde_json::Value::from(several.to_vec()).to_string(),
     }
+}
+
+/// The `_entity_id` that a row has by the key of its schema; none without a key.
+pub(crate) fn entity_of(row: &Shown) -> Option<String> {
+    let fields = row.fields().ok()?;
+    let parts = row.schema.key.iter().map(|at| text(row.schema.kinds().get(*at)?, *fields.get(*at)?).ok());
+    let parts = parts.collect::<Option<Vec<String>>>()?;
+    (!parts.is_empty()).then(|| joined(&parts))
 }
 
 /// All versions of one row, oldest first.
@@ -242,7 +257,11 @@ pub(crate) async fn versions(
     Ok(versions)
 }
 
-async fn no_such_row(archive: &Archive, table: &TableHistory, entity_id: &str) -> Result<Error> {
+/// The error for a row that there never was: it names the keys nearest to it.
+///
+/// # Errors
+/// Where the history cannot be read.
+pub(crate) async fn no_such_row(archive: &Archive, table: &TableHistory, entity_id: &str) -> Result<Error> {
     let mut near: Vec<(f64, String)> = Vec::new();
     let mut look = |fact: &bygone_sink::read::Fact<'_>| {
         let other = &fact.head.entity_id;

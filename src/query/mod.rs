@@ -19,6 +19,7 @@ pub(crate) mod sheet;
 mod sql;
 mod transactions;
 mod value;
+mod verdict;
 mod views;
 
 use bygone_sink::read::Archive;

@@ -81,7 +81,7 @@ pub(crate) async fn resolve(archive: &Archive, text: &str) -> Result<Resolved> {
                 Flow::Break(())
             };
             archive.transactions(&filter, &mut take).await?;
-            let lsn = found.ok_or_else(|| unknown_transaction(xid, &known()))?;
+            let lsn = found.ok_or_else(|| unknown_transaction(archive, xid))?;
             Ok(Resolved {
                 cut: Cut::Lsn(lsn),
                 place: lsn,
@@ -97,10 +97,26 @@ fn after(lsn: Lsn) -> Lsn {
 }
 
 /// The history does not know a transaction.
-pub(crate) fn unknown_transaction(xid: i64, known: &str) -> Error {
+pub(crate) fn unknown_transaction(archive: &Archive, xid: i64) -> Error {
     Error::other(format!(
-        "the history has no transaction {xid}: it changed nothing that is captured, or {known}"
+        "the history has no transaction {xid}: either it changed nothing that is captured, or it came after {}, where the \
+         history ends",
+        archive.known_until().0
     ))
+}
+
+/// Where the first of what is known begins, and when; none before the first snapshot.
+pub(crate) async fn beginning(archive: &Archive) -> Result<Option<(Lsn, String)>> {
+    let tables = archive.tables()?;
+    let first = tables.iter().filter_map(|table| table.known.first()).map(|extent| extent.from).min();
+    let Some(first) = first else { return Ok(None) };
+    Ok(Some((first, since(archive, first).await?)))
+}
+
+/// `2026-11-24 10:00:00+00 (0/15D6B88)`.
+async fn since(archive: &Archive, place: Lsn) -> Result<String> {
+    let time = archive.time_of_place(place).await?;
+    Ok(time.map_or_else(|| place.to_string(), |time| format!("{} ({place})", shown(time))))
 }
 
 /// The rows of a table are known at a moment.
@@ -118,9 +134,7 @@ pub(crate) async fn check_known(
         return Err(Error::other(format!("{name} is attached, but its snapshot is not in the history yet")));
     };
     if at.place < first.from {
-        let time = archive.time_of_place(first.from).await?;
-        let since =
-            time.map_or_else(|| first.from.to_string(), |time| format!("{} ({})", shown(time), first.from));
+        let since = since(archive, first.from).await?;
         return Err(Error::other(format!(
             "nothing is known of {name} at {}: its history begins at {since}",
             at.shown
@@ -203,14 +217,14 @@ fn parse(text: &str, now: DateTime<Local>) -> Result<Moment> {
     }
     if let Some(xid) = lower.strip_prefix("tx:") {
         return xid.trim().parse().map(Moment::Transaction).map_err(|_| {
-            Error::other(format!("not a transaction: {text:?} (expected tx: and its number, as in tx:1234)"))
+            Error::usage(format!("not a transaction: {text:?} (expected tx: and its number, as in tx:1234)"))
         });
     }
     if let Ok(lsn) = text.parse() {
         return Ok(Moment::Lsn(lsn));
     }
     relative(&lower, now).or_else(|| absolute(text)).map(|time| time.map(Moment::Time)).unwrap_or_else(|| {
-        Err(Error::other(format!(
+        Err(Error::usage(format!(
             "not a moment: {text:?} (expected a time such as 2026-11-24T10:00:00Z or '2026-11-24 10:00', a date, now, today, \
              yesterday, 'yesterday 14:00', '2 hours ago', a position such as 0/15D6B88, or tx:1234)"
         )))
@@ -295,7 +309,7 @@ fn local(moment: NaiveDateTime) -> Result<Timestamp> {
     match Local.from_local_datetime(&moment) {
         LocalResult::Single(time) | LocalResult::Ambiguous(time, _) => Ok(Timestamp(time.timestamp_micros())),
         LocalResult::None => {
-            Err(Error::other(format!("the local clock skipped {moment}: give the time with its zone")))
+            Err(Error::usage(format!("the local clock skipped {moment}: give the time with its zone")))
         }
     }
 }

@@ -34,7 +34,7 @@ impl Pattern {
                 '\\' => match chars.next() {
                     Some(escaped) if folded => parts.extend(escaped.to_lowercase().map(Part::Char)),
                     Some(escaped) => parts.push(Part::Char(escaped)),
-                    None => return Err(Error::other(format!("the pattern {text:?} ends with a backslash"))),
+                    None => return Err(Error::usage(format!("the pattern {text:?} ends with a backslash"))),
                 },
                 c if folded => parts.extend(c.to_lowercase().map(Part::Char)),
                 c => parts.push(Part::Char(c)),

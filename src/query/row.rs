@@ -47,8 +47,9 @@ pub(super) async fn history(arguments: &History) -> Result<()> {
             let when = if end { "in" } else { "before" };
             let version = fact.head.version;
             eprintln!(
-                "bygone: {when} version {version} the row {what} {other}: bygone history {} {other}",
-                table.log_name
+                "bygone: {when} version {version} the row {what} {other}: bygone history {} {}",
+                for_shell(&table.log_name),
+                for_shell(&other)
             );
         }
     }
@@ -59,6 +60,16 @@ pub(super) async fn history(arguments: &History) -> Result<()> {
 pub(super) fn rekeyed(context: Option<&str>, which: &str) -> Option<String> {
     let context: serde_json::Value = serde_json::from_str(context?).ok()?;
     Some(context.get("bygone")?.get(which)?.as_str()?.to_owned())
+}
+
+/// A word as a shell takes it.
+fn for_shell(word: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "_-./:@%+=,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
 }
 
 /// A snapshot has no transaction.

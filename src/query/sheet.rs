@@ -417,7 +417,7 @@ fn ended(table: &Table) -> String {
 }
 
 /// Without what a terminal would take as a command.
-fn harmless(text: &str) -> String {
+pub(crate) fn harmless(text: &str) -> String {
     if !text.chars().any(|c| c.is_control()) {
         return text.to_owned();
     }

@@ -11,12 +11,22 @@ use super::sheet::{Cell, Sheet, json_string, left, print, right, when};
 use super::value::{moment, moment_cell};
 use super::{counted, lookup, moment as moments, open};
 use crate::cli::Format;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 pub(super) async fn list(arguments: &Transactions) -> Result<()> {
     let archive = open(&arguments.reading.history).await?;
+    let beginning = moments::beginning(&archive).await?;
     let until = match &arguments.until {
-        Some(text) => Some(moments::resolve(&archive, text).await?.cut),
+        Some(text) => {
+            let until = moments::resolve(&archive, text).await?;
+            if let Some((_, since)) = beginning.filter(|(first, _)| until.place < *first) {
+                return Err(Error::other(format!(
+                    "nothing is known at {}: the history begins at {since}",
+                    until.shown
+                )));
+            }
+            Some(until.cut)
+        }
         None => None,
     };
     let since = match &arguments.since {
@@ -82,11 +92,7 @@ pub(super) async fn one(arguments: &One) -> Result<()> {
     };
     archive.transactions(&filter, &mut take).await?;
     let Some(transaction) = found else {
-        let known = format!("is later than {}, where the history ends", archive.known_until().0);
-        return Err(moments::unknown_transaction(
-            arguments.xid,
-            &known.replacen("is later", "it is later", 1),
-        ));
+        return Err(moments::unknown_transaction(&archive, arguments.xid));
     };
     let format = arguments.reading.format;
     let mut headings =

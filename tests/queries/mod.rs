@@ -12,6 +12,7 @@ mod hashed;
 mod hostile;
 mod inventory;
 mod moments;
+mod remade;
 mod restore;
 mod rows;
 
@@ -85,6 +86,13 @@ impl Shop {
     #[track_caller]
     fn refused(&self, arguments: &[&str], words: &[&str]) {
         let outcome = self.bygone.ask(arguments).refused(words);
+        assert_eq!(outcome.stdout, "", "{arguments:?}");
+    }
+
+    /// A command that must be told apart from one that has no answer.
+    #[track_caller]
+    fn misused(&self, arguments: &[&str], words: &[&str]) {
+        let outcome = self.bygone.ask(arguments).misused(words);
         assert_eq!(outcome.stdout, "", "{arguments:?}");
     }
 

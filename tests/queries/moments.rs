@@ -15,8 +15,19 @@ fn a_moment_that_is_not_known_is_refused_with_the_reason() {
     for moment in ["2100-01-01T00:00:00Z", "FFFF/0"] {
         shop.refused(&["as-of", "orders", "--at", moment], &["nothing is known", "known until"]);
     }
-    shop.refused(&["as-of", "orders", "--at", "tx:1"], &["no transaction 1"]);
-    shop.refused(&["as-of", "orders", "--at", "soon"], &["not a moment", "2 hours ago"]);
+    shop.refused(
+        &["as-of", "orders", "--at", "tx:1"],
+        &[
+            "no transaction 1: either it changed nothing that is captured, or it came after",
+            "where the history ends",
+        ],
+    );
+    shop.misused(&["as-of", "orders", "--at", "soon"], &["not a moment", "2 hours ago"]);
+    for moment in ["2020-01-01", "0/1"] {
+        shop.refused(&["transactions", "--until", moment], &["nothing is known at", "the history begins at"]);
+    }
+    assert_eq!(shop.json(&["transactions", "--since", "2020-01-01"]).len(), 2);
+    shop.misused(&["transactions", "--since", "nonsense"], &["not a moment"]);
     let now = shop.bygone.ask(&["as-of", "orders", "--at", "now", "--format", "csv"]).well();
     assert!(now.stderr.contains("known until"), "{}", now.stderr);
     assert_eq!(now.stdout, "id,customer,total\n1,ann,13.50\n2,\"\",\n");
@@ -26,12 +37,13 @@ fn a_moment_that_is_not_known_is_refused_with_the_reason() {
 fn names_that_are_not_known_are_answered_with_the_nearest() {
     let mut shop = Shop::orders();
     shop.refused(&["as-of", "oders", "--at", "now"], &["no table \"oders\"", "did you mean orders"]);
-    shop.refused(
+    shop.misused(
         &["as-of", "orders", "--at", "now", "--columns", "totl"],
         &["no column \"totl\"", "did you mean total"],
     );
     shop.refused(&["history", "orders", "11"], &["never had a row", "11", "the nearest keys are 1"]);
-    shop.refused(&["history", "notes", "eu"], &["key of public.notes is (b, a)", "--key b=…,a=…"]);
+    shop.misused(&["history", "notes", "--key", "c=1"], &["--key", "the key of public.notes is (b, a)"]);
+    shop.misused(&["history", "notes", "eu"], &["key of public.notes is (b, a)", "--key b=…,a=…"]);
     shop.server.run("create schema other; create table other.orders (id int primary key)");
     shop.bygone =
         Bygone::new(shop.server.url(), shop.scratch.join("history")).tables(&["public.*", "other.*"]);
@@ -40,6 +52,27 @@ fn names_that_are_not_known_are_answered_with_the_nearest() {
     assert_eq!(shop.json(&["history", "public.orders", "1"]).len(), 2);
     assert_eq!(shop.bygone.ask(&["as-of", "orders"]).code(), Some(2));
     assert_eq!(shop.bygone.ask(&["history", "orders"]).code(), Some(2));
+}
+
+#[test]
+fn names_with_quotes_and_blanks_go_through_a_shell() {
+    let mut shop = Shop::with(
+        r#"create schema "My Schema";
+           create table "My Schema"."Orders.2" (a int, b text, primary key (a, b)); insert into "My Schema"."Orders.2" values (1, 'it''s');
+           create table "a""b; drop table t" (id int primary key); insert into "a""b; drop table t" values (7)"#,
+    );
+    shop.bygone =
+        Bygone::new(shop.server.url(), shop.scratch.join("history")).tables(&["public.*", "My Schema.*"]);
+    shop.server.run(r#"update "My Schema"."Orders.2" set a = 2"#);
+    shop.capture();
+    shop.server.run(r#"update "My Schema"."Orders.2" set a = 3"#);
+    shop.capture();
+    for name in [r#"a"b; drop table t"#, r#""a""b; drop table t""#, r#""public"."a""b; drop table t""#] {
+        assert_eq!(shop.json(&["as-of", name, "--at", "now"]).len(), 1, "{name}");
+    }
+    let told = shop.bygone.ask(&["history", r#""Orders.2""#, "3", "it's"]).well().stderr;
+    let hint = told.split("bygone history ").nth(1).unwrap_or_default().trim();
+    assert_eq!(hint, r#"'My Schema."Orders.2"' '["2","it'\''s"]'"#, "{told}");
 }
 
 #[test]

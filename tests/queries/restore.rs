@@ -87,7 +87,7 @@ impl Shop {
         xid
     }
 
-    fn restore(&self, arguments: &[&str]) -> Outcome {
+    pub(super) fn restore(&self, arguments: &[&str]) -> Outcome {
         let source = self.server.url();
         let mut all = vec!["restore"];
         all.extend(arguments);
@@ -155,6 +155,135 @@ fn the_printed_sql_runs_in_psql_as_it_is() {
 }
 
 #[test]
+fn a_row_whose_key_changed_gets_it_back_under_each_of_its_names() {
+    let mut shop = Shop::family();
+    let before = shop.server.value("select pg_current_wal_insert_lsn()").unwrap();
+    let ids = |shop: &Shop| shop.server.column("select id || ' ' || total::int from orders order by id");
+    for key in ["30", "3"] {
+        shop.server.run("update orders set id = 30 where id = 3");
+        shop.capture();
+        shop.restore(&["orders", key, "--apply"]).well();
+        shop.assert_family();
+        shop.capture();
+        // Over several keys, at a moment.
+        shop.server.run("update orders set id = 29 where id = 3; update orders set total = 0 where id = 29");
+        shop.server.run("update orders set id = 30 where id = 29");
+        shop.capture();
+        shop.restore(&["orders", key, "--at", &before, "--apply"]).well();
+        shop.assert_family();
+        shop.capture();
+    }
+    // Later changes are not undone without a word.
+    shop.server.run("update orders set id = 30 where id = 3");
+    shop.server.run("update orders set total = 1 where id = 30");
+    shop.capture();
+    shop.restore(&["orders", "3", "--apply"]).refused(&["public.orders 30 was changed again by", "--force"]);
+    shop.restore(&["orders", "30", "--apply"]).well();
+    assert_eq!(ids(&shop), ["1 10", "2 20", "30 30"]);
+    shop.capture();
+    shop.restore(&["orders", "--where", "true", "--at", &before, "--apply"]).well();
+    shop.assert_family();
+    shop.capture();
+    // The key of one is another's by now.
+    shop.server.run("delete from lines where order_id = 1; delete from orders where id = 1; update orders set id = 1 where id = 3");
+    shop.capture();
+    shop.restore(&["orders", "--where", "true", "--at", &before, "--apply"]).well();
+    shop.restore(&["lines", "--where", "true", "--at", &before, "--apply"]).well();
+    shop.assert_family();
+}
+
+#[test]
+fn a_row_that_the_table_names_by_another_key_is_found_by_both() {
+    let mut shop = Shop::with(
+        "create table t (id int primary key, code text not null unique, v int);
+         insert into t values (1, 'a', 1), (2, 'b', 2), (3, 'c', 3)",
+    );
+    shop.server.run("update t set v = 10 where id = 1");
+    shop.capture();
+    let before = shop.server.value("select pg_current_wal_insert_lsn()").unwrap();
+    shop.server.run("alter table t drop constraint t_pkey; alter table t add primary key (code)");
+    shop.capture();
+    shop.capture();
+    assert_eq!(shop.json(&["history", "t", "a"])[0]["op"], "rekey");
+    // What only names it otherwise is no change of the row.
+    let told = shop.restore(&["t", "a"]).well();
+    assert!(told.stdout.contains("set \"v\" = 1\nwhere \"code\" = 'a'"), "{told:?}");
+    for key in ["b", "2"] {
+        let told = shop.restore(&["t", key, "--at", &before]).well();
+        assert!(told.stderr.contains("nothing to do"), "{told:?}");
+    }
+    shop.server.run("update t set v = 20 where code = 'b'; delete from t where code = 'c'");
+    shop.capture();
+    shop.restore(&["t", "--where", "true", "--at", &before, "--apply"]).well();
+    let rows = shop.server.column("select id || code || v from t order by id");
+    assert_eq!(rows, ["1a10", "2b2", "3c3"]);
+}
+
+#[test]
+fn a_row_that_is_there_again_gives_way_by_force() {
+    let mut shop = Shop::family();
+    let before = shop.server.value("select pg_current_wal_insert_lsn()").unwrap();
+    shop.server.run("delete from lines where order_id = 2; delete from orders where id = 2");
+    shop.capture();
+    shop.server.run("insert into orders values (2, 1, 'Z', 9); insert into lines values (2, 1, 'prune')");
+    for arguments in
+        [&["orders", "--where", "true", "--at", &before][..], &["lines", "--where", "true", "--at", &before]]
+    {
+        let mut all = arguments.to_vec();
+        all.push("--apply");
+        shop.restore(&all).refused(&["it is there again", "--force"]);
+        all.push("--force");
+        shop.restore(&all).well();
+    }
+    shop.assert_family();
+}
+
+#[test]
+fn unique_values_that_rows_swapped_are_swapped_back() {
+    let mut shop = Shop::family();
+    let swap = "update orders set code = null where id = 1; update orders set code = 'A' where id = 2;
+                update orders set code = 'B' where id = 1";
+    let before = shop.server.value("select pg_current_wal_insert_lsn()").unwrap();
+    let xid = shop.transact(swap);
+    let told = shop.restore(&["--transaction", &xid, "--apply"]).well().stdout;
+    shop.assert_family();
+    // What is printed runs again.
+    shop.capture();
+    shop.server.run(swap);
+    shop.server.run(&told);
+    shop.assert_family();
+    shop.capture();
+    shop.server.run(swap);
+    shop.server.run("update orders set code = 'tmp' where id = 3; update orders set code = 'C' where id = 1; update orders set code = 'B' where id = 3");
+    shop.capture();
+    shop.restore(&["orders", "--where", "true", "--at", &before, "--apply"]).well();
+    shop.assert_family();
+    shop.capture();
+    // Where none of them may be null, nothing is done.
+    let xid = shop.transact(
+        "update customers set email = 'tmp' where id = 1; update customers set email = 'ann@example.com' where id = 2;
+         update customers set email = 'bob@example.com' where id = 1",
+    );
+    shop.restore(&["--transaction", &xid, "--apply"])
+        .refused(&["which needs what another row has", "nothing was changed"]);
+}
+
+#[test]
+fn nothing_that_a_terminal_obeys_is_printed() {
+    let mut shop = Shop::with(
+        "create table t (id text primary key, v text); insert into t values (E'k\\x1b[2J', E'it''s \\x1b]0;a\\\\b\\x07 \\u009b1m\\r\\nend')",
+    );
+    shop.server.run("create table saved.t as table t; delete from t");
+    shop.capture();
+    let sql = shop.restore(&["t", "k\u{1b}[2J"]).well().stdout;
+    assert!(!sql.chars().any(|c| c.is_control() && c != '\n'), "{sql:?}");
+    shop.server.run(&sql);
+    let different =
+        shop.server.column("(table t except table saved.t) union all (table saved.t except table t)");
+    assert!(different.is_empty(), "{different:?}");
+}
+
+#[test]
 fn what_changed_again_later_is_not_undone_without_being_asked_for() {
     let mut shop = Shop::family();
     let first =
@@ -205,7 +334,7 @@ fn rows_come_back_by_a_condition() {
     ] {
         assert_eq!(shop.restore(wrong).code(), Some(2), "{wrong:?}");
     }
-    shop.restore(&["orders", "--where", "nope = 1", "--at", &before]).refused(&["no column \"nope\""]);
+    shop.restore(&["orders", "--where", "nope = 1", "--at", &before]).misused(&["no column \"nope\""]);
     let context = shop.json(&["transactions", "--limit", "1"])[0]["context"]["restore"].clone();
     assert_eq!(context["where"], Value::from("what like 'p%'"));
 }

@@ -51,7 +51,34 @@ fn a_diff_lists_what_came_went_and_changed() {
         changes.iter().map(|row| (row["change"].as_str().unwrap(), row["key"].as_str().unwrap())).collect();
     assert_eq!(told, [("changed", "1"), ("removed", "2"), ("added", "4")]);
     assert_eq!(changes[0]["changes"], serde_json::json!({"total": {"old": "13.50", "new": "14.00"}}));
-    shop.refused(&["diff", "orders", "--from", "now", "--to", &before], &["is later than --to"]);
+    shop.misused(&["diff", "orders", "--from", "now", "--to", &before], &["is later than --to"]);
+}
+
+#[test]
+fn a_diff_shows_each_side_with_the_columns_that_it_had() {
+    let mut shop = Shop::with(
+        "create table q (id int primary key, \"x y\" jsonb, total int);
+         insert into q values (1, '{\"a\": 1}', 10), (2, null, 20), (3, null, 30)",
+    );
+    let before = shop.server.value("select pg_current_wal_insert_lsn()").unwrap();
+    shop.server.run("alter table q add column n int default 3; alter table q drop column \"x y\"; alter table q add column \"x y\" int");
+    shop.capture();
+    shop.server.run(
+        "update q set n = 4, \"x y\" = 5 where id = 1; update q set total = 21 where id = 2; delete from q where id = 3;
+         insert into q values (4, 40)",
+    );
+    shop.capture();
+    let changes = shop.json(&["diff", "q", "--from", &before]);
+    let told: Vec<&Value> = changes.iter().map(|change| &change["changes"]).collect();
+    assert_eq!(
+        told,
+        [
+            &serde_json::json!({"n": {"new": 4}, "x y": {"old": {"a": 1}, "new": 5}}),
+            &serde_json::json!({"total": {"old": 20, "new": 21}}),
+            &serde_json::json!({"id": {"old": 3}, "x y": {"old": null}, "total": {"old": 30}}),
+            &serde_json::json!({"id": {"new": 4}, "total": {"new": 40}, "n": {"new": 3}, "x y": {"new": null}}),
+        ]
+    );
 }
 
 #[test]

@@ -43,7 +43,18 @@ impl Outcome {
     /// all of these (upper and lower case alike), not with a panic.
     #[track_caller]
     pub(crate) fn refused(self, words: &[&str]) -> Self {
-        assert_eq!(self.code(), Some(1), "{}\n{}{}", self.status, self.stdout, self.stderr);
+        self.ended(1, words)
+    }
+
+    /// The run must have failed as a command fails that is not used rightly: with 2.
+    #[track_caller]
+    pub(crate) fn misused(self, words: &[&str]) -> Self {
+        self.ended(2, words)
+    }
+
+    #[track_caller]
+    fn ended(self, code: i32, words: &[&str]) -> Self {
+        assert_eq!(self.code(), Some(code), "{}\n{}{}", self.status, self.stdout, self.stderr);
         assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
         let said = self.stderr.to_lowercase();
         for word in words {

@@ -19,7 +19,7 @@ enum From {
     Cast(usize, Kind),
     /// The row is older than the column, and reads as this ever since (a row of one column) [23].
     Missing(Box<[u8]>),
-    /// The row is older than the column.
+    /// The row is older than the column, or of a table before this one that had none of the name.
     Null,
     /// The column at this position, which was not hashed, or hashed with another key: what it held is not shown as what the
     /// column is now.
@@ -44,14 +44,12 @@ impl Reshape {
         let columns: Vec<From> = to
             .columns
             .iter()
-            .map(|column| {
-                match from.counterpart(to, column).and_then(|at| Some((at, from.columns.get(at)?))) {
-                    Some((at, before)) if !before.is_form_of(column) => From::OtherForm(at),
-                    Some((at, before)) if before.kind == column.kind => From::Same(at),
-                    Some((at, before)) => From::Cast(at, before.kind.clone()),
-                    None if from.oid != to.oid => From::Null,
-                    None => missing(table, from.version, column),
-                }
+            .map(|column| match from.namesake(to, column).and_then(|at| Some((at, from.columns.get(at)?))) {
+                Some((at, before)) if !before.is_form_of(column) => From::OtherForm(at),
+                Some((at, before)) if before.kind == column.kind => From::Same(at),
+                Some((at, before)) => From::Cast(at, before.kind.clone()),
+                None if from.oid != to.oid => From::Null,
+                None => missing(table, from.version, column),
             })
             .collect();
         let same = |(at, column): (usize, &From)| matches!(column, From::Same(before) if *before == at);

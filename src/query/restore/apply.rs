@@ -1,6 +1,6 @@
 //! Running the SQL on the source, where its rows are what the history last knows of them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use bygone_replication::conninfo::ConnectOptions;
 use bygone_replication::session;
@@ -15,7 +15,7 @@ use super::super::changes::{Shown, damaged, is_unknown};
 use super::super::value::text;
 use super::listed;
 use super::plan::{Plan, Step};
-use super::statement::one_row;
+use super::statement::{Statement, Verb, one_row};
 use crate::error::{Error, Result};
 
 pub(super) async fn connect(source: &str) -> Result<Client> {
@@ -69,12 +69,15 @@ pub(super) async fn apply(client: &Client, plan: &mut Plan, message: &str, force
     client.batch_execute("begin").await.map_err(sql)?;
     client.batch_execute(message).await.map_err(sql)?;
     client.batch_execute("set constraints all deferred").await.map_err(sql)?;
-    let mut moved = Vec::new();
-    for step in &plan.steps {
+    let (mut moved, mut taken) = (Vec::new(), Vec::new());
+    for (at, step) in plan.steps.iter().enumerate() {
         for last in &step.last {
             let found = differences(client, plan.table(step)?, last).await?;
             if !found.is_empty() {
                 moved.push(format!("{}: {}", plan.name_of(step), found.join("; ")));
+                if step.statement.verb == Verb::Insert {
+                    taken.push(at);
+                }
             }
         }
     }
@@ -92,10 +95,11 @@ pub(super) async fn apply(client: &Client, plan: &mut Plan, message: &str, force
         }
         eprintln!("bygone: changed since: {}", listed(&moved));
     }
+    plan.replace(&taken);
     let mut waiting: VecDeque<Step> = plan.steps.drain(..).collect();
     let mut done = Vec::with_capacity(waiting.len());
     // A row that another one has to make room for, or to come before, waits for it.
-    let (mut refused, mut taken_along) = (0, Vec::new());
+    let (mut refused, mut taken_along, mut roomy) = (0, Vec::new(), HashSet::new());
     while let Some(step) = waiting.pop_front() {
         client.batch_execute("savepoint row").await.map_err(sql)?;
         match client.execute(step.statement.sql.as_str(), &[]).await {
@@ -121,7 +125,17 @@ pub(super) async fn apply(client: &Client, plan: &mut Plan, message: &str, force
                 waiting.push_back(step);
                 refused += 1;
             }
-            Err(error) => return Err(sql(error)),
+            // All wait for each other: one of them gives its value away until the others have theirs.
+            Err(error) if roomy.insert((step.table, step.entity_id.clone())) => {
+                client.batch_execute("rollback to savepoint row").await.map_err(sql)?;
+                let room = room(client, &step, &error).await?;
+                let Some(room) = room else { return Err(stuck(&plan.name_of(&step), &error)) };
+                client.batch_execute(&room.statement.sql).await.map_err(sql)?;
+                done.push(room);
+                waiting.push_back(step);
+                refused = 0;
+            }
+            Err(error) => return Err(stuck(&plan.name_of(&step), &error)),
         }
     }
     for step in taken_along {
@@ -136,6 +150,46 @@ pub(super) async fn apply(client: &Client, plan: &mut Plan, message: &str, force
     client.batch_execute("commit").await.map_err(sql)?;
     plan.steps = done;
     Ok(())
+}
+
+/// What makes room for another row: the columns of the unique constraint that the step runs into are null for a moment.
+/// None where they may not be, or the step keeps their values.
+async fn room(client: &Client, step: &Step, error: &tokio_postgres::Error) -> Result<Option<Step>> {
+    let (Some(room), Some(told)) = (&step.statement.room, error.as_db_error()) else { return Ok(None) };
+    if *told.code() != SqlState::UNIQUE_VIOLATION {
+        return Ok(None);
+    }
+    let columns = client
+        .query(
+            "select a.attname::text from pg_class i join pg_namespace n on n.oid = i.relnamespace join pg_index x on x.indexrelid = i.oid
+             join pg_attribute a on a.attrelid = x.indrelid and a.attnum = any (x.indkey)
+             where i.relname = $1 and n.nspname = $2 and not a.attnotnull",
+            &[&told.constraint(), &told.schema()],
+        )
+        .await
+        .map_err(|error| Error::other(format!("the source does not tell its indexes: {}", self::told(&error))))?;
+    let columns: Vec<String> = columns.iter().map(|row| row.get(0)).collect();
+    Ok(room.made(&columns).map(|sql| Step {
+        table: step.table,
+        entity_id: step.entity_id.clone(),
+        last: Vec::new(),
+        statement: Statement {
+            verb: Verb::Update,
+            sql,
+            done: "true".to_owned(),
+            replacing: None,
+            room: None,
+            unknown: Vec::new(),
+        },
+    }))
+}
+
+/// No order lets the step through.
+fn stuck(name: &str, error: &tokio_postgres::Error) -> Error {
+    let taken = [SqlState::UNIQUE_VIOLATION, SqlState::EXCLUSION_VIOLATION];
+    let is_taken = error.code().is_some_and(|code| taken.contains(code));
+    let what = if is_taken { format!(" {name}, which needs what another row has") } else { String::new() };
+    Error::other(format!("the source refuses{what}: {}; nothing was changed", told(error)))
 }
 
 fn is_about_another_row(error: &tokio_postgres::Error) -> bool {

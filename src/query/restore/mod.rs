@@ -1,15 +1,14 @@
 //! `bygone restore`: the SQL that brings rows back as they were.
 
 mod apply;
+mod lineage;
 mod plan;
 mod statement;
 
 use std::collections::HashMap;
 
-use bygone_replication::table::quote_literal;
-
 use super::arguments::{Entity, Restore};
-use super::sheet::print;
+use super::sheet::{harmless, print};
 use super::{lookup, open};
 use crate::error::{Error, Result};
 use plan::Plan;
@@ -23,7 +22,7 @@ pub(super) async fn restore(arguments: &Restore) -> Result<()> {
         (_, Some(xid), _) => Plan::transaction(&archive, xid).await?,
         (Some(name), None, Some(condition)) => {
             let table = lookup::table(&archive, name)?;
-            let at = arguments.at.as_deref().ok_or_else(|| Error::other("--where needs --at"))?;
+            let at = arguments.at.as_deref().ok_or_else(|| Error::usage("--where needs --at"))?;
             Plan::rows(&archive, table, condition, at).await?
         }
         (Some(name), None, None) => {
@@ -33,7 +32,7 @@ pub(super) async fn restore(arguments: &Restore) -> Result<()> {
             let entity_id = lookup::entity_id(&table, &entity)?;
             Plan::row(&archive, table, entity_id, arguments.at.as_deref()).await?
         }
-        (None, None, _) => return Err(Error::other("give a table and a key, or --transaction")),
+        (None, None, _) => return Err(Error::usage("give a table and a key, or --transaction")),
     };
     if !plan.conflicts.is_empty() {
         let list = listed(&plan.conflicts);
@@ -52,7 +51,7 @@ pub(super) async fn restore(arguments: &Restore) -> Result<()> {
         for column in &step.statement.unknown {
             let name = plan.name_of(step);
             eprintln!(
-                "bygone: the value of {column} of {name}, {}, is not known; it is left alone",
+                "bygone: the value of {column} of {name}, {}, is not known or cannot stand there now; it is left alone",
                 plan.shown
             );
         }
@@ -60,7 +59,7 @@ pub(super) async fn restore(arguments: &Restore) -> Result<()> {
     let message = message(arguments, &plan);
     let source = arguments.source.as_deref();
     if arguments.apply {
-        let source = source.ok_or_else(|| Error::other("--apply needs --source"))?;
+        let source = source.ok_or_else(|| Error::usage("--apply needs --source"))?;
         let client = apply::connect(source).await?;
         plan.sort(&apply::ranks(&client).await?);
         apply::apply(&client, &mut plan, &message, arguments.force).await?;
@@ -100,14 +99,14 @@ fn script(plan: &Plan, message: &str, sorted: bool) -> String {
     sql
 }
 
-/// Without a line break that would end the comment.
+/// Without a line break that would end the comment, and what a terminal would take as a command.
 fn comment(text: &str) -> String {
-    text.replace(['\n', '\r'], " ")
+    text.replace(char::is_control, " ")
 }
 
 /// The first of them, and how many more there are.
 fn listed(all: &[String]) -> String {
-    let named = all.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
+    let named = all.iter().take(NAMED).map(|one| harmless(one)).collect::<Vec<_>>().join("; ");
     match all.len().saturating_sub(NAMED) {
         0 => named,
         more => format!("{named}; and {more} more"),
@@ -135,5 +134,5 @@ fn message(arguments: &Restore, plan: &Plan) -> String {
     };
     context.insert("restore".to_owned(), what);
     let context = serde_json::Value::Object(context).to_string();
-    format!("select pg_logical_emit_message(true, 'bygone', {})", quote_literal(&context).trim_start())
+    format!("select pg_logical_emit_message(true, 'bygone', {})", statement::quoted(&context))
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use bygone_replication::Lsn;
 use bygone_replication::table::TableName;
 use bygone_sink::read::{
     Archive, AsOf, Columns, Cut, Fact, FactFilter, Flow, LiveRow, OwnedFact, TableHistory, Transaction,
@@ -10,18 +11,20 @@ use bygone_sink::read::{
 };
 use bygone_sink::schema::TableSchema;
 
-use super::super::changes::{damaged, live_at};
+use super::super::changes::{Shown, damaged, live_at};
 use super::super::condition::Condition;
 use super::super::row::rekeyed;
 use super::super::value::fields;
+use super::super::verdict::{Verdict, tell_not_known};
 use super::super::{lookup, moment};
+use super::lineage::{Lineages, Present};
 use super::statement::{Statement, Then, Verb};
 use crate::error::{Error, Result};
 
 /// One row's change.
 pub(super) struct Step {
     /// Position of its table in the plan.
-    table: usize,
+    pub(super) table: usize,
     pub(super) entity_id: String,
     /// The last versions that the history has of the rows concerned, tombstones included.
     pub(super) last: Vec<OwnedFact>,
@@ -67,6 +70,20 @@ impl Plan {
         });
     }
 
+    /// Rows that would come back where their key is another row's by now take its place.
+    pub(super) fn replace(&mut self, taken: &[usize]) {
+        let mut at = 0;
+        self.steps.retain_mut(|step| {
+            at += 1;
+            if !taken.contains(&(at - 1)) {
+                return true;
+            }
+            let replacing = step.statement.replacing.take();
+            step.statement.verb = Verb::Update;
+            replacing.map(|sql| step.statement.sql = sql).is_some()
+        });
+    }
+
     /// One row as it was at a moment, or before its last change.
     pub(super) async fn row(
         archive: &Archive,
@@ -74,30 +91,37 @@ impl Plan {
         entity_id: String,
         at: Option<&str>,
     ) -> Result<Self> {
-        let versions = lookup::versions(archive, &table, &entity_id).await?;
-        let now = versions.last().filter(|fact| !fact.head.tombstone);
-        let (then, shown) = match at {
+        let mut lineages = Lineages::read(archive, &table, std::slice::from_ref(&entity_id)).await?;
+        if lineages.of(&entity_id).is_empty() {
+            return Err(lookup::no_such_row(archive, &table, &entity_id).await?);
+        }
+        lineages.follow().await?;
+        let past = lineages.past(&entity_id).await?;
+        let (found, place, shown) = match at {
             Some(text) => {
                 let at = moment::resolve(archive, text).await?;
                 moment::check_known(archive, &table, &at, false).await?;
-                let schema = Arc::clone(table.schema_for(&at.cut, at.place));
-                let fact = live_at(&versions, &at.cut);
-                (fact.map(|fact| Then { fact, schema }), at.shown)
+                (lineages.at(&entity_id, &at.cut).await?, (at.cut, at.place), at.shown)
             }
-            None => before_last_change(&table, &versions)?,
+            None => before_last_change(&past, lineages.present(&entity_id).is_some(), &entity_id)?,
         };
+        let schema = Arc::clone(table.schema_for(&place.0, place.1));
+        let then = found.as_ref().map(|fact| Then { fact, schema });
+        let present = lineages.present(&entity_id);
+        let conflicts = match &present {
+            Some(present) if at.is_none() && !present.last.head.tombstone => {
+                present.later.iter().map(|later| changed_again(&table, later)).collect()
+            }
+            _ => Vec::new(),
+        };
+        let last = last_known(&table, lineages.of(&entity_id), present.as_ref())?;
+        let now = last.last().filter(|fact| !fact.head.tombstone);
         let statement = Statement::new(&table, then.as_ref(), now)?;
         let title = format!("{} {entity_id}", table.log_name);
         let shown = format!("as it was at {shown}");
-        let last = versions.last().cloned().into_iter().collect();
         let steps = statement.map(|statement| Step { table: 0, entity_id, last, statement });
-        Ok(Self {
-            tables: vec![table],
-            steps: steps.into_iter().collect(),
-            title,
-            shown,
-            conflicts: Vec::new(),
-        })
+        let steps = steps.into_iter().collect();
+        Ok(Self { tables: vec![table], steps, title, shown, conflicts })
     }
 
     /// The rows for which a condition held at a moment.
@@ -112,7 +136,7 @@ impl Plan {
         let schema = Arc::clone(table.schema_for(&at.cut, at.place));
         let wanted = Condition::parse(&schema, condition)?;
         let mut found: Vec<String> = Vec::new();
-        let mut failed = None;
+        let (mut not_told, mut failed) = (0, None);
         let attnums =
             wanted.columns().into_iter().filter_map(|at| Some(schema.columns.get(at)?.column.attnum));
         let columns = Columns::Some(attnums.collect());
@@ -120,11 +144,12 @@ impl Plan {
         let mut take = |live: &LiveRow<'_>| {
             let held = shaper.row(live.schema, live.row).and_then(|row| {
                 let fields = fields(row, schema.kinds()).map_err(damaged)?;
-                Ok(wanted.holds(&fields, schema.kinds()))
+                Ok(wanted.of(&fields, schema.kinds()))
             });
             match held {
-                Ok(true) => found.push(live.entity_id.to_owned()),
-                Ok(false) => {}
+                Ok(Verdict::Holds) => found.push(live.entity_id.to_owned()),
+                Ok(Verdict::Not) => {}
+                Ok(Verdict::NotKnown) => not_told += 1,
                 Err(error) => {
                     failed = Some(error);
                     return Flow::Break(());
@@ -136,15 +161,24 @@ impl Plan {
         if let Some(error) = failed {
             return Err(error);
         }
-        let mut versions = versions_of(archive, &table, &found).await?;
+        tell_not_known(&table.log_name, not_told);
+        let mut lineages = Lineages::read(archive, &table, &found).await?;
+        lineages.follow().await?;
+        let present = |entity_id: &String| lineages.present(entity_id);
+        // Who has the key of a row now may be one of the others, which gets its own key back.
+        let moved: HashSet<&str> =
+            found.iter().filter_map(present).map(|present| present.last.head.entity_id.as_str()).collect();
         let mut steps = Vec::new();
-        for entity_id in found {
-            let versions = versions.remove(&entity_id).unwrap_or_default();
-            let then = live_at(&versions, &at.cut).map(|fact| Then { fact, schema: Arc::clone(&schema) });
-            let now = versions.last().filter(|fact| !fact.head.tombstone);
+        for entity_id in &found {
+            let (versions, present) = (lineages.of(entity_id), present(entity_id));
+            let then = live_at(versions, &at.cut).map(|fact| Then { fact, schema: Arc::clone(&schema) });
+            let last = match &present {
+                None if moved.contains(entity_id.as_str()) => Vec::new(),
+                present => last_known(&table, versions, present.as_ref())?,
+            };
+            let now = last.last().filter(|fact| !fact.head.tombstone);
             if let Some(statement) = Statement::new(&table, then.as_ref(), now)? {
-                let last = versions.last().cloned().into_iter().collect();
-                steps.push(Step { table: 0, entity_id, last, statement });
+                steps.push(Step { table: 0, entity_id: entity_id.clone(), last, statement });
             }
         }
         let title = format!("{} where {condition}", table.log_name);
@@ -162,8 +196,7 @@ impl Plan {
         };
         archive.transactions(&filter, &mut take).await?;
         let Some(transaction) = found else {
-            let known = format!("it is later than {}, where the history ends", archive.known_until().0);
-            return Err(moment::unknown_transaction(xid, &known));
+            return Err(moment::unknown_transaction(archive, xid));
         };
         let mut plan = Self {
             tables: Vec::new(),
@@ -208,29 +241,23 @@ impl Plan {
                 span.rekeyed_from = rekeyed(head.context.as_deref(), "rekeyed_from");
             }
         }
-        let before = Cut::Lsn(bygone_replication::Lsn(transaction.lsn.0.saturating_sub(1)));
+        let before = Cut::Lsn(Lsn(transaction.lsn.0.saturating_sub(1)));
         let Cut::Lsn(place) = before else { return Ok(()) };
         let schema = Arc::clone(table.schema_for(&before, place));
-        let versions = versions_of(archive, &table, &order).await?;
+        let lineages = Lineages::read(archive, &table, &order).await?;
         let number = self.tables.len();
         let rows: BTreeMap<&str, Sides<'_>> = order
             .iter()
             .filter_map(|entity| {
                 let span = spans.get(entity)?;
-                Some((entity.as_str(), Sides::new(versions.get(entity)?, span)))
+                Some((entity.as_str(), Sides::new(lineages.of(entity), span)))
             })
             .collect();
         let mut merged: HashSet<&str> = HashSet::new();
         for entity in &order {
             let Some(sides) = rows.get(entity.as_str()) else { continue };
             if let Some(later) = sides.later {
-                let by = if later.head.xid == 0 {
-                    String::new()
-                } else {
-                    format!(" by transaction {}", later.head.xid)
-                };
-                self.conflicts
-                    .push(format!("{} {entity} was changed again{by} ({})", table.log_name, later.head.op));
+                self.conflicts.push(changed_again(&table, later));
             }
             if sides.unseen {
                 eprintln!(
@@ -322,48 +349,53 @@ impl<'a> Sides<'a> {
     }
 }
 
-/// All versions of some entities, oldest first.
-async fn versions_of(
-    archive: &Archive,
-    table: &TableHistory,
-    entities: &[String],
-) -> Result<HashMap<String, Vec<OwnedFact>>> {
-    let mut versions: HashMap<String, Vec<OwnedFact>> = HashMap::new();
-    if entities.is_empty() {
-        return Ok(versions);
-    }
-    let wanted: HashSet<String> = entities.iter().cloned().collect();
-    let filter = FactFilter { entities: Some(wanted), ..FactFilter::default() };
-    let mut keep = |fact: &Fact<'_>| {
-        versions.entry(fact.head.entity_id.clone()).or_default().push(fact.to_owned());
-        Flow::Continue(())
-    };
-    archive.facts(table, &filter, &Columns::All, &mut keep).await?;
-    for versions in versions.values_mut() {
-        versions.sort_by_key(|fact| fact.head.version);
-        versions.dedup_by_key(|fact| fact.head.version);
-    }
-    Ok(versions)
+/// `public.orders 7 was changed again by transaction 4711 (update)`.
+fn changed_again(table: &TableHistory, later: &OwnedFact) -> String {
+    let head = &later.head;
+    let by = if head.xid == 0 { String::new() } else { format!(" by transaction {}", head.xid) };
+    format!("{} {} was changed again{by} ({})", table.log_name, head.entity_id, head.op)
 }
 
-/// The row as the version before its last one left it.
-fn before_last_change<'a>(
+/// The last versions of a row that the source is compared with: the present one, and before it that of the key that it had.
+fn last_known(
     table: &TableHistory,
-    versions: &'a [OwnedFact],
-) -> Result<(Option<Then<'a>>, String)> {
-    let Some(at) = versions.len().checked_sub(2) else {
+    versions: &[OwnedFact],
+    present: Option<&Present<'_>>,
+) -> Result<Vec<OwnedFact>> {
+    let newest = table.newest();
+    let mut last: Vec<OwnedFact> = versions.last().cloned().into_iter().collect();
+    if let Some(Present { last: present, .. }) = present {
+        let entity = |fact: &OwnedFact| Shown::new(table, fact, newest).map(|row| lookup::entity_of(&row));
+        // Where only the table's key changed, both name the same row.
+        if let Some(own) = last.first()
+            && entity(own)? == entity(present)?
+        {
+            last.clear();
+        }
+        last.push((*present).clone());
+    }
+    Ok(last)
+}
+
+/// A version of a row, where the columns are looked for that it is shown with, and what it is called.
+type Found = (Option<OwnedFact>, (Cut, Lsn), String);
+
+/// The row as the version before its last one left it; one that went on under another key as it was before that.
+fn before_last_change(past: &[OwnedFact], went_on: bool, entity_id: &str) -> Result<Found> {
+    let place = past.last().map_or(Lsn::ZERO, |last| last.head.lsn);
+    let back = if went_on { 1 } else { 2 };
+    let Some(before) = past.len().checked_sub(back).and_then(|at| past.get(at)) else {
         // What came with its only version goes with it; a row that was there before the history began does not.
-        if versions.first().is_some_and(|fact| matches!(fact.head.op.as_str(), "insert" | "rekey")) {
-            return Ok((None, "its beginning, before its only version".to_owned()));
+        if past.first().is_some_and(|fact| fact.head.op == "insert") {
+            return Ok((None, (Cut::Lsn(place), place), "its beginning, before its only version".to_owned()));
         }
         return Err(Error::other(
             "the row has one version only: there is nothing older to bring back; --at says as of when",
         ));
     };
-    let Some(before) = versions.get(at) else { return Err(Error::other("there is no version")) };
-    let place = versions.last().map_or(before.head.lsn, |last| last.head.lsn);
-    let cut = Cut::Lsn(place);
-    let schema = Arc::clone(table.schema_for(&cut, place));
-    let shown = format!("version {}", before.head.version);
-    Ok(((!before.head.tombstone).then_some(Then { fact: before, schema }), shown))
+    let mut shown = format!("version {}", before.head.version);
+    if before.head.entity_id != entity_id {
+        shown.push_str(&format!(" of {}", before.head.entity_id));
+    }
+    Ok(((!before.head.tombstone).then(|| before.clone()), (Cut::Lsn(place), place), shown))
 }

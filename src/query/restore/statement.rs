@@ -7,7 +7,8 @@ use bygone_sink::read::{OwnedFact, TableHistory};
 use bygone_sink::schema::{SchemaColumn, TableSchema};
 use bygone_sink::value::{Field, Kind, Status};
 
-use super::super::changes::{Shown, damaged, is_unknown};
+use super::super::changes::{Shown, damaged};
+use super::super::lookup::reread;
 use super::super::value::text;
 use crate::error::{Error, Result};
 
@@ -23,8 +24,33 @@ pub(super) struct Statement {
     pub(super) sql: String,
     /// An expression that is true once the row is what it was.
     pub(super) done: String,
+    /// What brings a row back whose key another one has by now; none where there is no column but the key.
+    pub(super) replacing: Option<String>,
+    /// Of an update: the row, and the columns that it changes and that may be null for a moment.
+    pub(super) room: Option<Room>,
     /// Columns that would have to change and whose value is not known.
     pub(super) unknown: Vec<String>,
+}
+
+/// How a row makes room for another one that is to have a value of its.
+pub(super) struct Room {
+    table: String,
+    row: String,
+    columns: Vec<String>,
+}
+
+impl Room {
+    /// Takes the values away that it has of these columns; none where it keeps all of them.
+    pub(super) fn made(&self, columns: &[String]) -> Option<String> {
+        let given: Vec<String> = self
+            .columns
+            .iter()
+            .filter(|column| columns.contains(column))
+            .map(|column| format!("{} = null", quote_identifier(column)))
+            .collect();
+        let (table, row) = (&self.table, &self.row);
+        (!given.is_empty()).then(|| format!("update {table} set {}\nwhere {row}", given.join(", ")))
+    }
 }
 
 /// What a statement does.
@@ -50,7 +76,7 @@ impl Statement {
         let then = then
             .map(|then| {
                 let row = Shown::new(table, then.fact, &then.schema)?;
-                Ok::<_, Error>((row, Arc::clone(&then.schema)))
+                Ok::<_, Error>((row, Shown::new(table, then.fact, newest)?))
             })
             .transpose()?;
         match (&then, &now) {
@@ -59,24 +85,36 @@ impl Statement {
                 let (name, row) = (table.name.quoted(), one_row(table, now)?);
                 let sql = format!("delete from {name} where {row}");
                 let done = format!("not exists (select from {name} where {row})");
-                Ok(Some(Self { verb: Verb::Delete, sql, done, unknown: Vec::new() }))
+                Ok(Some(Self {
+                    verb: Verb::Delete,
+                    sql,
+                    done,
+                    replacing: None,
+                    room: None,
+                    unknown: Vec::new(),
+                }))
             }
-            (Some((then, _)), None) => Self::insert(table, newest, then).map(Some),
+            (Some((then, as_now)), None) => Self::insert(table, newest, then, as_now).map(Some),
             (Some((then, _)), Some(now)) => Self::update(table, newest, then, now),
         }
     }
 
-    fn insert(table: &TableHistory, newest: &TableSchema, then: &Shown) -> Result<Self> {
+    fn insert(table: &TableHistory, newest: &TableSchema, then: &Shown, as_now: &Shown) -> Result<Self> {
         let (mut names, mut values, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
-        let mut always = false;
-        for Settable { column, kind, field, hashed } in settable(newest, then)? {
-            if is_unknown(&field) || hashed {
-                unknown.push(named(column, hashed));
+        let (mut always, mut sets) = (false, Vec::new());
+        for Settable { column, value, lost } in settable(newest, then)? {
+            if let Some(why) = lost {
+                unknown.push(named(column, why));
                 continue;
             }
             always |= column.column.identity == Some('a');
-            names.push(quote_identifier(&column.column.name));
-            values.push(literal(&column.column.data_type, &kind, field)?);
+            let (name, value) = (quote_identifier(&column.column.name), literal(column, &value));
+            let at = newest.position(column.column.attnum);
+            if at.is_some_and(|at| !newest.key.contains(&at)) && column.column.identity != Some('a') {
+                sets.push(format!("{name} = {value}"));
+            }
+            names.push(name);
+            values.push(value);
         }
         let overriding = if always { " overriding system value" } else { "" };
         let sql = format!(
@@ -85,143 +123,194 @@ impl Statement {
             names.join(", "),
             values.join(", ")
         );
-        Ok(Self { verb: Verb::Insert, sql, done: is_there(table, newest, then)?, unknown })
+        let name = table.name.quoted();
+        let row = one_row(table, as_now)?;
+        let replacing =
+            (!sets.is_empty()).then(|| format!("update {name} set {}\nwhere {row}", sets.join(", ")));
+        let done = is_there(table, newest, then)?;
+        Ok(Self { verb: Verb::Insert, sql, done, replacing, room: None, unknown })
     }
 
     fn update(table: &TableHistory, newest: &TableSchema, then: &Shown, now: &Shown) -> Result<Option<Self>> {
         let fields_now = now.fields()?;
-        let (mut sets, mut unknown) = (Vec::new(), Vec::new());
-        for Settable { column, kind, field, hashed } in settable(newest, then)? {
+        let (mut sets, mut unknown, mut columns) = (Vec::new(), Vec::new(), Vec::new());
+        for Settable { column, value, lost } in settable(newest, then)? {
             let at = newest.position(column.column.attnum);
-            let (Some(at), Some(kind_now)) = (at, at.and_then(|at| newest.kinds().get(at))) else { continue };
-            let Some(field_now) = fields_now.get(at).copied() else { continue };
-            let same = field.status == field_now.status
-                && text(&kind, field).map_err(damaged)? == text(kind_now, field_now).map_err(damaged)?;
-            if same {
+            let Some(field_now) = at.and_then(|at| fields_now.get(at).copied()) else { continue };
+            if Value::new(&column.kind, field_now)? == value {
                 continue;
             }
-            if is_unknown(&field) || hashed {
-                unknown.push(named(column, hashed));
+            if let Some(why) = lost {
+                unknown.push(named(column, why));
                 continue;
             }
-            let value = literal(&column.column.data_type, &kind, field)?;
-            sets.push(format!("{} = {value}", quote_identifier(&column.column.name)));
+            sets.push(format!("{} = {}", quote_identifier(&column.column.name), literal(column, &value)));
+            columns.push(column.column.name.clone());
         }
         if sets.is_empty() && unknown.is_empty() {
             return Ok(None);
         }
         if sets.is_empty() {
             return Err(Error::other(format!(
-                "the values of {} then are not known: they cannot be brought back",
+                "the values then of {} are not known, or cannot stand there now: they cannot be brought back",
                 unknown.join(", ")
             )));
         }
-        let sql =
-            format!("update {} set {}\nwhere {}", table.name.quoted(), sets.join(", "), one_row(table, now)?);
-        Ok(Some(Self { verb: Verb::Update, sql, done: is_there(table, newest, then)?, unknown }))
+        let (name, row) = (table.name.quoted(), one_row(table, now)?);
+        let sql = format!("update {name} set {}\nwhere {row}", sets.join(", "));
+        let done = is_there(table, newest, then)?;
+        // Without a key its values name the row, which must not change in between.
+        let room = (!newest.key.is_empty()).then_some(Room { table: name, row, columns });
+        Ok(Some(Self { verb: Verb::Update, sql, done, replacing: None, room, unknown }))
     }
 }
 
 /// A row with these values is in the table.
 fn is_there(table: &TableHistory, newest: &TableSchema, then: &Shown) -> Result<String> {
-    let mut same = Vec::new();
-    for Settable { column, kind, field, hashed } in settable(newest, then)? {
-        if !is_unknown(&field) && !hashed {
-            same.push(equal(column, &kind, field)?);
-        }
-    }
+    let known = settable(newest, then)?.into_iter().filter(|settable| settable.lost.is_none());
+    let same: Vec<String> = known.map(|Settable { column, value, .. }| equal(column, &value)).collect();
     let same = if same.is_empty() { "true".to_owned() } else { same.join(" and ") };
     Ok(format!("exists (select from {} where {same})", table.name.quoted()))
 }
 
-/// A column as it is now, with the kind and value of then.
-struct Settable<'a> {
-    column: &'a SchemaColumn,
-    kind: Kind,
-    field: Field<'a>,
-    /// What there is of the value is its hash.
-    hashed: bool,
+/// A value as Postgres prints it.
+#[derive(Debug, PartialEq)]
+enum Value {
+    Null,
+    Unknown,
+    Text(String),
 }
 
-/// How a column is called of which the history does not hold the value.
-fn named(column: &SchemaColumn, hashed: bool) -> String {
-    let name = &column.column.name;
-    if hashed { format!("{name} (hashed)") } else { name.clone() }
+impl Value {
+    fn new(kind: &Kind, field: Field<'_>) -> Result<Self> {
+        Ok(match field.status {
+            Status::Null => Self::Null,
+            Status::Unknown => Self::Unknown,
+            Status::Raw | Status::Value => Self::Text(text(kind, field).map_err(damaged)?),
+        })
+    }
+}
+
+/// A column as it is now, with its value of then.
+struct Settable<'a> {
+    column: &'a SchemaColumn,
+    value: Value,
+    /// Why the column cannot be given the value, in words that follow its name.
+    lost: Option<&'static str>,
+}
+
+/// How a column is called that cannot be given its value.
+fn named(column: &SchemaColumn, why: &str) -> String {
+    format!("{}{why}", column.column.name)
 }
 
 /// The columns of the newest schema that a row of an earlier one has a value for, generated ones aside.
-fn settable<'a>(newest: &'a TableSchema, then: &'a Shown) -> Result<Vec<Settable<'a>>> {
+fn settable<'a>(newest: &'a TableSchema, then: &Shown) -> Result<Vec<Settable<'a>>> {
     let fields = then.fields()?;
     let columns = newest.columns.iter().filter(|column| column.column.generated.is_none());
-    Ok(columns
+    columns
         .filter_map(|column| {
-            let at = then.schema.counterpart(newest, column)?;
-            let (of_then, field) = (then.schema.columns.get(at)?, *fields.get(at)?);
-            let hashed = of_then.column.hashed.is_some() && field.status != Status::Null;
-            Some(Settable { column, kind: of_then.kind.clone(), field, hashed })
+            let at = then.schema.namesake(newest, column)?;
+            Some((column, then.schema.columns.get(at)?, *fields.get(at)?))
         })
-        .collect())
+        .map(|(column, before, field)| Settable::new(column, before, field))
+        .collect()
+}
+
+impl<'a> Settable<'a> {
+    /// The column, with the value that it had under `before`.
+    fn new(column: &'a SchemaColumn, before: &SchemaColumn, field: Field<'_>) -> Result<Self> {
+        let mut value = Value::new(&before.kind, field)?;
+        let lost = match &mut value {
+            Value::Null => None,
+            Value::Unknown => Some(""),
+            Value::Text(_) if before.column.hashed.is_some() => Some(" (hashed)"),
+            Value::Text(text) if before.kind != column.kind => match reread(&column.kind, text) {
+                Some(read) => {
+                    *text = read;
+                    None
+                }
+                None => Some(" (which its type of now does not take)"),
+            },
+            Value::Text(_) => None,
+        };
+        Ok(Self { column, value, lost })
+    }
 }
 
 /// A condition that holds for this row alone: its key; without one, one of the rows that are the same.
 pub(super) fn one_row(table: &TableHistory, row: &Shown) -> Result<String> {
     let schema = table.newest();
     let fields = row.fields()?;
+    let value = |column: &SchemaColumn, at: usize| {
+        fields.get(at).map_or(Ok(Value::Unknown), |field| Value::new(&column.kind, *field))
+    };
     if schema.key.is_empty() {
         let mut same = Vec::new();
-        for ((column, kind), field) in schema.columns.iter().zip(schema.kinds()).zip(&fields) {
-            if is_unknown(field) || column.column.generated.is_some() {
-                continue;
+        for (at, column) in schema.columns.iter().enumerate() {
+            let value = value(column, at)?;
+            if value != Value::Unknown && column.column.generated.is_none() {
+                same.push(equal(column, &value));
             }
-            same.push(equal(column, kind, *field)?);
         }
         let name = table.name.quoted();
         return Ok(format!("ctid = (select ctid from {name} where {} limit 1)", same.join(" and ")));
     }
     let mut parts = Vec::new();
-    for at in &schema.key {
-        let (Some(column), Some(kind), Some(field)) =
-            (schema.columns.get(*at), schema.kinds().get(*at), fields.get(*at))
-        else {
-            continue;
-        };
-        let value = literal(&column.column.data_type, kind, *field)?;
+    for (at, column) in schema.key.iter().filter_map(|at| Some((*at, schema.columns.get(*at)?))) {
+        let value = literal(column, &value(column, at)?);
         parts.push(format!("{} = {value}", quote_identifier(&column.column.name)));
     }
     Ok(parts.join(" and "))
 }
 
 /// A column is exactly this value. Types without an operator for that are compared as text.
-fn equal(column: &SchemaColumn, kind: &Kind, field: Field<'_>) -> Result<String> {
+fn equal(column: &SchemaColumn, value: &Value) -> String {
     let name = quote_identifier(&column.column.name);
-    if field.status == Status::Null {
-        return Ok(format!("{name} is null"));
-    }
-    Ok(match kind {
-        Kind::Json | Kind::Printed(_) | Kind::Other | Kind::List(_) => {
-            format!("{name}::text = {}", quote_literal(&text(kind, field).map_err(damaged)?))
+    match (&column.kind, value) {
+        (_, Value::Null | Value::Unknown) => format!("{name} is null"),
+        (Kind::Json | Kind::Printed(_) | Kind::Other | Kind::List(_), Value::Text(text)) => {
+            format!("{name}::text = {}", quoted(text))
         }
-        _ => format!("{name} = {}", literal(&column.column.data_type, kind, field)?),
-    })
+        _ => format!("{name} = {}", literal(column, value)),
+    }
 }
 
 /// A value as SQL takes it, whatever surrounds it.
-fn literal(data_type: &DataType, kind: &Kind, field: Field<'_>) -> Result<String> {
-    let text = match field.status {
-        Status::Null | Status::Unknown => return Ok("null".to_owned()),
-        Status::Raw | Status::Value => text(kind, field).map_err(damaged)?,
-    };
-    Ok(match (kind, field.status) {
-        (Kind::Int16 | Kind::Int32 | Kind::Int64, Status::Value) if !text.starts_with('-') => text,
-        (Kind::Bool, Status::Value) => (if text == "t" { "true" } else { "false" }).to_owned(),
-        _ => {
-            let quoted = quote_literal(&text);
-            match type_name(data_type) {
-                Some(name) => format!("{}::{name}", quoted.trim_start()),
-                None => quoted.trim_start().to_owned(),
-            }
+fn literal(column: &SchemaColumn, value: &Value) -> String {
+    let Value::Text(text) = value else { return "null".to_owned() };
+    match (&column.kind, text.as_str()) {
+        (Kind::Int16 | Kind::Int32 | Kind::Int64, digits)
+            if !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit()) =>
+        {
+            digits.to_owned()
         }
-    })
+        (Kind::Bool, "t") => "true".to_owned(),
+        (Kind::Bool, "f") => "false".to_owned(),
+        _ => match type_name(&column.column.data_type) {
+            Some(name) => format!("{}::{name}", quoted(text)),
+            None => quoted(text),
+        },
+    }
+}
+
+/// A text as SQL, without the characters that a terminal would take as commands.
+pub(super) fn quoted(text: &str) -> String {
+    let is_command = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if !text.chars().any(is_command) {
+        return quote_literal(text).trim_start().to_owned();
+    }
+    let mut out = String::from("E'");
+    for c in text.chars() {
+        match c {
+            '\'' => out.push_str("''"),
+            '\\' => out.push_str(r"\\"),
+            c if is_command(c) => out.push_str(&format!(r"\u{:04X}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out.push('\'');
+    out
 }
 
 /// A type as SQL takes it; none for a type that the history does not know by name. Modifiers are left out: the column

@@ -202,7 +202,7 @@ impl Scan {
         let mut attnums = Vec::new();
         for version in &self.table.versions {
             for column in &target.columns {
-                let found = version.schema.counterpart(target, column);
+                let found = version.schema.namesake(target, column);
                 attnums.extend(found.and_then(|at| Some(version.schema.columns.get(at)?.column.attnum)));
             }
         }
