@@ -254,7 +254,7 @@ fn round(seed: u64, place: Place) {
         let back = source.scratch.join("back");
         let back_in_files = ["backfill-history", "--facts", facts, "--history", back.to_str().unwrap()];
         bygone.command(&back_in_files).well();
-        source.assert_exact(Store::directory(&back), 300);
+        source.assert_exact(Store::directory(&back), 100);
         bygone.ask_of(facts, &["as-of", "orders", "--at", "now"]).well();
         return;
     }
@@ -265,7 +265,7 @@ fn round(seed: u64, place: Place) {
             std::fs::remove_file(source.history().join(path)).unwrap();
         }
     }
-    source.assert_exact(store(), 300);
+    source.assert_exact(store(), 100);
     bygone.ask(&["verify"]).well();
     bygone.ask(&["as-of", "orders", "--at", "now"]).well();
 }
