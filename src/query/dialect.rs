@@ -218,6 +218,11 @@ impl Dialect {
         format!("cast({expression} as {})", self.type_name(kind))
     }
 
+    /// The same, and null where the value is none of the kind.
+    pub(super) fn try_cast(self, expression: &str, kind: &Kind) -> String {
+        format!("try_cast({expression} as {})", self.type_name(kind))
+    }
+
     pub(super) fn instant(self, at: Timestamp) -> String {
         self.cast(&self.string(&moment(at)), &Kind::Timestamptz)
     }
@@ -241,9 +246,7 @@ impl Dialect {
     /// A value that the file's type cannot hold and the engine's can, out of `_raw`.
     pub(super) fn raw(self, physical: &str, kind: &Kind) -> Option<String> {
         match self {
-            Self::DuckDb => {
-                Some(format!("try_cast(_raw[{}] as {})", self.string(physical), self.type_name(kind)))
-            }
+            Self::DuckDb => Some(self.try_cast(&format!("_raw[{}]", self.string(physical)), kind)),
             // Spark knows no infinite dates.
             Self::Spark => None,
         }

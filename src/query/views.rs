@@ -126,6 +126,8 @@ struct Column {
     kind: Kind,
     /// It is a column of the table now.
     live: bool,
+    /// It had another type in some of the files.
+    had_other_type: bool,
     /// Its value in `T_history`: what the fact says.
     written: String,
     /// Its value in `T` and `T_as_of`: what the source returned.
@@ -316,7 +318,9 @@ impl Relations {
                     table.log_name, column.column.name
                 )));
             };
+            let mut forms = forms(table, &in_files, schema, column).into_iter();
             columns.push(Column {
+                had_other_type: forms.any(|form| form.kind != column.kind),
                 written: written(table, &in_files, schema, column, dialect),
                 read: read(archive, table, schema, column, &name, dialect).await?,
                 name,
@@ -410,9 +414,15 @@ impl Relations {
                 format!("select {}\nfrom (\n{}\n) as known\nunion all\n{}", list(Some(t)), rows(all), ask())
             }
         };
+        let changed = self.columns.iter().filter(|column| column.had_other_type);
+        let remarks = changed.map(|column| {
+            let name = column.name.replace(['\n', '\r'], " ");
+            format!("-- {name} had another type: what does not read as one of now is null here, and bygone history shows it\n")
+        });
         format!(
-            "\n-- {}\n{before}{} {history} as\nselect {}\nfrom {source};\n\n{} {now} as\n{now_is};\n\n{}\n",
+            "\n-- {}\n{}{before}{} {history} as\nselect {}\nfrom {source};\n\n{} {now} as\n{now_is};\n\n{}\n",
             self.title,
+            remarks.collect::<String>(),
             dialect.create_view(),
             all.join(",\n    "),
             dialect.create_view(),
@@ -535,7 +545,8 @@ fn written(
         .into_iter()
         .map(|form| {
             let name = dialect.identifier(&form.physical);
-            if form.kind == column.kind { name } else { dialect.cast(&name, &column.kind) }
+            // An application may have made anything of its values when it changed their type.
+            if form.kind == column.kind { name } else { dialect.try_cast(&name, &column.kind) }
         })
         .collect();
     match forms.as_slice() {

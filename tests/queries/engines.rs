@@ -266,6 +266,27 @@ select id from public_bills_2;\n"
 }
 
 #[test]
+fn a_column_whose_type_became_another_one_is_read_as_far_as_that_goes() {
+    let mut shop =
+        Shop::with("create table t (id int primary key, v text); insert into t values (1, 'abc'), (2, '12')");
+    shop.server.run("update t set v = 'abcd' where id = 1");
+    shop.capture();
+    shop.server.run("alter table t alter v type int using length(v)");
+    shop.server.run("update t set v = v + 1 where id = 2");
+    shop.capture();
+    let views = shop.ask(&["views", "duckdb"]);
+    assert!(views.contains("v had another type"), "{views}");
+    let rows = duckdb(
+        &views,
+        "select id, v from t order by id; select _version, v from t_history where id = 1 order by 1;
+         select _version, v from t_history where id = 2 and _op = 'snapshot'"
+            .replace("; ", ";\n")
+            .as_str(),
+    );
+    assert_eq!(Value::from(rows), serde_json::json!([[1, 4], [2, 3], [1, null], [2, null], [3, 4], [1, 12]]));
+}
+
+#[test]
 fn fifty_moments_under_load_read_as_the_source_had_them() {
     let mut shop = Shop::with(
         "create table orders (id int primary key, customer text, total numeric(12,2), tags text[]);

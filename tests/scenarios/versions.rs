@@ -48,7 +48,8 @@ mod since {
 
 /// All but the Delta view, which comes a moment after the commits that it shows.
 fn facts_and_log(history: &std::path::Path) -> Vec<(String, Vec<u8>)> {
-    contents(history).into_iter().filter(|(path, _)| !path.contains("_delta_log")).collect()
+    let is_beside = |path: &str| path.contains("_delta_log") || path.starts_with(".staging");
+    contents(history).into_iter().filter(|(path, _)| !is_beside(path)).collect()
 }
 
 fn version(server: &Postgres) -> u32 {
