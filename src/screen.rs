@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::{MultiProgress, ProgressBar};
 
-use crate::query::sheet::terminal_width;
+use crate::query::sheet::{no_output, terminal_width};
 
 /// `println!` that survives a closed pipe.
 macro_rules! tell {
@@ -24,13 +24,10 @@ pub(crate) fn has_colours(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && !is_set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// Prints a line of a result. Ends the process where nobody reads it: `| head` has seen enough.
+/// Prints a line of a result, or ends the process: see [`no_output`].
 pub(crate) fn print_line(line: std::fmt::Arguments<'_>) {
-    if let Err(error) = writeln!(io::stdout(), "{line}") {
-        if error.kind() == io::ErrorKind::BrokenPipe {
-            std::process::exit(0);
-        }
-        eprintln!("bygone: the result cannot be written: {error}");
+    if let Err(error) = writeln!(io::stdout(), "{line}").map_err(no_output) {
+        eprintln!("bygone: {error}");
         std::process::exit(1);
     }
 }

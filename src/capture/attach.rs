@@ -358,9 +358,9 @@ impl Begin<'_> {
             }
             return Ok(partial);
         }
-        let (insert_only, all): (Vec<&Table>, Vec<&Table>) =
-            tables.iter().partition(|table| publication::is_insert_only(table));
-        for table in insert_only.iter().filter(|table| table.kind != TableKind::Partitioned) {
+        let is_unseen =
+            |table: &&Table| publication::is_insert_only(table) && table.kind != TableKind::Partitioned;
+        for table in tables.iter().filter(is_unseen) {
             tracing::warn!(
                 "{}: updates and deletes cannot be seen, for it has neither a primary key nor another replica identity; to \
                  change that, add a primary key or run: alter table {} replica identity full;",
@@ -368,7 +368,8 @@ impl Begin<'_> {
                 table.name.quoted()
             );
         }
-        let ensured = publication::ensure(self.sql, self.names, &all, &insert_only).await?;
+        let all: Vec<&Table> = tables.iter().collect();
+        let ensured = publication::ensure(self.sql, self.names, &all).await?;
         for statement in &ensured.statements {
             tracing::debug!(statement, "publication");
         }

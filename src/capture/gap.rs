@@ -169,12 +169,9 @@ impl Capture {
     async fn publish_again(&mut self, sql: &Client) -> Result<()> {
         let names = self.wanted.publications.clone();
         self.shared.record(&publication::inspect(sql, &names).await?);
-        watcher(&self.options, &self.connect, &self.wanted, &self.shared, &self.metrics)?.look(sql).await?;
-        let published = publication::inspect(sql, &names).await?;
-        self.shared.record(&published);
-        let pipeline = self.pipeline()?;
-        pipeline.publication = Some(published.fingerprint());
-        pipeline.published = published;
+        let mut watcher = watcher(&self.options, &self.connect, &self.wanted, &self.shared, &self.metrics)?;
+        let look = watcher.look(sql).await?;
+        self.pipeline()?.tell_published(look.publications);
         Ok(())
     }
 

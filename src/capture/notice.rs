@@ -332,8 +332,7 @@ impl Pipeline {
                 tracing::debug!(%table, "the publications changed");
             }
         }
-        self.published.clone_from(&look.publications);
-        self.publication = Some(look.publications.fingerprint());
+        self.tell_published(look.publications.clone());
     }
 
     /// Ends all entities of a table, or those of a leaf.

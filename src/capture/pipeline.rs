@@ -193,6 +193,12 @@ impl Pipeline {
             || self.publication.is_some()
     }
 
+    /// Has the next commit say what is published.
+    pub(super) fn tell_published(&mut self, published: PublicationState) {
+        self.publication = Some(published.fingerprint());
+        self.published = published;
+    }
+
     /// Bytes of WAL that were seen and are not acknowledged.
     fn behind(&self) -> u64 {
         self.position.0.saturating_sub(self.durable.0)

@@ -246,9 +246,8 @@ impl Watcher {
         match &self.own {
             Some(names) => {
                 let mine = |table: &&Table| wanted.contains(&table.oid) || captured.contains(&table.oid);
-                let (insert_only, all): (Vec<&Table>, Vec<&Table>) =
-                    tables.iter().filter(mine).partition(|table| publication::is_insert_only(table));
-                let ensured = publication::ensure(sql, names, &all, &insert_only).await?;
+                let mine: Vec<&Table> = tables.iter().filter(mine).collect();
+                let ensured = publication::ensure(sql, names, &mine).await?;
                 for statement in &ensured.statements {
                     tracing::info!(statement, "publication");
                 }

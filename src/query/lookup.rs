@@ -243,18 +243,33 @@ pub(crate) async fn versions(
     table: &TableHistory,
     entity_id: &str,
 ) -> Result<Vec<OwnedFact>> {
-    let mut versions = Vec::new();
+    let mut found = versions_of(archive, table, FactFilter::entity(entity_id)).await?;
+    match found.remove(entity_id) {
+        Some(versions) => Ok(versions),
+        None => Err(no_such_row(archive, table, entity_id).await?),
+    }
+}
+
+/// The versions of each entity that a filter takes, oldest first.
+///
+/// # Errors
+/// Where the history cannot be read.
+pub(crate) async fn versions_of(
+    archive: &Archive,
+    table: &TableHistory,
+    filter: FactFilter,
+) -> Result<HashMap<String, Vec<OwnedFact>>> {
+    let mut found: HashMap<String, Vec<OwnedFact>> = HashMap::new();
     let mut keep = |fact: &bygone_sink::read::Fact<'_>| {
-        versions.push(fact.to_owned());
+        found.entry(fact.head.entity_id.clone()).or_default().push(fact.to_owned());
         Flow::Continue(())
     };
-    archive.facts(table, &FactFilter::entity(entity_id), &Columns::All, &mut keep).await?;
-    versions.sort_by_key(|fact| fact.head.version);
-    versions.dedup_by_key(|fact| fact.head.version);
-    if versions.is_empty() {
-        return Err(no_such_row(archive, table, entity_id).await?);
+    archive.facts(table, &filter, &Columns::All, &mut keep).await?;
+    for versions in found.values_mut() {
+        versions.sort_by_key(|fact| fact.head.version);
+        versions.dedup_by_key(|fact| fact.head.version);
     }
-    Ok(versions)
+    Ok(found)
 }
 
 /// The error for a row that there never was: it names the keys nearest to it.

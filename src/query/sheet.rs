@@ -293,7 +293,8 @@ pub(crate) fn print(text: &str) -> Result<()> {
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(no_output)
 }
 
-fn no_output(error: io::Error) -> Error {
+/// The error for a result that cannot be written. Ends the process where nobody reads it.
+pub(crate) fn no_output(error: io::Error) -> Error {
     if error.kind() == io::ErrorKind::BrokenPipe {
         // The reader has seen enough (`| head`): nothing has failed.
         std::process::exit(0);

@@ -193,7 +193,7 @@ impl Slabs {
         let named = |schemas: &BTreeSet<i32>| {
             let live = columns_ever(table).into_iter().filter(|(_, _, live)| *live);
             let columns = live.zip(names).map(|((schema, column, _), name)| {
-                let value = written(table, schemas, schema, column, dialect);
+                let value = written(&forms(table, schemas, schema, column), column, dialect);
                 format!("{value} as {}", dialect.identifier(name))
             });
             columns.collect::<Vec<_>>().join(", ")
@@ -318,10 +318,10 @@ impl Relations {
                     table.log_name, column.column.name
                 )));
             };
-            let mut forms = forms(table, &in_files, schema, column).into_iter();
+            let forms = forms(table, &in_files, schema, column);
             columns.push(Column {
-                had_other_type: forms.any(|form| form.kind != column.kind),
-                written: written(table, &in_files, schema, column, dialect),
+                had_other_type: forms.iter().any(|form| form.kind != column.kind),
+                written: written(&forms, column, dialect),
                 read: read(archive, table, schema, column, &name, dialect).await?,
                 name,
                 kind: column.kind.clone(),
@@ -533,16 +533,10 @@ fn forms<'a>(
     forms
 }
 
-/// A column's value, whatever form it has in files of these schema versions.
-fn written(
-    table: &TableHistory,
-    in_files: &BTreeSet<i32>,
-    schema: &TableSchema,
-    column: &SchemaColumn,
-    dialect: Dialect,
-) -> String {
-    let forms: Vec<String> = forms(table, in_files, schema, column)
-        .into_iter()
+/// A column's value, whichever of these forms it has in a file.
+fn written(forms: &[&SchemaColumn], column: &SchemaColumn, dialect: Dialect) -> String {
+    let forms: Vec<String> = forms
+        .iter()
         .map(|form| {
             let name = dialect.identifier(&form.physical);
             // An application may have made anything of its values when it changed their type.

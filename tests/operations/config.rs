@@ -52,6 +52,16 @@ fn what_makes_no_sense_is_refused_with_the_nearest_name() {
     let scratch = Scratch::new("config");
     let file = scratch.join("bygone.toml");
     let path = file.to_str().unwrap();
+    let refused = |text: &str, words: &[&str]| {
+        fs::write(&file, text).unwrap();
+        for command in [&["config", "--config", path][..], &["run", "--config", path]] {
+            let outcome = bygone().command(command);
+            assert!(matches!(outcome.code(), Some(1 | 2)), "{text}: {}", outcome.stderr);
+            for word in words {
+                assert!(outcome.stderr.contains(word), "{text}: nothing about {word} in {}", outcome.stderr);
+            }
+        }
+    };
     let base = "source = \"postgres://localhost:1/shop\"\nhistory = \"./h\"\n";
     for (more, words) in [
         ("comit-interval = \"5s\"", &["comit-interval", "did you mean commit-interval"][..]),
@@ -62,14 +72,7 @@ fn what_makes_no_sense_is_refused_with_the_nearest_name() {
         ("discard = true", &["discard"]),
         ("capture = 1", &["capture"]),
     ] {
-        fs::write(&file, format!("{base}{more}\n")).unwrap();
-        for command in [&["config", "--config", path][..], &["run", "--config", path]] {
-            let outcome = bygone().command(command);
-            assert!(matches!(outcome.code(), Some(1 | 2)), "{more}: {}", outcome.stderr);
-            for word in words {
-                assert!(outcome.stderr.contains(word), "{more}: nothing about {word} in {}", outcome.stderr);
-            }
-        }
+        refused(&format!("{base}{more}\n"), words);
     }
     let twice = |a: &str, b: &str| format!("{base}[capture.a]\n{a}\n[capture.b]\n{b}\n");
     for (text, words) in [
@@ -79,14 +82,7 @@ fn what_makes_no_sense_is_refused_with_the_nearest_name() {
         (twice("history = \"./a\"\nname = \"n\"", "name = \"n\""), &["captures a and b", "slot"]),
         (twice("history = \"./a\"\nlisten = \"9464\"", "listen = 9464"), &["captures a and b", "listen"]),
     ] {
-        fs::write(&file, &text).unwrap();
-        for command in [&["config", "--config", path][..], &["run", "--config", path]] {
-            let outcome = bygone().command(command);
-            assert!(matches!(outcome.code(), Some(1 | 2)), "{text}: {}", outcome.stderr);
-            for word in words {
-                assert!(outcome.stderr.contains(word), "{text}: nothing about {word} in {}", outcome.stderr);
-            }
-        }
+        refused(&text, words);
     }
     fs::write(&file, "[capture.shop]\nhistory = \"./h\"\n").unwrap();
     bygone().command(&["config", "--config", path]).refused(&["capture shop", "--source"]);

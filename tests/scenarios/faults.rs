@@ -36,6 +36,16 @@ fn commits(source: &Source) -> usize {
     History::read(Store::directory(source.history())).commits.len()
 }
 
+/// A capture through a link that gives a silent server three seconds.
+fn impatient(source: &Source, link: &Link) -> Bygone {
+    Bygone::new(through(link), source.history()).options(&[
+        "--commit-interval",
+        "200ms",
+        "--source-timeout",
+        "3s",
+    ])
+}
+
 /// The database through a link.
 pub(super) fn through(link: &Link) -> String {
     format!("postgres://postgres@127.0.0.1:{}/{DATABASE}", link.port())
@@ -227,12 +237,7 @@ fn a_connection_whose_other_end_is_gone_is_given_up() {
     let mut source = Source::of(Postgres::with(&[("wal_sender_timeout", "3s")]));
     let link = Link::to(source.server.port());
     let workload = Workload::start(&source.server, &Habits { large: 0, ..Habits::default() });
-    let mut bygone = Bygone::new(through(&link), source.history()).options(&[
-        "--commit-interval",
-        "200ms",
-        "--source-timeout",
-        "3s",
-    ]);
+    let mut bygone = impatient(&source, &link);
     bygone.start("");
     wait_for_commits(&mut bygone, &source.history(), 3);
     for _ in 0..2 {
@@ -253,12 +258,7 @@ fn a_copy_whose_other_end_is_gone_is_begun_again_and_leaves_no_lock_behind() {
     // Given a table that is copied beside the stream, and a firewall that forgets the connections
     let source = Source::start();
     let link = Link::to(source.server.port());
-    let mut bygone = Bygone::new(through(&link), source.history()).options(&[
-        "--commit-interval",
-        "200ms",
-        "--source-timeout",
-        "3s",
-    ]);
+    let mut bygone = impatient(&source, &link);
     bygone.start("");
     assert!(eventually(Duration::from_secs(60), || bygone.said().contains("streaming")), "{}", bygone.said());
     link.slow_down(Duration::from_millis(20));

@@ -73,6 +73,12 @@ struct Plan {
     unwanted: Vec<TableMember>,
 }
 
+impl Plan {
+    fn statements(&self) -> Vec<String> {
+        self.steps.iter().map(|step| format!("{};", step.sql)).collect()
+    }
+}
+
 /// A statement still to be run, and what it changes.
 struct Step {
     sql: String,
@@ -81,7 +87,7 @@ struct Step {
 
 /// Makes the capture's publications (see [`Names`]) if they are missing and adds the tables that they lack.
 ///
-/// Partitioned roots among the tables are passed over: their leaves are what is published, and have to be in the lists.
+/// Tables without an identity go into the publication of inserts. Partitioned roots among the tables are passed over: their leaves are what is published, and have to be in the lists.
 /// A table that is in the one publication and wanted in the other is moved. Must not be called within a transaction.
 /// Adding a table while a transaction writes to it splits that transaction, so a new table's snapshot has to be taken
 /// from a slot that is made after this returned.
@@ -89,16 +95,12 @@ struct Step {
 /// # Errors
 /// [`ErrorKind::Rights`] with the statements that a DBA has to run; [`ErrorKind::Conflict`] when a publication of that
 /// name exists with other options; [`ErrorKind::Busy`] when a table stays locked.
-pub async fn ensure(
-    client: &Client,
-    names: &Names,
-    all: &[&Table],
-    insert_only: &[&Table],
-) -> Result<Ensured, CatalogError> {
-    let Plan { steps, unwanted } = plan(client, names, all, insert_only).await?;
+pub async fn ensure(client: &Client, names: &Names, tables: &[&Table]) -> Result<Ensured, CatalogError> {
+    let plan = plan(client, names, tables).await?;
+    let statements = plan.statements();
+    let Plan { steps, unwanted } = plan;
     let mut ensured = Ensured { unwanted, ..Ensured::default() };
     let doing = "preparing the publications";
-    let statements: Vec<String> = steps.iter().map(|step| format!("{};", step.sql)).collect();
     if !steps.is_empty() && in_recovery(client, doing).await? {
         return Err(on_the_primary(doing, "start again once the standby has replayed it", &statements));
     }
@@ -140,22 +142,16 @@ pub async fn ensure(
 /// # Errors
 /// As there, but for what running them may give.
 pub async fn missing(client: &Client, names: &Names, tables: &[Table]) -> Result<Vec<String>, CatalogError> {
-    let (insert_only, all): (Vec<&Table>, Vec<&Table>) =
-        tables.iter().partition(|table| super::is_insert_only(table));
-    let Plan { steps, .. } = plan(client, names, &all, &insert_only).await?;
-    Ok(steps.into_iter().map(|step| format!("{};", step.sql)).collect())
+    let tables: Vec<&Table> = tables.iter().collect();
+    Ok(plan(client, names, &tables).await?.statements())
 }
 
-async fn plan(
-    client: &Client,
-    names: &Names,
-    all: &[&Table],
-    insert_only: &[&Table],
-) -> Result<Plan, CatalogError> {
+async fn plan(client: &Client, names: &Names, tables: &[&Table]) -> Result<Plan, CatalogError> {
+    let (insert_only, all): (Vec<&Table>, Vec<&Table>) =
+        tables.iter().copied().partition(|table| super::is_insert_only(table));
     let version = server_version(client).await?;
     let state = inspect(client, &names.both()).await?;
-    let wanted =
-        [(names.all.as_str(), all, ALL_OPERATIONS), (names.insert_only.as_str(), insert_only, INSERT_ONLY)];
+    let wanted = [(&names.all, &all, ALL_OPERATIONS), (&names.insert_only, &insert_only, INSERT_ONLY)];
     let mut steps = Vec::new();
     for (name, tables, operations) in wanted {
         plan_one(version, &state, name, tables, operations, &mut steps)?;
@@ -178,7 +174,7 @@ async fn plan(
         }
     }
 
-    let known: BTreeSet<u32> = all.iter().chain(insert_only).map(|table| table.oid).collect();
+    let known: BTreeSet<u32> = tables.iter().map(|table| table.oid).collect();
     let members = state.publications.iter().flat_map(|publication| &publication.tables);
     let unwanted = members.filter(|member| !known.contains(&member.oid)).cloned().collect();
     Ok(Plan { steps, unwanted })

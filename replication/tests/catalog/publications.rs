@@ -3,7 +3,6 @@
 use bygone_replication::catalog::ErrorKind;
 use bygone_replication::publication::{
     self, Change, Difference, Ensured, Names, Partial, PublicationState, compare, ensure, inspect,
-    is_insert_only,
 };
 use bygone_replication::table::{Table, TableKind};
 use tokio_postgres::Client;
@@ -16,9 +15,7 @@ async fn publish(
     client: &Client,
     tables: &[Table],
 ) -> Result<Ensured, bygone_replication::catalog::CatalogError> {
-    let (insert_only, all): (Vec<&Table>, Vec<&Table>) =
-        tables.iter().partition(|table| is_insert_only(table));
-    ensure(client, &Names::new("bygone").unwrap(), &all, &insert_only).await
+    ensure(client, &Names::new("bygone").unwrap(), &tables.iter().collect::<Vec<_>>()).await
 }
 
 async fn members(client: &Client, publication: &str) -> Vec<String> {

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use bygone_replication::Lsn;
-use bygone_sink::read::{Archive, Columns, Cut, Fact, FactFilter, Flow, OwnedFact, TableHistory};
+use bygone_sink::read::{Archive, Cut, FactFilter, OwnedFact, TableHistory};
 
 use super::super::changes::{Shown, live_at};
 use super::super::lookup;
@@ -138,19 +138,10 @@ impl<'a> Lineages<'a> {
         if wanted.is_empty() {
             return Ok(());
         }
-        let mut read: HashMap<String, Vec<OwnedFact>> =
-            wanted.iter().map(|id| (id.clone(), Vec::new())).collect();
+        // Those that there never were are not looked for again.
+        self.versions.extend(wanted.iter().map(|id| (id.clone(), Vec::new())));
         let filter = FactFilter { entities: Some(wanted), ..FactFilter::default() };
-        let mut keep = |fact: &Fact<'_>| {
-            read.entry(fact.head.entity_id.clone()).or_default().push(fact.to_owned());
-            Flow::Continue(())
-        };
-        self.archive.facts(self.table, &filter, &Columns::All, &mut keep).await?;
-        for versions in read.values_mut() {
-            versions.sort_by_key(|fact| fact.head.version);
-            versions.dedup_by_key(|fact| fact.head.version);
-        }
-        self.versions.extend(read);
+        self.versions.extend(lookup::versions_of(self.archive, self.table, filter).await?);
         Ok(())
     }
 }
