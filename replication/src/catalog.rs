@@ -19,7 +19,10 @@ pub use server::{
     widen_xid,
 };
 pub(crate) use tables::only_element;
-pub use tables::{Loaded, SkipReason, Skipped, leaves_of, load_table, load_tables, load_tables_by_oid};
+pub use tables::{
+    Attribute, Loaded, SkipReason, Skipped, leaves_of, load_attributes, load_table, load_tables,
+    load_tables_by_oid,
+};
 
 use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, PgLsn};

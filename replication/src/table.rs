@@ -92,6 +92,15 @@ impl DataType {
             _ => self,
         }
     }
+
+    /// The type below all domains and arrays: what a value is made of.
+    #[must_use]
+    pub fn innermost(&self) -> &Self {
+        match &self.kind {
+            TypeKind::Domain(inner) | TypeKind::Array(inner) => inner.innermost(),
+            _ => self,
+        }
+    }
 }
 
 /// One live column of a table.

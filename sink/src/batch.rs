@@ -3,16 +3,17 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BinaryBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, Float32Builder,
+    ArrayRef, AsArray as _, BinaryBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, Float32Builder,
     Float64Builder, Int16Builder, Int32Array, Int32Builder, Int64Builder, ListArray, ListBuilder, MapBuilder,
     MapFieldNames, NullBufferBuilder, RecordBatch, StringArray, StringBuilder, TimestampMicrosecondBuilder,
 };
 use arrow::buffer::OffsetBuffer;
-use arrow::datatypes::{DataType as ArrowType, Field as ArrowField};
+use arrow::datatypes::{DataType as ArrowType, Field as ArrowField, Int64Type, TimestampMicrosecondType};
 use arrow::error::ArrowError;
 
 use crate::fact::{Context, Op, Origin, fact_id};
-use crate::schema::TableSchema;
+use crate::schema::{SYSTEM_COLUMNS, TableSchema};
+use crate::shelf::{LargeRef, Shelf};
 use crate::value::{Field, Kind, Row, RowError, Status, uuid_text};
 
 /// Rows in a batch: enough for the encoders to work on runs, few enough to stay in the cache.
@@ -54,12 +55,39 @@ impl Span {
         Self { lsn: (lsn, lsn), valid_from: (origin.valid_from, origin.valid_from) }
     }
 
+    /// What the facts of a batch cover, which has some.
+    pub(crate) fn of(facts: &RecordBatch) -> Result<Self, ArrowError> {
+        let column = |name: &str| {
+            facts
+                .column_by_name(name)
+                .ok_or_else(|| ArrowError::SchemaError(format!("facts without a column {name}")))
+        };
+        let (lsn, valid_from) = (column("_lsn")?, column("_valid_from")?);
+        let ends = |values: &[i64]| {
+            let (least, most) = (values.iter().min(), values.iter().max());
+            (least.copied().unwrap_or(0), most.copied().unwrap_or(0))
+        };
+        Ok(Self {
+            lsn: ends(lsn.as_primitive::<Int64Type>().values()),
+            valid_from: ends(valid_from.as_primitive::<TimestampMicrosecondType>().values()),
+        })
+    }
+
     /// The span that holds both.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         let both = |a: (i64, i64), b: (i64, i64)| (a.0.min(b.0), a.1.max(b.1));
         Self { lsn: both(self.lsn, other.lsn), valid_from: both(self.valid_from, other.valid_from) }
     }
+}
+
+/// A value of the last fact of a batch that is not in it but on a shelf.
+#[derive(Clone, Debug)]
+pub(crate) struct LargeCell {
+    /// Its column in the batch.
+    pub(crate) column: usize,
+    pub(crate) value: LargeRef,
+    pub(crate) shelf: Arc<Shelf>,
 }
 
 /// What is mostly the same in facts that follow one another: all those of a copy, those of a large transaction.
@@ -99,6 +127,9 @@ pub struct FactBatch {
     unknown: ListBuilder<StringBuilder>,
     raw: MapBuilder<StringBuilder, StringBuilder>,
     columns: Vec<ColumnBuilder>,
+    /// Where the rows' large values are, and those of the last row.
+    shelf: Option<Arc<Shelf>>,
+    large: Vec<LargeCell>,
 }
 
 impl FactBatch {
@@ -140,7 +171,15 @@ impl FactBatch {
                 StringBuilder::with_capacity(0, 0),
             ),
             columns,
+            shelf: None,
+            large: Vec::new(),
         }
+    }
+
+    /// Rows may have their large values on a shelf.
+    #[must_use]
+    pub(crate) fn with_shelf(self, shelf: Option<Arc<Shelf>>) -> Self {
+        Self { shelf, ..self }
     }
 
     /// The schema of its facts.
@@ -164,7 +203,7 @@ impl FactBatch {
     /// It should be taken before more is appended.
     #[must_use]
     pub const fn is_full(&self) -> bool {
-        self.rows >= ROWS || self.bytes >= BYTES
+        self.rows >= ROWS || self.bytes >= BYTES || !self.large.is_empty()
     }
 
     /// Bytes of values in it, about.
@@ -253,11 +292,19 @@ impl FactBatch {
         let mut raw = false;
         let mut unknown = false;
         let mut fields = Row::new(row, schema.kinds()).fields();
-        for (builder, column) in self.columns.iter_mut().zip(&schema.columns) {
+        for (at, (builder, column)) in self.columns.iter_mut().zip(&schema.columns).enumerate() {
             let field = fields.column(&column.kind)?;
             match field.status {
                 Status::Value => builder.append(&column.kind, field)?,
                 Status::Null => builder.append_null(),
+                Status::Large => {
+                    builder.append_empty()?;
+                    self.large.push(LargeCell {
+                        column: SYSTEM_COLUMNS.len() + at,
+                        value: field.large()?,
+                        shelf: self.shelf.clone().ok_or(RowError)?,
+                    });
+                }
                 Status::Raw => {
                     builder.append_null();
                     self.raw.keys().append_value(&column.physical);
@@ -274,6 +321,11 @@ impl FactBatch {
         self.raw.append(raw).map_err(|_| RowError)?;
         self.unknown.append(unknown);
         Ok(())
+    }
+
+    /// Takes the large values of the last fact: of a batch with such, only that one has any. Belongs before [`FactBatch::take`].
+    pub(crate) fn take_large(&mut self) -> Vec<LargeCell> {
+        std::mem::take(&mut self.large)
     }
 
     /// Takes what was gathered, and starts anew.
@@ -401,6 +453,15 @@ impl ColumnBuilder {
                 list.nulls.append_non_null();
             }
             (Self::List(_), _) => return Err(RowError),
+        }
+        Ok(())
+    }
+
+    /// A place for a value that comes from elsewhere.
+    fn append_empty(&mut self) -> Result<(), RowError> {
+        match self {
+            Self::Text(builder) | Self::Bytes(builder) => builder.append_value([]),
+            _ => return Err(RowError),
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! commit names it.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -19,14 +20,15 @@ use parquet::errors::ParquetError;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::batch::{FactBatch, Span};
+use crate::batch::{FactBatch, LargeCell, Span};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
+use crate::large_file::LargeFile;
 use crate::log::path::{TRANSACTIONS, fact_number, fact_path, transactions_path};
-use crate::log::{Add, ContentHash, LEAF, LogState};
+use crate::log::{Add, ContentHash, LARGE, LEAF, LogState};
 use crate::parquet_layout;
 use crate::schema::TableSchema;
-use crate::store::{PutOutcome, Store};
+use crate::store::{PutOutcome, StagedFile, Store};
 use crate::timestamp::Timestamp;
 
 /// Batches that may wait for the encoder: enough to even out bursts, few enough to stay small (8,192 rows each).
@@ -102,6 +104,8 @@ pub struct WrittenFile {
     pub sha256: ContentHash,
     /// What it covers.
     pub span: Span,
+    /// Its facts have values of megabytes.
+    pub large: bool,
 }
 
 impl WrittenFile {
@@ -111,6 +115,9 @@ impl WrittenFile {
         let mut extra = serde_json::Map::new();
         if self.leaf != 0 {
             extra.insert(LEAF.to_owned(), self.leaf.into());
+        }
+        if self.large {
+            extra.insert(LARGE.to_owned(), true.into());
         }
         Add {
             path: self.path.clone(),
@@ -128,7 +135,7 @@ impl WrittenFile {
 }
 
 enum Job {
-    Write { target: Target, batch: RecordBatch, span: Span },
+    Write { target: Target, batch: RecordBatch, span: Span, large: Vec<LargeCell> },
     Finish { next_seq: Option<u64>, answer: tokio::sync::oneshot::Sender<Result<Vec<WrittenFile>>> },
 }
 
@@ -137,14 +144,14 @@ type FileKey = (String, i32, i64, u32);
 
 /// Which file a batch goes into: the facts of a file are of one table, one schema version, one day and one leaf.
 #[derive(Clone, Debug)]
-struct Target {
+pub(crate) struct Target {
     key: FileKey,
     place: Place,
-    schema: SchemaRef,
+    pub(crate) schema: SchemaRef,
 }
 
 #[derive(Clone, Debug)]
-enum Place {
+pub(crate) enum Place {
     Facts(Arc<TableSchema>),
     Transactions,
 }
@@ -186,6 +193,7 @@ impl Encoder {
             runtime,
             pending,
             files: BTreeMap::new(),
+            large: BTreeMap::new(),
             uploads: Vec::new(),
             bytes: Arc::clone(&bytes),
         };
@@ -211,6 +219,7 @@ impl Encoder {
     /// When a file could not be written earlier on.
     pub fn write(&self, batch: &mut FactBatch, leaf: u32) -> Result<()> {
         let schema = Arc::clone(batch.schema());
+        let large = batch.take_large();
         let Some((rows, span)) = batch.take().map_err(arrow_bug)? else { return Ok(()) };
         let day = span.valid_from.0.div_euclid(86_400_000_000);
         let target = Target {
@@ -218,7 +227,7 @@ impl Encoder {
             schema: Arc::clone(schema.arrow()),
             place: Place::Facts(schema),
         };
-        self.send(Job::Write { target, batch: rows, span })
+        self.send(Job::Write { target, batch: rows, span, large })
     }
 
     /// Takes rows of the table of transactions.
@@ -232,7 +241,7 @@ impl Encoder {
             schema: batch.schema(),
             place: Place::Transactions,
         };
-        self.send(Job::Write { target, batch, span })
+        self.send(Job::Write { target, batch, span, large: Vec::new() })
     }
 
     /// Ends the files of this commit, and numbers those to come after `next_seq` where one is given. The answer comes when
@@ -279,6 +288,8 @@ struct Worker {
     runtime: Handle,
     pending: Arc<Semaphore>,
     files: BTreeMap<FileKey, OpenFile>,
+    /// Facts with values that are on a shelf have files of their own.
+    large: BTreeMap<FileKey, LargeFile>,
     uploads: Vec<tokio::task::JoinHandle<Result<WrittenFile>>>,
     bytes: Arc<AtomicU64>,
 }
@@ -306,14 +317,14 @@ impl OpenFile {
         if self.writer.is_none() {
             let properties = parquet_layout::properties(&self.target.schema);
             let writer = ArrowWriter::try_new(Vec::new(), Arc::clone(&self.target.schema), Some(properties));
-            self.writer = Some(writer.map_err(parquet_bug)?);
+            self.writer = Some(writer.map_err(|error| parquet_bug(&error))?);
         }
         if let Some(writer) = &mut self.writer {
             for batch in self.waiting.drain(..) {
-                writer.write(&batch).map_err(parquet_bug)?;
+                writer.write(&batch).map_err(|error| parquet_bug(&error))?;
             }
             if writer.in_progress_size() > parquet_layout::ROW_GROUP_BYTES {
-                writer.flush().map_err(parquet_bug)?;
+                writer.flush().map_err(|error| parquet_bug(&error))?;
             }
         }
         self.waiting_rows = 0;
@@ -326,7 +337,10 @@ impl Worker {
     fn run(&mut self, inbox: &Receiver<Job>, failure: &Mutex<Option<Error>>) {
         while let Ok(job) = inbox.recv() {
             let done = match job {
-                Job::Write { target, batch, span } => self.write(target, batch, span),
+                Job::Write { target, batch, span, large } if large.is_empty() => {
+                    self.write(target, batch, span)
+                }
+                Job::Write { target, batch, large, .. } => self.write_large(target, &batch, &large),
                 Job::Finish { next_seq, answer } => self.finish(next_seq).map(|uploads| {
                     self.runtime.spawn(async move {
                         // Whoever asked may have given up in the meantime.
@@ -375,9 +389,32 @@ impl Worker {
         Ok(())
     }
 
+    /// Takes facts of which the last has large values.
+    fn write_large(&mut self, target: Target, batch: &RecordBatch, values: &[LargeCell]) -> Result<()> {
+        let before = batch.num_rows().saturating_sub(1);
+        if before > 0 {
+            let rows = batch.slice(0, before);
+            let span = Span::of(&rows).map_err(arrow_bug)?;
+            self.write(target.clone(), rows, span)?;
+        }
+        let fact = batch.slice(before, 1);
+        let key = target.key.clone();
+        let file = match self.large.entry(key.clone()) {
+            Entry::Occupied(file) => file.into_mut(),
+            Entry::Vacant(place) => place.insert(LargeFile::create(&self.store, target)?),
+        };
+        if file.append(&fact, values)? >= self.limits.file_bytes as u64 {
+            self.close_large(&key)?;
+        }
+        Ok(())
+    }
+
     fn finish(&mut self, next_seq: Option<u64>) -> Result<Vec<tokio::task::JoinHandle<Result<WrittenFile>>>> {
         while let Some(key) = self.files.keys().next().cloned() {
             self.close(&key)?;
+        }
+        while let Some(key) = self.large.keys().next().cloned() {
+            self.close_large(&key)?;
         }
         if let Some(seq) = next_seq {
             self.numbers.start(seq);
@@ -390,58 +427,76 @@ impl Worker {
         let Some(mut file) = self.files.remove(key) else { return Ok(()) };
         file.encode()?;
         let Some(writer) = file.writer.take() else { return Ok(()) };
-        let body = Bytes::from(writer.into_inner().map_err(parquet_bug)?);
+        let body = Bytes::from(writer.into_inner().map_err(|error| parquet_bug(&error))?);
         self.bytes.fetch_add(body.len() as u64, Ordering::Relaxed);
-        let day = Timestamp(file.span.valid_from.0).date();
-        let (table, schema) = match &file.target.place {
-            Place::Facts(schema) => (schema.log_name.clone(), schema.version),
-            Place::Transactions => (TRANSACTIONS.to_owned(), 0),
-        };
         // More than fits at once is still let through alone.
         let weight = u32::try_from(body.len().min(self.limits.pending_bytes)).unwrap_or(u32::MAX);
         let permit = self
             .runtime
             .block_on(Arc::clone(&self.pending).acquire_many_owned(weight))
             .map_err(|_| Error::new(ErrorKind::Latched, "the encoder has stopped", ""))?;
+        let named = Named::new(&file.target, file.rows, file.span, Arc::clone(&self.numbers));
         let store = self.store.clone();
-        let leaf = file.target.key.3;
-        let (rows, span, place) = (file.rows, file.span, file.target.place);
-        let class = match &place {
-            Place::Facts(schema) => schema.retention.clone(),
-            Place::Transactions => None,
-        };
-        let numbers = Arc::clone(&self.numbers);
-        let path = move || {
-            let (seq, number) = numbers.take();
-            match &place {
-                Place::Facts(schema) => fact_path(&schema.name, &day, seq, number),
-                Place::Transactions => transactions_path(&day, seq, number),
-            }
-        };
-        self.uploads.push(self.runtime.spawn(async move {
-            put(store, path, body, class.as_deref(), permit).await.map(|(path, bytes, sha256)| WrittenFile {
-                path,
-                table,
-                schema,
-                leaf,
-                rows,
-                bytes,
-                sha256,
-                span,
-            })
-        }));
+        self.uploads.push(self.runtime.spawn(async move { put(store, named, body, permit).await }));
+        Ok(())
+    }
+
+    /// The same of a file with large values, which lies on disk.
+    fn close_large(&mut self, key: &FileKey) -> Result<()> {
+        let Some(file) = self.large.remove(key) else { return Ok(()) };
+        let Some(span) = file.span else { return Ok(()) };
+        let named = Named::new(&file.target, file.rows, span, Arc::clone(&self.numbers));
+        let staged = file.finish()?;
+        self.bytes.fetch_add(staged.bytes(), Ordering::Relaxed);
+        self.uploads.push(self.runtime.spawn(publish(named, staged)));
         Ok(())
     }
 }
 
+/// A finished file, before it has a path.
+struct Named {
+    place: Place,
+    leaf: u32,
+    rows: u64,
+    span: Span,
+    numbers: Arc<FileNumbers>,
+}
+
+impl Named {
+    fn new(target: &Target, rows: u64, span: Span, numbers: Arc<FileNumbers>) -> Self {
+        Self { place: target.place.clone(), leaf: target.key.3, rows, span, numbers }
+    }
+
+    /// The retention class of its table.
+    fn class(&self) -> Option<&str> {
+        match &self.place {
+            Place::Facts(schema) => schema.retention.as_deref(),
+            Place::Transactions => None,
+        }
+    }
+
+    /// The next path for it.
+    fn path(&self) -> String {
+        let day = Timestamp(self.span.valid_from.0).date();
+        let (seq, number) = self.numbers.take();
+        match &self.place {
+            Place::Facts(schema) => fact_path(&schema.name, &day, seq, number),
+            Place::Transactions => transactions_path(&day, seq, number),
+        }
+    }
+
+    fn written(self, path: String, bytes: u64, sha256: ContentHash, large: bool) -> WrittenFile {
+        let (table, schema) = match &self.place {
+            Place::Facts(schema) => (schema.log_name.clone(), schema.version),
+            Place::Transactions => (TRANSACTIONS.to_owned(), 0),
+        };
+        let Self { leaf, rows, span, .. } = self;
+        WrittenFile { path, table, schema, leaf, rows, bytes, sha256, span, large }
+    }
+}
+
 /// Puts a file under the next free path.
-async fn put(
-    store: Store,
-    path: impl Fn() -> String,
-    body: Bytes,
-    class: Option<&str>,
-    _room: OwnedSemaphorePermit,
-) -> Result<(String, u64, ContentHash)> {
+async fn put(store: Store, named: Named, body: Bytes, _room: OwnedSemaphorePermit) -> Result<WrittenFile> {
     failpoint::hit("file.before_write")?;
     let size = body.len() as u64;
     let hashed = body.clone();
@@ -450,21 +505,43 @@ async fn put(
         .map_err(|error| Error::new(ErrorKind::Io, "a task was ended", "hashing").with_source(error))?;
     failpoint::hit("file.after_write")?;
     for _ in 0..MOST_ORPHANS {
-        let path = path();
-        match store.put_new_of_class(&path, body.clone(), class).await? {
+        let path = named.path();
+        match store.put_new_of_class(&path, body.clone(), named.class()).await? {
             PutOutcome::Created => {
                 failpoint::hit("file.after_upload")?;
-                return Ok((path, size, sha256));
+                return Ok(named.written(path, size, sha256, false));
             }
-            // Left by a writer that died before its commit: no commit names it, and it goes after our next one.
-            PutOutcome::AlreadyExists => tracing::info!(path, "an orphan has this path: taking the next"),
+            PutOutcome::AlreadyExists => is_taken(&path),
         }
     }
-    Err(Error::new(
+    Err(no_path())
+}
+
+/// Makes a file on disk the object of the next free path.
+async fn publish(named: Named, staged: StagedFile) -> Result<WrittenFile> {
+    let mut sealed = staged.seal().await?;
+    let (size, sha256) = (sealed.bytes(), sealed.sha256());
+    for _ in 0..MOST_ORPHANS {
+        let path = named.path();
+        match sealed.publish_of_class(&path, named.class()).await? {
+            PutOutcome::Created => return Ok(named.written(path, size, sha256, true)),
+            PutOutcome::AlreadyExists => is_taken(&path),
+        }
+    }
+    Err(no_path())
+}
+
+/// A writer that died before its commit has left it: no commit names it, and it goes after our next one.
+fn is_taken(path: &str) {
+    tracing::info!(path, "an orphan has this path: taking the next");
+}
+
+fn no_path() -> Error {
+    Error::new(
         ErrorKind::Conflict,
         "no path is free for a file",
         "is another bygone writing to this history?",
-    ))
+    )
 }
 
 async fn collect(uploads: Vec<tokio::task::JoinHandle<Result<WrittenFile>>>) -> Result<Vec<WrittenFile>> {
@@ -478,10 +555,10 @@ async fn collect(uploads: Vec<tokio::task::JoinHandle<Result<WrittenFile>>>) -> 
     Ok(files)
 }
 
-fn parquet_bug(error: ParquetError) -> Error {
-    Error::new(ErrorKind::Io, "a Parquet file cannot be encoded", error.to_string()).with_source(error)
+pub(crate) fn parquet_bug(error: &ParquetError) -> Error {
+    Error::new(ErrorKind::Io, "a Parquet file cannot be encoded", error.to_string())
 }
 
-fn arrow_bug(error: arrow::error::ArrowError) -> Error {
+pub(crate) fn arrow_bug(error: arrow::error::ArrowError) -> Error {
     Error::new(ErrorKind::Io, "facts cannot be gathered", error.to_string()).with_source(error)
 }

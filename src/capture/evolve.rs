@@ -9,8 +9,13 @@ use bygone_sink::schema::{SchemaColumn, TableSchema};
 ///
 /// The stream tells names and types of then, the catalog attnums and the rest of now. A column is looked for in the
 /// catalog under its name and type; else it is the one that had the name before; else a rename of the one that is no
-/// longer there, if the place and type agree.
-pub(super) fn as_of_stream(relation: &Relation<'_>, old: &TableSchema, now: Option<&Table>) -> Table {
+/// longer there, if the place and type agree; a partition has places of its own, and only one of that type may be gone.
+pub(super) fn as_of_stream(
+    relation: &Relation<'_>,
+    old: &TableSchema,
+    now: Option<&Table>,
+    is_leaf: bool,
+) -> Table {
     let listed: Vec<RelationColumn<'_>> = relation.columns().collect();
     let mut columns: Vec<Column> = Vec::with_capacity(listed.len());
     for (at, column) in listed.iter().enumerate() {
@@ -23,9 +28,17 @@ pub(super) fn as_of_stream(relation: &Relation<'_>, old: &TableSchema, now: Opti
         let by_name =
             || old.columns.iter().map(|known| &known.column).find(|known| known.name == column.name).cloned();
         let renamed = || {
-            let known = &old.columns.get(at)?.column;
-            let gone = !listed.iter().any(|other| other.name == known.name);
-            (gone && known.data_type.oid == column.type_oid).then(|| known.clone())
+            let fits = |known: &&SchemaColumn| {
+                let known = &known.column;
+                known.data_type.oid == column.type_oid && !listed.iter().any(|other| other.name == known.name)
+            };
+            let mut candidates = old.columns.iter().filter(|known| known.sent).filter(fits);
+            let known = if is_leaf {
+                candidates.next().filter(|_| candidates.next().is_none())?
+            } else {
+                old.columns.get(at).filter(fits)?
+            };
+            Some(known.column.clone())
         };
         let mut found = in_catalog.or_else(by_name).or_else(renamed).unwrap_or_else(|| unknown(at, old, now));
         if found.data_type.oid != column.type_oid {
@@ -49,6 +62,25 @@ pub(super) fn as_of_stream(relation: &Relation<'_>, old: &TableSchema, now: Opti
         Some(table) => Table { columns, ..table.clone() },
         None => Table { columns, ..bare(relation.oid, TableName::new(relation.schema, relation.name)) },
     }
+}
+
+/// A partitioned table, with what older rows read as in columns that came: it has no rows itself, and its partitions know.
+pub(super) fn filled_from(mut root: Table, leaves: &[Table]) -> Table {
+    for column in root.columns.iter_mut().filter(|column| column.missing.is_none()) {
+        let mut of_leaves =
+            leaves.iter().flat_map(|leaf| &leaf.columns).filter(|other| other.name == column.name);
+        column.missing = of_leaves.find_map(|other| other.missing.clone());
+    }
+    root
+}
+
+/// The columns that the stream names stand in the table in the same order, which is that of their numbers.
+pub(super) fn is_in_order(relation: &Relation<'_>, table: &Table) -> bool {
+    let places: Vec<usize> = relation
+        .columns()
+        .filter_map(|column| table.columns.iter().position(|known| known.name == column.name))
+        .collect();
+    places.is_sorted_by(|a, b| a < b)
 }
 
 /// A table of which nothing is known but its name.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bygone_replication::Lsn;
 use bygone_replication::catalog;
 use bygone_replication::session;
 use bygone_replication::table::{Table, TableKind};
@@ -14,7 +15,7 @@ use tokio::sync::mpsc;
 
 use super::Capture;
 use super::attach::{Exported, export, temporary_slot};
-use super::pipeline::{Rest, Until};
+use super::pipeline::{Pipeline, Rest, Until};
 use super::snapshot::{self, Copied, CopySettings, Outcome, Wanted};
 use super::source::restrict;
 use crate::error::{Error, Result};
@@ -153,17 +154,25 @@ impl Capture {
         missing: &[usize],
     ) -> Result<Vec<Wanted>> {
         let registry = &self.pipeline()?.follower.registry;
-        let roots: Vec<(usize, u32, Arc<bygone_sink::schema::TableSchema>)> = missing
-            .iter()
-            .filter_map(|index| {
-                let schema = registry.tables().get(*index)?.schema();
-                Some((*index, schema.oid, Arc::clone(schema)))
-            })
-            .collect();
-        let mut oids: Vec<u32> = roots.iter().map(|(_, oid, _)| *oid).collect();
+        let known = missing.iter().filter_map(|index| Some(registry.tables().get(*index)?.schema().oid));
+        let mut oids: Vec<u32> = known.collect();
         oids.extend(registry.leaves_of(missing));
         let mut tables: Vec<Table> = catalog::load_tables_by_oid(sql, &oids).await?;
         restrict(sql, &self.options.publications, &mut tables).await?;
+        let pipeline = self.pipeline()?;
+        let mut roots = Vec::with_capacity(missing.len());
+        for index in missing {
+            let of = |pipeline: &Pipeline| {
+                Some(Arc::clone(pipeline.follower.registry.tables().get(*index)?.schema()))
+            };
+            let Some(before) = of(pipeline) else { continue };
+            // Copied is by the names that columns have now, whatever they were called when the table was first seen [30].
+            if let Some(now) = tables.iter().find(|table| table.oid == before.oid) {
+                let here = pipeline.position;
+                pipeline.columns(*index, now, false, Lsn(u64::MAX), [here, here])?;
+            }
+            roots.extend(of(pipeline).map(|schema| (*index, schema.oid, schema)));
+        }
         Ok(roots
             .into_iter()
             .map(|(index, oid, schema)| {

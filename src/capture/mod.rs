@@ -333,6 +333,7 @@ impl Capture {
             store: store.clone(),
             axis,
             rules: options.column_rules.clone(),
+            shelf: Some(Arc::clone(state.shelf())),
         };
         let pipeline = Pipeline {
             follower: Follower::new(versioner, registry),

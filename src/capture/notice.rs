@@ -10,7 +10,7 @@ use bygone_replication::table::{Table, TableKind};
 use bygone_sink::fact::{Op, Origin};
 use bygone_sink::log::{Event, EventKind, EventLsn, table_text};
 
-use super::evolve::differ;
+use super::evolve::{differ, filled_from};
 use super::pipeline::Pipeline;
 use super::registry::{Doubt, Part, is_unseen, pinned_key};
 use super::watcher::{Families, Look};
@@ -109,6 +109,7 @@ impl Pipeline {
         for table in look.tables.iter().filter(|table| !matches!(table.kind, TableKind::Leaf { .. })) {
             let Some(index) = self.follower.registry.by_oid(table.oid) else { continue };
             let family = families.family(table);
+            let table = &filled_from(table.clone(), &family);
             self.renamed(index, table, within);
             let keyed = self.key(index, table, &family, within);
             self.columns(index, table, keyed, look.at, within)?;
@@ -155,7 +156,14 @@ impl Pipeline {
     }
 
     /// The table's columns as the catalog has them.
-    fn columns(&mut self, index: usize, now: &Table, keyed: bool, at: Lsn, within: [Lsn; 2]) -> Result<()> {
+    pub(super) fn columns(
+        &mut self,
+        index: usize,
+        now: &Table,
+        keyed: bool,
+        at: Lsn,
+        within: [Lsn; 2],
+    ) -> Result<()> {
         let Some(table) = self.follower.registry.tables().get(index) else { return Ok(()) };
         let old = Arc::clone(table.schema());
         // The stream is further than this look.
@@ -166,6 +174,14 @@ impl Pipeline {
         let schema = self.follower.registry.change(index, now, within)?;
         tracing::info!(table = schema.log_name, schema = schema.version, "new columns");
         self.follower.versioner.change_schema(index, schema)?;
+        let unsure = self.follower.registry.table_mut(index).map(|table| std::mem::take(&mut table.unsure));
+        if unsure == Some(true) {
+            self.follower.registry.doubt(
+                index,
+                within[1],
+                "columns have changed their names, or were made again under them, and nobody can tell when",
+            );
+        }
         let relations = self.follower.registry.relations_of(index);
         self.follower.map_again(relations)
     }
@@ -296,25 +312,48 @@ impl Pipeline {
         Ok(())
     }
 
+    /// A label that is renamed changes what rows print, and no message tells so [24]. Where rows are known by it, they have
+    /// other names from now on: the table is compared with the source.
     fn enums(&mut self, look: &Look, within: [Lsn; 2]) {
         let now: BTreeMap<u32, Vec<String>> = look.enums.iter().cloned().collect();
         let mut told = Vec::new();
-        for table in self.follower.registry.tables().iter().filter(|table| !table.dropped) {
-            for column in &table.schema().columns {
-                let oid = column.column.data_type.base().oid;
-                let (Some(before), Some(after)) = (self.enums.get(&oid), now.get(&oid)) else { continue };
+        let before = std::mem::take(&mut self.enums);
+        for index in 0..self.follower.registry.tables().len() {
+            let Some(table) = self.follower.registry.table_mut(index).filter(|table| !table.dropped) else {
+                continue;
+            };
+            let schema = Arc::clone(table.schema());
+            for column in schema.columns.iter().map(|column| &column.column) {
+                let oid = column.data_type.innermost().oid;
+                let Some(after) = now.get(&oid) else { continue };
+                let names_rows = table.key().is_empty() || table.key().contains(&column.attnum);
+                // What rows are known by is kept in the log, for a label may be renamed while nobody looks.
+                let recorded = table.labels.get(&column.name).filter(|_| names_rows);
+                let known = before.get(&oid).or(recorded).cloned();
                 // Labels that were only added change no row.
-                if before.iter().all(|label| after.contains(label)) {
+                let renamed =
+                    known.as_ref().is_some_and(|known| !known.iter().all(|label| after.contains(label)));
+                if !renamed && (!names_rows || recorded == Some(after)) {
                     continue;
                 }
-                let mut event = Event::at(EventKind::Enum, Some(table.schema().log_name.clone()), within[1]);
+                let mut event = Event::at(EventKind::Enum, Some(schema.log_name.clone()), within[1]);
                 event.lsn = Some(EventLsn::Within(within));
-                told.push(
-                    event
-                        .with("column", column.column.name.clone())
-                        .with("before", before.clone())
-                        .with("after", after.clone()),
-                );
+                event = event.with("column", column.name.clone());
+                if let Some(known) = known {
+                    event = event.with("before", known);
+                }
+                event = event.with("after", after.clone());
+                if renamed && names_rows {
+                    tracing::info!(
+                        table = schema.log_name,
+                        column = column.name,
+                        "labels by which rows are known were renamed: the table is compared with the source"
+                    );
+                    table.raise(Doubt::default());
+                    event = event.with("doubt", true);
+                }
+                told.push(event);
+                table.labels.insert(column.name.clone(), after.clone());
             }
         }
         self.follower.registry.new_events.extend(told);

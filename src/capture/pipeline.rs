@@ -398,6 +398,7 @@ impl Assembled for Pipeline {
             committed_at: raw,
             valid_from,
         });
+        let transaction_xid = transaction.begin.xid;
         transaction.for_each(|body| {
             if let Some(shadow) = &mut self.shadow {
                 shadow.keep(end, body)?;
@@ -405,7 +406,7 @@ impl Assembled for Pipeline {
             if body.first() == Some(&b'M') && asks_for_commit(body) {
                 self.commit_wanted = true;
             }
-            self.follower.message(body, &mut self.catalog, self.position, end)
+            self.follower.message(body, &mut self.catalog, self.position, end, Some(transaction_xid))
         })?;
         let summary = self.follower.versioner.commit()?;
         for index in self.follower.versioner.take_doubtful() {

@@ -32,6 +32,10 @@ pub(crate) struct Captured {
     pub(crate) unseen: bool,
     /// Where the stream last showed other columns.
     pub(crate) changed_at: Lsn,
+    /// Rows may have been taken for those of other columns that had their names before.
+    pub(crate) unsure: bool,
+    /// The labels of enums, by column, as the log was told of them.
+    pub(crate) labels: BTreeMap<String, Vec<String>>,
     /// Something happened to it that the stream did not tell: it has to be compared with the source.
     pub(crate) doubt: Option<Doubt>,
     /// The relations that hold its rows: itself, or its leaves.
@@ -92,6 +96,8 @@ impl Captured {
             present_name: name,
             unseen: false,
             changed_at: Lsn::ZERO,
+            unsure: false,
+            labels: BTreeMap::new(),
             doubt: None,
             parts: BTreeMap::new(),
         }
@@ -140,12 +146,19 @@ impl Captured {
                     self.present_name = name;
                 }
             }
-            EventKind::Rewrite | EventKind::Gap | EventKind::Key | EventKind::Partition
+            EventKind::Rewrite | EventKind::Gap | EventKind::Key | EventKind::Partition | EventKind::Enum
                 if event.detail.get("doubt").and_then(serde_json::Value::as_bool) == Some(true) =>
             {
                 self.raise(Doubt::recall(event));
             }
             _ => {}
+        }
+        if event.kind == EventKind::Enum
+            && let Some(column) = text("column")
+            && let Some(labels) = event.detail.get("after").and_then(serde_json::Value::as_array)
+        {
+            let labels = labels.iter().filter_map(serde_json::Value::as_str).map(str::to_owned);
+            self.labels.insert(column.to_owned(), labels.collect());
         }
         if let Some(parts) = event.detail.get("parts").and_then(serde_json::Value::as_object) {
             let read = |(oid, part): (&String, &serde_json::Value)| {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bygone_replication::Lsn;
+use bygone_replication::catalog::Attribute;
 use bygone_replication::ddl::{self, Ddl};
 use bygone_replication::pgoutput::{Message, Relation};
 use bygone_replication::table;
@@ -39,13 +40,15 @@ impl Follower {
         oids.into_iter().filter_map(|oid| self.announced.get(&oid).cloned()).collect()
     }
 
-    /// Takes a message of a transaction whose facts are being made; it ends at `end`, the last one at `position`.
+    /// Takes a message of a transaction whose facts are being made; it ends at `end`, the last one at `position`. `xid` is its
+    /// number, where that is known.
     pub(crate) fn message(
         &mut self,
         body: &[u8],
         catalog: &mut CatalogReader,
         position: Lsn,
         end: Lsn,
+        xid: Option<u32>,
     ) -> Result<()> {
         match Message::decode(body)? {
             Message::Logical { transactional: true, prefix: ddl::PREFIX, content, .. } => {
@@ -60,7 +63,7 @@ impl Follower {
             }
             Message::Relation(relation) => {
                 self.announced.insert(relation.oid, body.to_vec());
-                self.relation(&relation, catalog, position)
+                self.relation(&relation, catalog, position, xid)
             }
             message => Ok(self.versioner.message(&message)?),
         }
@@ -137,12 +140,16 @@ impl Follower {
         relation: &Relation<'_>,
         catalog: &mut CatalogReader,
         position: Lsn,
+        xid: Option<u32>,
     ) -> Result<()> {
         match self.registry.look_up(relation) {
             Known::Same { table, .. } | Known::Changed { table } if self.registry.is_waiting(table) => {
                 // Its snapshot is still to come, and holds all of this.
                 self.versioner.ignore_relation(relation.oid);
                 Ok(())
+            }
+            Known::Same { table, .. } if self.has_moved(table, relation, catalog, xid)? => {
+                self.changed(table, relation, catalog, position)
             }
             Known::Same { table, leaf, positions } => {
                 let identity = identity(relation, &positions);
@@ -163,11 +170,65 @@ impl Follower {
                         self.versioner.ignore_relation(relation.oid);
                         Ok(())
                     }
-                    Known::Same { .. } | Known::Changed { .. } => self.relation(relation, catalog, position),
+                    Known::Same { .. } | Known::Changed { .. } => {
+                        self.relation(relation, catalog, position, xid)
+                    }
                 }
             }
             Known::Changed { table } => self.changed(table, relation, catalog, position),
         }
+    }
+
+    /// The columns that the stream names are others than those which had these names: they have changed names among
+    /// themselves, or were dropped and made again. Nothing in the message tells that, so the catalog is asked each time [21].
+    ///
+    /// The catalog may be ahead of the stream. Columns come in the order of their numbers: where the catalog's are not, it is.
+    /// What that leaves open is told by the transaction that touched the columns last.
+    fn has_moved(
+        &mut self,
+        index: usize,
+        relation: &Relation<'_>,
+        catalog: &mut CatalogReader,
+        xid: Option<u32>,
+    ) -> Result<bool> {
+        let Some(table) = self.registry.tables().get(index) else { return Ok(false) };
+        let schema = Arc::clone(table.schema());
+        let mut known = HashMap::new();
+        for column in &schema.columns {
+            known.insert(column.column.name.as_str(), column.column.attnum);
+        }
+        let oids = [schema.oid, relation.oid];
+        let attributes = catalog.attributes(oids.get(usize::from(oids[0] == oids[1])..).unwrap_or(&oids))?;
+        let of = |oid: u32| -> HashMap<&str, &Attribute> {
+            let own = attributes.iter().filter(|attribute| attribute.relation == oid);
+            own.map(|attribute| (attribute.name.as_str(), attribute)).collect()
+        };
+        let (root, own) = (of(schema.oid), of(relation.oid));
+        let names: Vec<&str> = relation.columns().map(|column| column.name).collect();
+        let moved: Vec<&str> = names
+            .iter()
+            .copied()
+            .filter(|name| root.get(name).is_some_and(|now| known.get(name) != Some(&now.attnum)))
+            .collect();
+        if moved.is_empty() {
+            return Ok(false);
+        }
+        let ascends = |attnums: Vec<i16>| attnums.is_sorted_by(|a, b| a < b);
+        let is_leaf = relation.oid != schema.oid;
+        let now_fits = ascends(names.iter().filter_map(|name| Some(own.get(name)?.attnum)).collect());
+        let before_fits =
+            is_leaf || ascends(names.iter().filter_map(|name| known.get(name).copied()).collect());
+        let touched_after = || {
+            let touched = moved.iter().filter_map(|name| own.get(name)).map(|attribute| attribute.xmin);
+            // Numbers of transactions go round.
+            xid.is_none_or(|xid| touched.into_iter().all(|xmin| xid.wrapping_sub(xmin).cast_signed() >= 0))
+        };
+        let moved = now_fits && (!before_fits || touched_after());
+        if let Some(table) = self.registry.table_mut(index).filter(|_| now_fits && before_fits) {
+            // Either may be wrong. The rows that came are compared with the source once the catalog is caught up with.
+            table.unsure = true;
+        }
+        Ok(moved)
     }
 
     /// The stream shows a table with other columns than before.
@@ -178,10 +239,16 @@ impl Follower {
         catalog: &mut CatalogReader,
         position: Lsn,
     ) -> Result<()> {
-        let now = catalog.tables(&[relation.oid])?.into_iter().next();
         let old = self.versioner.schema(index).cloned();
         let Some(old) = old else { return Err(Error::other("a table is not known")) };
-        let table = super::evolve::as_of_stream(relation, &old, now.as_ref());
+        // A partition has the columns of its root under numbers of its own.
+        let is_leaf = relation.oid != old.oid;
+        let oids = if is_leaf { vec![old.oid, relation.oid] } else { vec![old.oid] };
+        let (own, now): (Vec<_>, Vec<_>) =
+            catalog.tables(&oids)?.into_iter().partition(|table| table.oid != old.oid);
+        let now = now.into_iter().next().map(|root| super::evolve::filled_from(root, &own));
+        let table = super::evolve::as_of_stream(relation, &old, now.as_ref(), is_leaf);
+        let in_order = is_leaf || super::evolve::is_in_order(relation, &table);
         let schema = self.registry.change(index, &table, [position, position])?;
         tracing::info!(table = schema.log_name, schema = schema.version, "new columns");
         self.versioner.change_schema(index, Arc::clone(&schema))?;
@@ -190,7 +257,14 @@ impl Follower {
             let column = &column.column;
             old.position(column.attnum).is_none() && column.has_default && column.missing.is_none()
         });
-        if lost {
+        let unsure = self.registry.table_mut(index).map(|table| std::mem::take(&mut table.unsure));
+        if unsure == Some(true) || !in_order {
+            self.registry.doubt(
+                index,
+                position,
+                "columns have changed their names, or were made again under them, and nobody can tell when",
+            );
+        } else if lost {
             self.registry.doubt(
                 index,
                 position,

@@ -22,7 +22,7 @@ use bygone_replication::wire::{Connection, Mode};
 use bygone_sink::encoder::{Encoder, EncoderLimits, FileNumbers};
 use bygone_sink::fact::Origin;
 use bygone_sink::failpoint;
-use bygone_sink::state::{Identity, State};
+use bygone_sink::state::{Identity, Shelf, State};
 use bygone_sink::store::Store;
 use bygone_sink::versioning::Versioner;
 
@@ -59,6 +59,8 @@ pub(super) struct Settings {
     pub(super) axis: Axis,
     /// Which columns are left out, hashed, or not watched.
     pub(super) rules: ColumnRules,
+    /// Where large values go; the copy's own, where rows of it go nowhere else.
+    pub(super) shelf: Option<Arc<Shelf>>,
 }
 
 /// The tables of a copy that is there.
@@ -164,7 +166,7 @@ impl Shadow {
                 follower.versioner.begin(Origin { lsn: end, xid: 0, committed_at: 0, valid_from: 0 });
                 open = Some(end);
             }
-            follower.message(body, catalog, point, end)
+            follower.message(body, catalog, point, end, None)
         })?;
         if open.is_some() {
             follower.versioner.commit()?;
@@ -259,6 +261,10 @@ async fn copy_once(
     .await
     .map_err(|error| Error::other(format!("opening a copy's state: {error}")))?
     .map_err(bygone_sink::error::Error::from)?;
+    let state = match &settings.shelf {
+        Some(shelf) => state.sharing_shelf(Arc::clone(shelf)),
+        None => state,
+    };
     let state = Arc::new(state);
     let mut registry = Registry::ruled_by(settings.rules.clone(), Retention::default());
     let mut versioner = Versioner::new(Arc::clone(&state), Encoder::discarding(), settings.spill_bytes)

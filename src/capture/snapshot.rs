@@ -16,7 +16,7 @@ use bygone_sink::fact::Origin;
 use bygone_sink::failpoint;
 use bygone_sink::hashing::HashKey;
 use bygone_sink::schema::TableSchema;
-use bygone_sink::state::{BulkLoader, State};
+use bygone_sink::state::{BulkLoader, Shelf, State};
 use bygone_sink::store::Store;
 use bygone_sink::versioning::{ContentLoader, SnapshotWriter};
 use tokio::runtime::Handle;
@@ -166,6 +166,7 @@ pub(crate) async fn copy(
             tasks: Arc::clone(&tasks),
             done: done.clone(),
             progress: Arc::clone(&progress),
+            shelf: Arc::clone(state.shelf()),
             runtime: Handle::current(),
         };
         // Decoding and encoding keep a thread busy for minutes.
@@ -217,6 +218,7 @@ struct Worker {
     tasks: Arc<Mutex<VecDeque<Task>>>,
     done: mpsc::Sender<Outcome>,
     progress: Arc<CopyProgress>,
+    shelf: Arc<Shelf>,
     runtime: Handle,
 }
 
@@ -277,6 +279,7 @@ impl Worker {
             Arc::clone(&task.shared.next_seq),
         )
         .with_hash_key(self.settings.hash_key.as_ref())
+        .with_shelf(&self.shelf)
         .with_contents(task.shared.contents.lock().unwrap_or_else(PoisonError::into_inner).clone());
         let binary = schema.reads_binary();
         let columns = schema.columns.iter().map(|column| &column.column);

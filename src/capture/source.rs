@@ -1,5 +1,6 @@
 //! The source: connecting to it, and the checks that come before its stream [1, 2, 3].
 
+use bygone_replication::catalog::Attribute;
 use bygone_replication::conninfo::ConnectOptions;
 use bygone_replication::preflight::{self, Current, Recorded, StartRefused};
 use bygone_replication::publication::{self, Difference, PublicationState};
@@ -135,17 +136,28 @@ impl CatalogReader {
 
     /// Tables by oid; those that are gone are left out.
     pub(crate) fn tables(&mut self, oids: &[u32]) -> Result<Vec<Table>> {
+        let made = self.made.clone();
+        self.read(async |client| read(client, oids, &made).await)
+    }
+
+    /// The columns of relations by oid.
+    pub(crate) fn attributes(&mut self, oids: &[u32]) -> Result<Vec<Attribute>> {
+        self.read(async |client| Ok(catalog::load_attributes(client, oids).await?))
+    }
+
+    /// Reads over the connection that is there, or another one where that has failed.
+    fn read<T>(&mut self, read: impl AsyncFn(&Client) -> Result<T>) -> Result<T> {
         let runtime = self.runtime.clone();
         runtime.block_on(async {
             if let Some(client) = self.client.as_ref().filter(|client| !client.is_closed())
-                && let Ok(tables) = read(client, oids, &self.made).await
+                && let Ok(found) = read(client).await
             {
-                return Ok(tables);
+                return Ok(found);
             }
             let client = session::connect_sql(&self.options).await?;
-            let tables = read(&client, oids, &self.made).await?;
+            let found = read(&client).await?;
             self.client = Some(client);
-            Ok(tables)
+            Ok(found)
         })
     }
 }

@@ -18,7 +18,7 @@ pub(crate) fn cell(kind: &Kind, field: Field<'_>) -> Result<Cell, RowError> {
         Status::Null => Cell::Null,
         Status::Unknown => Cell::Unknown,
         Status::Raw => Cell::Text(field.text()?.to_owned()),
-        Status::Value => {
+        Status::Value | Status::Large => {
             let text = text(kind, field)?;
             match json(kind, field, &text)? {
                 Some(json) => Cell::Value { text, json },

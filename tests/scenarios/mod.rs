@@ -11,7 +11,7 @@ mod faults;
 mod gaps;
 mod hashed_columns;
 mod judges;
-
+mod large_values;
 mod retention;
 mod schema;
 mod snapshot;

@@ -308,3 +308,42 @@ fn a_slow_reader_of_the_source_is_not_dropped() {
     let history = History::read(Store::directory(scratch.join("history")));
     assert_eq!(history.fact_count(), 4);
 }
+
+#[test]
+fn columns_that_are_renamed_or_dropped_before_the_first_copy_are_copied_as_they_are() {
+    let server = Postgres::start();
+    server.run(
+        "create table renamed (id int primary key, v text, n int); insert into renamed values (1, 'a', 10);
+         create table dropped (id int primary key, v text, n int); insert into dropped values (1, 'a', 10);
+         create table swapped (id int primary key, v text, w text); insert into swapped values (1, 'v', 'w');
+         create table parted (id int primary key, v text, n int) partition by range (id);
+         create table parted_1 (n int, v text, id int not null);
+         alter table parted attach partition parted_1 for values from (0) to (50);
+         insert into parted values (1, 'a', 10)",
+    );
+    let scratch = Scratch::new("history");
+    let mut bygone = Bygone::new(server.url(), scratch.join("history"));
+    // It knows the tables, and none is copied.
+    bygone.start("snapshot.table_done=abort");
+    bygone.abort(Duration::from_secs(30));
+    server.run(
+        "alter table renamed rename v to w; alter table dropped drop column v;
+         alter table swapped rename v to x; alter table swapped rename w to v; alter table swapped rename x to w;
+         alter table parted rename v to w; alter table parted add column c int default 9",
+    );
+    server.run(
+        "update renamed set n = 11; insert into swapped values (2, 'V', 'W'); update parted set w = 'b'",
+    );
+    bygone.until_current();
+    server.run("insert into dropped values (2, 20); update swapped set v = 'new' where id = 2; insert into parted values (2, 'x', 1, 2)");
+    bygone.until_current();
+    for (table, rows) in [
+        ("renamed", "id,w,n\n1,a,11\n"),
+        ("dropped", "id,n\n1,10\n2,20\n"),
+        ("swapped", "id,w,v\n1,v,w\n2,V,new\n"),
+        ("parted", "id,w,n,c\n1,b,10,9\n2,x,1,2\n"),
+    ] {
+        let shown = bygone.ask(&["as-of", table, "--at", "now", "--format", "csv"]).well();
+        assert_eq!(shown.stdout, rows, "{table}");
+    }
+}

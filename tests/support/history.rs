@@ -452,7 +452,7 @@ impl Streams {
             if op == "snapshot" {
                 let latest = self.copied.entry(at).or_insert(time);
                 *latest = time.max(*latest);
-            } else if op != "reconcile" && xids.value(row) != 0 {
+            } else if xids.value(row) != 0 {
                 let transaction = self.seen.entry(at).or_default();
                 if !entry.moved {
                     transaction.commits.insert(entry.commit);

@@ -140,6 +140,46 @@ pub async fn load_table(client: &Client, oid: u32) -> Result<Option<Table>, Cata
     Ok(load_tables_by_oid(client, &[oid]).await?.into_iter().next())
 }
 
+/// A column as `pg_attribute` names it: what tells columns apart that have one name after another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attribute {
+    /// Oid of its relation.
+    pub relation: u32,
+    /// Its name.
+    pub name: String,
+    /// Its number, which is never given again.
+    pub attnum: i16,
+    /// The transaction that last changed its entry: made it, renamed it, gave it another type.
+    pub xmin: u32,
+}
+
+/// Reads which columns relations have, and nothing else: cheaper than the tables by far.
+///
+/// # Errors
+/// [`ErrorKind::Connection`] and whatever else the server says.
+pub async fn load_attributes(client: &Client, oids: &[u32]) -> Result<Vec<Attribute>, CatalogError> {
+    let sql = "select a.attrelid as relation, a.attname::pg_catalog.text as name, a.attnum,
+            a.xmin::pg_catalog.text::pg_catalog.int8 as xmin
+        from pg_catalog.pg_attribute a
+        where a.attrelid = any ($1) and a.attnum > 0 and not a.attisdropped
+        order by a.attrelid, a.attnum";
+    let rows = client
+        .query_typed(sql, &[(&oids, Type::OID_ARRAY)])
+        .await
+        .map_err(CatalogError::from_postgres("reading columns"))?;
+    rows.iter()
+        .map(|row| {
+            let xmin: i64 = get(row, "xmin")?;
+            Ok(Attribute {
+                relation: get(row, "relation")?,
+                name: get(row, "name")?,
+                attnum: get(row, "attnum")?,
+                xmin: u32::try_from(xmin).unwrap_or(0),
+            })
+        })
+        .collect()
+}
+
 /// Reads tables by their oids, in one query, ordered by schema and name; oids that are no tables (any more) are left
 /// out.
 ///

@@ -22,7 +22,9 @@ type Kin<'a> = (&'a str, &'a str, i32, u32);
 /// All that is due among the files of commits up to `last`.
 pub(super) fn plan(log: &LogState, policy: &Policy, last: Option<u64>) -> Vec<Group> {
     let mut kin: BTreeMap<Kin<'_>, Vec<&LiveFile>> = BTreeMap::new();
-    for (path, file) in log.files().filter(|(_, file)| Some(file.commits()[1]) <= last) {
+    // A file is read into memory as a whole: one with large values is as large as these, however well they are packed.
+    let due_by = |file: &LiveFile| Some(file.commits()[1]) <= last && !file.add.is_large();
+    for (path, file) in log.files().filter(|(_, file)| due_by(file)) {
         let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
         kin.entry((&file.add.table, directory, file.add.schema, file.add.leaf())).or_default().push(file);
     }

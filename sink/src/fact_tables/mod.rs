@@ -382,7 +382,9 @@ impl FactTables {
         let files = log.files_of(&add.table);
         let found = files.into_iter().find(|file| {
             let [from, to] = file.commits();
-            from <= seq
+            // Another file of the same commit may cover the same positions.
+            (file.added_by != seq || file.is_gathered())
+                && from <= seq
                 && seq <= to
                 && file.add.schema == add.schema
                 && file.add.leaf() == add.leaf()

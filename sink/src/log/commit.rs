@@ -87,6 +87,9 @@ pub const COMMITS: &str = "commits";
 /// The field of an [`Add`] that names the leaf partition of its facts.
 pub const LEAF: &str = "leaf";
 
+/// The field of an [`Add`] whose facts have values of megabytes: it is left as it is by what reads many files at once.
+pub const LARGE: &str = "large";
+
 /// The field of a commit that says up to where the publications are known to have been as recorded: they are looked at every
 /// few seconds, and one that was altered was so after this.
 pub const CATALOG_SEEN: &str = "catalog_seen";
@@ -177,6 +180,12 @@ impl Add {
     pub fn leaf(&self) -> u32 {
         let leaf = self.extra.get(LEAF).and_then(Value::as_u64);
         leaf.and_then(|leaf| u32::try_from(leaf).ok()).unwrap_or(0)
+    }
+
+    /// Its facts have values of megabytes.
+    #[must_use]
+    pub fn is_large(&self) -> bool {
+        self.extra.get(LARGE).and_then(Value::as_bool) == Some(true)
     }
 }
 

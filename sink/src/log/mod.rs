@@ -14,7 +14,7 @@ mod writer;
 pub(crate) use chain::{LONGEST, commit_count_from};
 pub use chain::{StoredCommit, catch_up, commit_count, commits, load, read};
 pub use commit::{
-    ASIDE, Add, CATALOG_SEEN, COMMITS, Commit, CommitBody, FORMAT, LEAF, LSN_OFFSET, Source, Wal,
+    ASIDE, Add, CATALOG_SEEN, COMMITS, Commit, CommitBody, FORMAT, LARGE, LEAF, LSN_OFFSET, Source, Wal,
 };
 pub(crate) use commit::{from_bytes, to_bytes};
 pub use event::{Event, EventKind, EventLsn, VERIFIED};

@@ -138,7 +138,7 @@ fn cast(from: &Kind, field: Field<'_>, to: &Kind, out: &mut RowBuilder) -> Resul
     match field.status {
         Status::Null => out.null(),
         Status::Unknown => out.unknown(),
-        Status::Value | Status::Raw => {
+        Status::Value | Status::Large | Status::Raw => {
             let mut text = String::new();
             render(from, field, &mut text)?;
             let mut read = RowBuilder::default();

@@ -123,6 +123,11 @@ impl Slabber {
         let slabs = SlabSet::load(&self.store, &table.log_name).await?;
         self.store.delete_unread(slabs.left_behind()).await?;
         let (last, begun) = slabs.done_and_begun();
+        let from = last.map_or(Lsn::ZERO, |slab| slab.to);
+        // A slab holds whole rows, and many of them at a time are sorted: not where one may be as large as memory.
+        if table.files.iter().any(|file| file.add.is_large() && file.add.lsn[1] > from) {
+            return Ok(false);
+        }
         let since = begun.or(last).map_or(Lsn::ZERO, |slab| slab.to);
         let behind = |place: Lsn| -> u64 {
             table.files.iter().filter(|file| file.add.lsn[1] > place).map(|file| file.add.rows).sum()

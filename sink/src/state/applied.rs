@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use super::error::{Result, StateError};
 
 /// Changes with everything that makes older stores unreadable: layout, engine, encoding of keys.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// The record as the file has it.
 #[derive(Serialize, Deserialize)]

@@ -9,6 +9,7 @@ use super::error::{Result, StateError, StateErrorKind};
 use super::sort_buffer::SortBuffer;
 use super::stored_value::Stored;
 use super::tree::{Run, Tree, check_sizes};
+use crate::shelf::Hold;
 
 /// A writer hands its rows over when it has gathered this many bytes.
 const CHUNK_BYTES: usize = 8 << 20;
@@ -31,6 +32,8 @@ const MAX_RUNS: usize = 500;
 pub struct BulkLoader {
     /// Not closed under the load.
     _state: Arc<State>,
+    /// Rows that are not visible yet may name large values.
+    _hold: Hold,
     table: u32,
     sender: SyncSender<Message>,
     thread: JoinHandle<Result<()>>,
@@ -64,7 +67,8 @@ impl BulkLoader {
             .name("state-load".into())
             .spawn(move || theirs.run(&receiver))
             .map_err(|err| StateError::io("no thread for loading the state", err))?;
-        Ok(Self { _state: state, table, sender, thread })
+        let hold = state.shelf().hold();
+        Ok(Self { _state: state, _hold: hold, table, sender, thread })
     }
 
     /// A writer for one thread.
@@ -96,7 +100,7 @@ impl BulkLoader {
     }
 
     fn end(self, commit: Option<u64>) -> Result<()> {
-        let Self { sender, thread, .. } = self;
+        let Self { sender, thread, _hold, .. } = self;
         // When the thread has failed, it has gone, and its result says why.
         let _ = sender.send(Message::Install { commit });
         drop(sender);

@@ -53,6 +53,11 @@ impl StateError {
         Self::io(what, source).with(format!("{}{remedy}", directory.display()))
     }
 
+    /// What cannot be written below a directory.
+    pub(crate) fn unwritable_in(directory: &Path, source: std::io::Error) -> Self {
+        Self::io_in(directory, "the state store cannot be written", source)
+    }
+
     pub(super) fn with(mut self, detail: impl Into<String>) -> Self {
         self.detail = Some(detail.into());
         self

@@ -13,6 +13,7 @@
 //! <dir>/lock            held by the process that has the state open
 //! <dir>/store/applied   format, history and the last commit whose facts are durable here
 //! <dir>/store/rows/     the rows
+//! <dir>/store/large/    values too large to stand in rows
 //! <dir>/store/spill-N/  entries of a transaction that did not fit into memory and is not in the log yet
 //! ```
 //!
@@ -50,6 +51,9 @@ use directory::Directory;
 use spill::Spill;
 use tree::{Shared, Tree, full_key};
 
+pub use crate::shelf::Shelf;
+use crate::shelf::{Hold, Named};
+
 /// What the state belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -71,6 +75,9 @@ pub struct State {
     compactor: Compactor,
     shared: Shared,
     directory: Arc<Directory>,
+    shelf: Arc<Shelf>,
+    /// Of the shelf of another state.
+    _hold: Option<Hold>,
 }
 
 /// What only the writer whose turn it is may touch.
@@ -153,8 +160,51 @@ impl State {
         let compactor = Compactor::start(rows.clone(), writer.clone(), directory.clone())
             .map_err(|err| StateError::io("no thread for merging the state's files", err))?;
         compactor.look_at(&rows);
+        let shelf = Arc::new(Shelf::new(store.join("large")));
         let spill = Spill::new(store, shared.clone());
-        Ok(Self { rows, spill, writer, compactor, shared, directory })
+        let state = Self { rows, spill, writer, compactor, shared, directory, shelf, _hold: None };
+        if state.shelf.is_used() {
+            state.shelf.sweep(&state.named()?, None);
+        }
+        Ok(state)
+    }
+
+    /// Keeps large values on the shelf of another state, which takes over rows of this one.
+    #[must_use]
+    pub fn sharing_shelf(mut self, shelf: Arc<Shelf>) -> Self {
+        self._hold = Some(shelf.hold());
+        self.shelf = shelf;
+        self
+    }
+
+    /// Where the large values of rows are.
+    #[must_use]
+    pub fn shelf(&self) -> &Arc<Shelf> {
+        &self.shelf
+    }
+
+    /// The large values that rows name.
+    fn named(&self) -> Result<Named> {
+        let mut named = Named::default();
+        // No writer may be at work while the snapshots are taken. What was spilled hides nothing here: it may be discarded.
+        let writer = self.writing();
+        let rows = self.rows.scan::<std::ops::RangeFull>(..)?;
+        let spilled = self.spill.scan::<std::ops::RangeFull>(..)?;
+        drop(writer);
+        for entry in rows.chain(spilled.into_iter().flatten()) {
+            if let (_, Some(value)) = entry? {
+                named.look_through(&value);
+            }
+        }
+        Ok(named)
+    }
+
+    /// Sweeps the shelf, where there is much on it that no row names. What was put up to `generation` has been applied.
+    pub(crate) fn sweep_if_due(&self, generation: u64) -> Result<()> {
+        if self.shelf.is_sweep_due() {
+            self.shelf.sweep(&self.named()?, Some(generation));
+        }
+        Ok(())
     }
 
     fn open_store(
@@ -372,7 +422,7 @@ impl State {
     /// Bytes on disk, spilled entries included.
     #[must_use]
     pub fn disk_bytes(&self) -> u64 {
-        self.rows.disk_bytes() + self.spill.disk_bytes()
+        self.rows.disk_bytes() + self.spill.disk_bytes() + self.shelf.disk_bytes()
     }
 
     /// About how many entities there are: entries that a later one replaces count until files are merged.

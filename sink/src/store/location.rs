@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Where a history is kept: a directory, or a prefix in a bucket. Holds no credentials.
+/// Where a history is kept: a directory, or a prefix in a bucket or container. Holds no credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Location {
@@ -19,14 +19,21 @@ pub enum Location {
         /// What stands before every object's path, without slashes at its ends; empty for the whole bucket.
         prefix: String,
     },
+    /// `az://container/prefix`: Azure Blob Storage.
+    Azure {
+        /// The container.
+        container: String,
+        /// As that of a bucket.
+        prefix: String,
+    },
 }
 
 impl Location {
-    /// Reads a path, `file://…` or `s3://bucket/prefix`.
+    /// Reads a path, `file://…`, `s3://bucket/prefix` or `az://container/prefix`.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidLocation`] for what names no place, [`ErrorKind::Unsupported`] for places that this build
-    /// cannot reach (`gs://`, `az://`).
+    /// cannot reach (`gs://`).
     pub fn parse(text: &str) -> Result<Self> {
         let invalid = |why: &str| Error::new(ErrorKind::InvalidLocation, "not a place for a history", why);
         let Some((scheme, rest)) = text.split_once("://") else {
@@ -47,19 +54,27 @@ impl Location {
                     percent_decoded(path).ok_or_else(|| invalid(&format!("{text:?}: bad %-escape")))?;
                 local(Path::new(&path)).ok_or_else(|| invalid("the path is empty"))
             }
-            "s3" | "s3a" => s3(rest).map_err(|why| invalid(&why)),
-            "gs" | "az" | "azure" | "abfs" | "abfss" => Err(Error::new(
+            "s3" | "s3a" => {
+                let (bucket, prefix) = bucket(rest, &S3_WORDS).map_err(|why| invalid(&why))?;
+                Ok(Self::S3 { bucket, prefix })
+            }
+            "az" | "azure" => {
+                let (container, prefix) = bucket(rest, &AZURE_WORDS).map_err(|why| invalid(&why))?;
+                Ok(Self::Azure { container, prefix })
+            }
+            "abfs" | "abfss" => Err(invalid(&format!(
+                "{scheme}:// is of Hadoop; write az://container/prefix, with the account in AZURE_STORAGE_ACCOUNT_NAME"
+            ))),
+            "gs" => Err(Error::new(
                 ErrorKind::Unsupported,
                 "not built in",
-                format!(
-                    "{scheme}:// is not supported by this build; use a path, file:// or s3://bucket/prefix"
-                ),
+                "gs:// is not supported by this build; use a path, file://, s3://bucket/prefix or az://container/prefix",
             )),
             "postgres" | "postgresql" => Err(invalid(
                 "postgres:// holds fact tables, which reading commands take; to write there, give bygone run --facts",
             )),
             _ => Err(invalid(&format!(
-                "{scheme:?} is not a known scheme; use a path, file:// or s3://bucket/prefix"
+                "{scheme:?} is not a known scheme; use a path, file://, s3://bucket/prefix or az://container/prefix"
             ))),
         }
     }
@@ -69,16 +84,33 @@ fn local(path: &Path) -> Option<Location> {
     std::path::absolute(path).ok().map(Location::Local)
 }
 
-fn s3(rest: &str) -> Result<Location, String> {
+/// What an address is called, and why it holds no credentials.
+struct Words {
+    bucket: &'static str,
+    credentials: &'static str,
+}
+
+const S3_WORDS: Words = Words {
+    bucket: "bucket",
+    credentials: "an s3:// address holds no credentials; put them into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or into a \
+                  profile (AWS_PROFILE)",
+};
+
+const AZURE_WORDS: Words = Words {
+    bucket: "container",
+    credentials: "an az:// address holds neither account nor credentials; put them into AZURE_STORAGE_ACCOUNT_NAME and \
+                  AZURE_STORAGE_ACCOUNT_KEY (or AZURE_STORAGE_SAS_TOKEN)",
+};
+
+/// The name of a bucket, and a prefix in it.
+fn bucket(rest: &str, words: &Words) -> Result<(String, String), String> {
     if rest.contains('@') {
         // Not repeated in the message: it may hold a secret.
-        return Err("an s3:// address holds no credentials; put them into AWS_ACCESS_KEY_ID and \
-                    AWS_SECRET_ACCESS_KEY or into a profile (AWS_PROFILE)"
-            .to_owned());
+        return Err(words.credentials.to_owned());
     }
     let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
     if bucket.is_empty() || !bucket.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) {
-        return Err(format!("{bucket:?} is not the name of a bucket"));
+        return Err(format!("{bucket:?} is not the name of a {}", words.bucket));
     }
     let prefix = prefix.trim_end_matches('/');
     let plain = |segment: &str| {
@@ -89,7 +121,7 @@ fn s3(rest: &str) -> Result<Location, String> {
             "{prefix:?} is not a plain prefix (no empty, '.' or '..' part, none of ? # % \\)"
         ));
     }
-    Ok(Location::S3 { bucket: bucket.to_owned(), prefix: prefix.to_owned() })
+    Ok((bucket.to_owned(), prefix.to_owned()))
 }
 
 fn percent_decoded(text: &str) -> Option<String> {
@@ -117,11 +149,13 @@ impl FromStr for Location {
 
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Local(path) => write!(f, "{}", path.display()),
-            Self::S3 { bucket, prefix } if prefix.is_empty() => write!(f, "s3://{bucket}"),
-            Self::S3 { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
-        }
+        let (scheme, bucket, prefix) = match self {
+            Self::Local(path) => return write!(f, "{}", path.display()),
+            Self::S3 { bucket, prefix } => ("s3", bucket, prefix),
+            Self::Azure { container, prefix } => ("az", container, prefix),
+        };
+        let slash = if prefix.is_empty() { "" } else { "/" };
+        write!(f, "{scheme}://{bucket}{slash}{prefix}")
     }
 }
 
@@ -171,9 +205,21 @@ mod tests {
         ] {
             assert_eq!(Location::parse(text).unwrap_err().kind(), ErrorKind::InvalidLocation, "{text:?}");
         }
-        for text in ["gs://bucket/x", "az://container/x"] {
-            assert_eq!(Location::parse(text).unwrap_err().kind(), ErrorKind::Unsupported, "{text:?}");
+        assert_eq!(Location::parse("gs://bucket/x").unwrap_err().kind(), ErrorKind::Unsupported);
+        let hadoop = Location::parse("abfss://container@account.dfs.core.windows.net/x").unwrap_err();
+        assert!(hadoop.to_string().contains("az://container/prefix"), "{hadoop}");
+    }
+
+    #[test]
+    fn a_container_of_azure_is_named_as_a_bucket_is() {
+        for (text, shown) in [("az://container/a/b/", "az://container/a/b"), ("azure://c", "az://c")] {
+            let location = Location::parse(text).unwrap();
+            assert!(matches!(location, Location::Azure { .. }), "{location:?}");
+            assert_eq!(location.to_string(), shown);
         }
+        let err = Location::parse("az://account:hushhush@container/x").unwrap_err();
+        assert!(!format!("{err:#} {err:?}").contains("hushhush"), "{err}");
+        assert!(err.to_string().contains("AZURE_STORAGE_ACCOUNT_NAME"), "{err}");
     }
 
     #[test]

@@ -114,14 +114,17 @@ enum Kind {
 }
 
 impl Store {
-    /// Opens a place. Does no I/O apart from reading AWS' settings: neither rights nor existence are checked.
+    /// Opens a place. Does no I/O apart from reading AWS' or Azure's settings: neither rights nor existence are checked.
     ///
     /// # Errors
-    /// [`ErrorKind::Configuration`] where AWS' settings make no sense.
+    /// [`ErrorKind::Configuration`] where these settings make no sense.
     pub fn open(location: &Location, options: &StoreOptions) -> Result<Self> {
         Ok(Self(Arc::new(match location {
             Location::Local(root) => Kind::Local(Arc::new(LocalStore::new(root.clone()))),
             Location::S3 { bucket, prefix } => Kind::Remote(RemoteStore::s3(bucket, prefix, options)?),
+            Location::Azure { container, prefix } => {
+                Kind::Remote(RemoteStore::azure(container, prefix, options)?)
+            }
         })))
     }
 
@@ -232,7 +235,7 @@ impl Store {
     pub async fn protection(&self) -> Result<Option<Protection>> {
         match &*self.0 {
             Kind::Local(_) => Ok(None),
-            Kind::Remote(store) => store.protection().await.map(Some),
+            Kind::Remote(store) => store.protection().await,
         }
     }
 

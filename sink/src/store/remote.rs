@@ -22,6 +22,7 @@ use futures_util::stream::{BoxStream, FuturesUnordered};
 use futures_util::{StreamExt, TryStreamExt};
 use http_body_util::BodyExt as _;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpRequest, HttpRequestBody, HttpResponse, HttpService,
     ReqwestConnector,
@@ -38,13 +39,16 @@ use super::aws_profile::Profile;
 use super::bucket::{Bucket, Protection};
 use super::local::remove_files_of_others;
 use super::remote_error::translate;
-use super::{Object, PutOutcome, RETENTION_TAG, Sealed, StoreOptions, blocking};
+use super::{Location, Object, PutOutcome, RETENTION_TAG, Sealed, StoreOptions, blocking};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::ContentHash;
 use crate::timestamp::Timestamp;
 
 /// Files up to this size go in one request; the bytes are in memory meanwhile.
 const SINGLE_PUT: u64 = 16 << 20;
+/// On Azure the completion of an upload in parts can be made conditional only where its request is signed, which the object
+/// store does by itself; one request takes as much as this there.
+const AZURE_SINGLE_PUT: u64 = 5000 << 20;
 /// Larger ones go in parts of this size (S3 wants at least 5 MiB, and at most 10,000 parts) …
 const PART: u64 = 8 << 20;
 /// … so many at a time: 24 MiB of buffers for each file that is being uploaded.
@@ -65,25 +69,19 @@ pub(super) struct RemoteStore {
     retry_for: Duration,
     spool: Option<PathBuf>,
     instance: String,
-    bucket: Bucket,
+    single_put: u64,
+    /// Whom to ask for what the bucket does for its objects; none where only S3 would know.
+    bucket: Option<Bucket>,
 }
 
 impl RemoteStore {
     /// A prefix of an S3 bucket, with the usual settings of AWS: environment, then profile files, then what the machine
     /// it runs on provides.
     pub(super) fn s3(bucket: &str, prefix: &str, options: &StoreOptions) -> Result<Self> {
-        // An empty variable counts as unset, as in AWS' own tools.
-        let environment: BTreeMap<String, String> = match &options.environment {
-            Some(given) => given.clone(),
-            None => std::env::vars_os()
-                .filter_map(|(name, value)| name.into_string().ok().zip(value.into_string().ok()))
-                .collect(),
-        };
-        let env = |name: &str| environment.get(name).filter(|value| !value.is_empty()).cloned();
+        let environment = environment(options);
+        let env = |name: &str| environment.get(name).cloned();
         let mut builder = AmazonS3Builder::new();
-        for (name, value) in
-            environment.iter().filter(|(name, value)| name.starts_with("AWS_") && !value.is_empty())
-        {
+        for (name, value) in environment.iter().filter(|(name, _)| name.starts_with("AWS_")) {
             if let Ok(key) = name.to_ascii_lowercase().parse() {
                 builder = builder.with_config(key, value);
             }
@@ -142,35 +140,75 @@ impl RemoteStore {
             }
             description = format!("{description} at {host}");
         }
-        let retry = RetryConfig {
-            backoff: BackoffConfig { max_backoff: Duration::from_secs(5), ..BackoffConfig::default() },
-            max_retries: 20,
-            retry_timeout: options.retry_for,
-        };
         let store = builder
             .with_bucket_name(bucket)
             .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), REQUEST_TIMEOUT)
-            .with_retry(retry)
+            .with_retry(retry(options))
             .with_http_connector(ConditionalCompletion)
             .build()
             .map_err(|err| {
                 Error::new(ErrorKind::Configuration, "bad settings for S3", err.to_string()).with_source(err)
             })?;
         let credentials = (!skip_signature).then(|| Arc::clone(store.credentials()));
-        Ok(Self {
-            bucket: Bucket { url, region, credentials },
-            store: Arc::new(store),
+        let bucket = Some(Bucket { url, region, credentials });
+        Ok(Self { bucket, ..Self::of(Arc::new(store), prefix, description, options) })
+    }
+
+    /// A prefix of a container of Azure Blob Storage, with the usual settings of Azure out of the environment.
+    pub(super) fn azure(container: &str, prefix: &str, options: &StoreOptions) -> Result<Self> {
+        let environment = environment(options);
+        let mut builder = MicrosoftAzureBuilder::new().with_container_name(container);
+        for (name, value) in environment.iter().filter(|(name, _)| name.starts_with("AZURE_")) {
+            let name = match name.as_str() {
+                // As the tools of Azure have it.
+                "AZURE_STORAGE_ACCOUNT" => "AZURE_STORAGE_ACCOUNT_NAME",
+                "AZURE_STORAGE_KEY" => "AZURE_STORAGE_ACCOUNT_KEY",
+                name => name,
+            };
+            if let Ok(key) = name.to_ascii_lowercase().parse() {
+                builder = builder.with_config(key, value);
+            }
+        }
+        let mut description =
+            Location::Azure { container: container.to_owned(), prefix: prefix.to_owned() }.to_string();
+        if let Some(endpoint) = builder.get_config_value(&AzureConfigKey::Endpoint) {
+            if endpoint.starts_with("http://") {
+                builder = builder.with_allow_http(true);
+            }
+            description = format!("{description} at {}", endpoint.split("://").last().unwrap_or_default());
+        }
+        let store = builder
+            .with_config(AzureConfigKey::Client(ClientConfigKey::Timeout), REQUEST_TIMEOUT)
+            .with_retry(retry(options))
+            .build()
+            .map_err(|err| {
+                let detail = format!(
+                    "{err}; the account stands in AZURE_STORAGE_ACCOUNT_NAME, its key in AZURE_STORAGE_ACCOUNT_KEY"
+                );
+                Error::new(ErrorKind::Configuration, "bad settings for Azure", detail).with_source(err)
+            })?;
+        Ok(Self { single_put: AZURE_SINGLE_PUT, ..Self::of(Arc::new(store), prefix, description, options) })
+    }
+
+    fn of(store: Arc<dyn ObjectStore>, prefix: &str, description: String, options: &StoreOptions) -> Self {
+        Self {
+            store,
             prefix: prefix.to_owned(),
             description,
             retry_for: options.retry_for,
             spool: options.spool.clone(),
             instance: format!("{:016x}", rand::random::<u64>()),
-        })
+            single_put: SINGLE_PUT,
+            bucket: None,
+        }
     }
 
-    /// What the bucket does for its objects.
-    pub(super) async fn protection(&self) -> Result<Protection> {
-        self.bucket.protection().await
+    /// What the bucket does for its objects; none where it cannot be asked.
+    pub(super) async fn protection(&self) -> Result<Option<Protection>> {
+        match &self.bucket {
+            Some(bucket) => bucket.protection().await.map(Some),
+            None => Ok(None),
+        }
     }
 
     pub(super) fn describe(&self) -> &str {
@@ -333,7 +371,7 @@ impl RemoteStore {
         class: Option<&str>,
     ) -> Result<PutOutcome> {
         let file = sealed.path()?.to_owned();
-        let outcome = if sealed.bytes() <= SINGLE_PUT {
+        let outcome = if sealed.bytes() <= self.single_put {
             let bytes = blocking(move || {
                 std::fs::read(&file).map_err(|err| Error::from_io("cannot read a spool file", &file, err))
             })
@@ -454,6 +492,26 @@ impl RemoteStore {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(err) => Err(self.translate("cannot remove an object", path, err)),
         }
+    }
+}
+
+/// Variables by name. An empty one counts as unset, as in AWS' own tools.
+fn environment(options: &StoreOptions) -> BTreeMap<String, String> {
+    let mut variables = match &options.environment {
+        Some(given) => given.clone(),
+        None => std::env::vars_os()
+            .filter_map(|(name, value)| name.into_string().ok().zip(value.into_string().ok()))
+            .collect(),
+    };
+    variables.retain(|_, value| !value.is_empty());
+    variables
+}
+
+fn retry(options: &StoreOptions) -> RetryConfig {
+    RetryConfig {
+        backoff: BackoffConfig { max_backoff: Duration::from_secs(5), ..BackoffConfig::default() },
+        max_retries: 20,
+        retry_timeout: options.retry_for,
     }
 }
 

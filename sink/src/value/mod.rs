@@ -18,8 +18,8 @@ pub use kind::Kind;
 pub use printed::Printed;
 pub use render::render;
 pub(crate) use render::{push_hex, uuid as push_uuid, uuid_text};
-pub(crate) use row::ListBuilder;
 pub use row::{Field, Row, RowBuilder, RowError, Status};
+pub(crate) use row::{LARGE_MARK, ListBuilder};
 
 use bygone_replication::pgoutput::Cell;
 

@@ -22,6 +22,8 @@ pub fn render(kind: &Kind, field: Field<'_>, out: &mut String) -> Result<(), Row
             out.push_str(field.text()?);
             return Ok(());
         }
+        // Its value is not here.
+        Status::Large => return Err(RowError),
         Status::Value => {}
     }
     // Writing to a String does not fail.

@@ -5,11 +5,18 @@
 //! status = two bits a column, lowest first: 0 null, 1 value, 2 raw, 3 unknown
 //! value  = fixed width, little endian (bool, integers, floats, date, timestamp, uuid)
 //!        | varint length, bytes      (text, bytea, decimal as 16-byte two's complement cut to its length, list)
+//! large  = nine bytes 0xFF and 0x01 in place of the length, then the [`LargeRef`] of a value that is kept on the [`Shelf`]
 //! raw    = varint length, UTF-8 bytes of Postgres' text
 //! list   = varint count, null bits (lowest first), then the elements that are not null, each as a value
 //! ```
 
+use std::sync::Arc;
+
 use super::{Kind, ValueError};
+use crate::shelf::{LARGE, LargeRef, Shelf};
+
+/// What stands in place of the length of a large value: a length that none has.
+pub(crate) const LARGE_MARK: [u8; 10] = [0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x01];
 
 /// What is known of one column of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +25,8 @@ pub enum Status {
     Null,
     /// A value of the column's kind.
     Value,
+    /// A value of the column's kind that is not kept in the row.
+    Large,
     /// Postgres' text of a value that the kind cannot hold.
     Raw,
     /// Never seen: neither a value nor null.
@@ -46,9 +55,19 @@ pub struct RowBuilder {
     bytes: Vec<u8>,
     columns: usize,
     next: usize,
+    /// Where large values go; in rows for readers they stay what they are.
+    shelf: Option<Arc<Shelf>>,
+    /// A large value could not be put there.
+    failure: Option<std::io::Error>,
 }
 
 impl RowBuilder {
+    /// A builder that puts large values on a shelf, and takes down what is none of this row's.
+    #[must_use]
+    pub(crate) fn with_shelf(shelf: Option<Arc<Shelf>>) -> Self {
+        Self { shelf, ..Self::default() }
+    }
+
     /// Forgets the row before, and starts one of so many columns.
     #[inline]
     pub fn start(&mut self, columns: usize) {
@@ -80,7 +99,7 @@ impl RowBuilder {
     fn mark(&mut self, status: Status) {
         let bits = match status {
             Status::Null => 0,
-            Status::Value => 1,
+            Status::Value | Status::Large => 1,
             Status::Raw => 2,
             Status::Unknown => 3,
         };
@@ -112,8 +131,51 @@ impl RowBuilder {
     /// Appends a value of any length.
     #[inline]
     pub fn variable(&mut self, value: &[u8]) {
+        if value.len() >= LARGE {
+            return self.large(value);
+        }
+        self.whole(value);
+    }
+
+    /// Appends a value of any length that stays in the row.
+    #[inline]
+    fn whole(&mut self, value: &[u8]) {
         self.mark(Status::Value);
         put_counted(&mut self.bytes, value);
+    }
+
+    #[cold]
+    fn large(&mut self, value: &[u8]) {
+        let put = self.shelf.as_ref().map(|shelf| shelf.put(value));
+        match put {
+            None => self.whole(value),
+            Some(Ok(reference)) => {
+                self.mark(Status::Large);
+                self.bytes.extend_from_slice(&LARGE_MARK);
+                self.bytes.extend_from_slice(&reference.to_bytes());
+            }
+            Some(Err(error)) => {
+                self.failure = Some(error);
+                self.unknown();
+            }
+        }
+    }
+
+    /// Where a large value could not be kept, the row is none.
+    ///
+    /// # Errors
+    /// Then.
+    #[inline]
+    pub(crate) fn check(&mut self) -> crate::error::Result<()> {
+        match self.failure.take() {
+            None => Ok(()),
+            Some(error) => self.failed(error),
+        }
+    }
+
+    #[cold]
+    fn failed(&self, error: std::io::Error) -> crate::error::Result<()> {
+        self.shelf.as_ref().map_or(Ok(()), |shelf| Err(shelf.unwritable(error)))
     }
 
     /// Appends Postgres' text of a value that the kind cannot hold.
@@ -247,6 +309,11 @@ impl<'a> Field<'a> {
         std::str::from_utf8(self.value).map_err(|_| RowError)
     }
 
+    /// What names the value of [`Status::Large`].
+    pub(crate) fn large(&self) -> Result<LargeRef, RowError> {
+        LargeRef::from_bytes(self.value).filter(|_| self.status == Status::Large).ok_or(RowError)
+    }
+
     /// A decimal's unscaled digits.
     ///
     /// # Errors
@@ -336,7 +403,7 @@ impl ListBuilder {
         put_varint(&mut bytes, self.count);
         bytes.extend_from_slice(&self.nulls);
         bytes.extend_from_slice(&self.values);
-        row.variable(&bytes);
+        row.whole(&bytes);
     }
 }
 
@@ -355,7 +422,11 @@ fn take_value<'a>(kind: &Kind, bytes: &mut &'a [u8]) -> Result<Field<'a>, RowErr
 #[inline(always)]
 fn take_counted<'a>(bytes: &mut &'a [u8], status: Status) -> Result<Field<'a>, RowError> {
     let start = *bytes;
-    let length = get_varint(bytes).ok_or(RowError)?;
+    let mut status = status;
+    let mut length = get_varint(bytes).ok_or(RowError)?;
+    if length == usize::MAX && status == Status::Value {
+        (status, length) = (Status::Large, LargeRef::SIZE);
+    }
     let (value, rest) = bytes.split_at_checked(length).ok_or(RowError)?;
     *bytes = rest;
     let stored = start.get(..start.len() - rest.len()).ok_or(RowError)?;
@@ -416,7 +487,7 @@ impl<'a> Fields<'a, '_> {
         match status {
             Status::Null => Ok(Field::NULL),
             Status::Unknown => Ok(Field::UNKNOWN),
-            Status::Value => take_value(kind, &mut self.values),
+            Status::Value | Status::Large => take_value(kind, &mut self.values),
             Status::Raw => take_counted(&mut self.values, Status::Raw),
         }
     }

@@ -10,9 +10,11 @@ use crate::entity::{entity_id, state_key};
 use crate::error::Result;
 use crate::fact::{Context, Op};
 use crate::schema::TableSchema;
+use crate::shelf::Shelf;
 use crate::value::{Field, Kind, Row, RowBuilder, Status};
 
 use super::alias;
+use super::beside::Beside;
 use super::context::with_note;
 use super::emit::{Emitter, Said};
 use super::known::{Entities, Entity, Known};
@@ -27,6 +29,14 @@ pub(super) struct Scratch {
     pub(super) entity: String,
     pub(super) old_entity: String,
     pub(super) changed: Vec<u16>,
+}
+
+impl Scratch {
+    /// Rows that are read have their large values on a shelf.
+    pub(super) fn with_shelf(shelf: &Arc<Shelf>) -> Self {
+        let builder = || RowBuilder::with_shelf(Some(Arc::clone(shelf)));
+        Self { row: builder(), filled: builder(), old: builder(), ..Self::default() }
+    }
 }
 
 /// An entity that a delete ends.
@@ -47,6 +57,7 @@ pub(super) struct Change<'a> {
     pub(super) entities: &'a mut Entities,
     pub(super) out: &'a mut Emitter,
     pub(super) scratch: &'a mut Scratch,
+    pub(super) beside: &'a mut Beside,
 }
 
 impl Change<'_> {
@@ -59,6 +70,7 @@ impl Change<'_> {
         if prior.as_ref().is_some_and(|prior| prior.live && prior.leaf != self.map.leaf) {
             self.table.ambiguous = true;
         }
+        self.put_beside(prior.as_ref());
         self.version(Op::Insert, prior, None)
     }
 
@@ -100,15 +112,73 @@ impl Change<'_> {
             self.map.fill(&schema, self.scratch.row.bytes(), &older, &mut self.scratch.filled)?;
             std::mem::swap(&mut self.scratch.row, &mut self.scratch.filled);
         }
+        let beside = match whole_old {
+            true => self.take_beside(prior.as_ref())?,
+            false => None,
+        };
+        if let Some(beside) = beside {
+            return self.update_beside(beside, rekeyed);
+        }
         if !rekeyed {
             return self.version(Op::Update, prior, None);
         }
         let note = with_note(self.out.context.as_deref(), json!({"rekeyed_to": self.scratch.entity}));
         let unseen = if prior.is_none() { self.scratch.old.bytes().to_vec() } else { Vec::new() };
-        self.tombstone(&schema, Op::Rekey, prior, &unseen, Some(&note))?;
+        if !self.bring_back(prior.as_ref())? {
+            self.tombstone(&schema, Op::Rekey, prior, &unseen, Some(&note))?;
+        }
+        self.rekeyed_version()
+    }
+
+    /// Emits the row in `scratch.row`, which had the key of the entity in `scratch.old_entity` before.
+    fn rekeyed_version(&mut self) -> Result<()> {
+        let schema = Arc::clone(&self.table.schema);
         let prior = self.entity(&schema, false)?;
+        self.put_beside(prior.as_ref());
         let note = with_note(self.out.context.as_deref(), json!({"rekeyed_from": self.scratch.old_entity}));
         self.version(Op::Rekey, prior, Some(&note))
+    }
+
+    /// The row in `scratch.row` takes the key of a row that is still there: one of a deferrable key.
+    fn put_beside(&mut self, prior: Option<&Entity>) {
+        if let Some(prior) = prior.filter(|prior| prior.live && prior.leaf == self.map.leaf) {
+            self.beside.put(self.table.schema.number, &self.scratch.entity, prior.clone());
+        }
+    }
+
+    /// Takes the row that the whole old row in `scratch.old` means, where that is not the one which state knows.
+    fn take_beside(&mut self, known: Option<&Entity>) -> Result<Option<Entity>> {
+        let schema = &self.table.schema;
+        let place = (schema.number, self.scratch.old_entity.as_str());
+        self.beside.take(place, schema.kinds(), known, self.scratch.old.bytes())
+    }
+
+    /// Updates a row that waits beside the one which state knows: that one stays as it is.
+    fn update_beside(&mut self, beside: Entity, rekeyed: bool) -> Result<()> {
+        if rekeyed {
+            return self.rekeyed_version();
+        }
+        let row = self.scratch.row.bytes().into();
+        self.beside.put(self.table.schema.number, &self.scratch.entity, Entity { row, ..beside });
+        Ok(())
+    }
+
+    /// The row that state knows of the entity in `scratch.old_entity` goes, and another one of its key is left: that is its
+    /// next version. False where there is none.
+    fn bring_back(&mut self, prior: Option<&Entity>) -> Result<bool> {
+        let schema = Arc::clone(&self.table.schema);
+        let Some(left) = self.beside.pop(schema.number, &self.scratch.old_entity) else { return Ok(false) };
+        self.scratch.filled.start(schema.columns.len());
+        for field in Row::new(&left.row, schema.kinds()).fields() {
+            self.scratch.filled.field(field.map_err(damaged_row)?);
+        }
+        let named = self.scratch.entity.clone();
+        self.scratch.entity.clone_from(&self.scratch.old_entity);
+        std::mem::swap(&mut self.scratch.row, &mut self.scratch.filled);
+        let done = self.version(Op::Update, prior.cloned(), None);
+        std::mem::swap(&mut self.scratch.row, &mut self.scratch.filled);
+        self.scratch.entity = named;
+        done.map(|()| true)
     }
 
     pub(super) fn delete(&mut self, old: Old<'_>) -> Result<()> {
@@ -135,6 +205,9 @@ impl Change<'_> {
     pub(super) fn bury_gone(&mut self, gone: Gone) -> Result<()> {
         let schema = Arc::clone(&self.table.schema);
         self.scratch.old_entity = gone.id;
+        if self.bring_back(gone.prior.as_ref())? {
+            return Ok(());
+        }
         let unseen = gone.row;
         self.tombstone(&schema, Op::Delete, gone.prior, &unseen, None)
     }
@@ -156,6 +229,9 @@ impl Change<'_> {
             self.scratch.old_entity = id;
         }
         let prior = self.entity(&schema, true)?;
+        if matches!(old, Old::Row(_)) && self.take_beside(prior.as_ref())?.is_some() {
+            return Ok(None);
+        }
         if prior.is_none() && matches!(old, Old::Key(_)) {
             only_key_known(&schema, self.scratch.old.bytes(), &mut self.scratch.filled)?;
             std::mem::swap(&mut self.scratch.old, &mut self.scratch.filled);

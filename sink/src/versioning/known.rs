@@ -307,7 +307,8 @@ impl Entities {
         let changes = Arc::new(std::mem::take(&mut self.current));
         self.current_bytes = 0;
         self.sealed = Some(Arc::clone(&changes));
-        Sealed { changes, spilled: std::mem::take(&mut self.spilled) }
+        let generation = self.state.shelf().seal();
+        Sealed { changes, spilled: std::mem::take(&mut self.spilled), generation }
     }
 
     /// The sealed commit is in the store.
@@ -321,6 +322,8 @@ impl Entities {
 pub struct Sealed {
     changes: Arc<Changes>,
     spilled: bool,
+    /// The large values that its rows name were put by then.
+    generation: u64,
 }
 
 impl Sealed {
@@ -336,6 +339,7 @@ impl Sealed {
         } else {
             state.apply(seq, sorted(&self.changes), true)?;
         }
+        state.sweep_if_due(self.generation)?;
         Ok(())
     }
 }

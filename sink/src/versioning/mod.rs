@@ -5,6 +5,7 @@
 //! [`Versioner::seal`].
 
 mod alias;
+mod beside;
 mod content;
 mod context;
 mod emit;
@@ -29,6 +30,7 @@ use crate::schema::TableSchema;
 use crate::state::State;
 use crate::transactions::TransactionBatch;
 
+use beside::Beside;
 use emit::{Emitter, Findings};
 use keyed::{Change, Gone, Scratch};
 use known::Entities;
@@ -57,6 +59,7 @@ pub struct Versioner {
     entities: Entities,
     out: Emitter,
     scratch: Scratch,
+    beside: Beside,
     transactions: TransactionBatch,
     replication_origin: Option<String>,
     /// The last context of the transaction, for its row in the table of transactions.
@@ -73,13 +76,15 @@ impl Versioner {
     /// A versioner over a state that holds all facts of the log.
     #[must_use]
     pub fn new(state: Arc<State>, encoder: Encoder, spill_bytes: usize) -> Self {
+        let scratch = Scratch::with_shelf(state.shelf());
         let origin = Origin { lsn: Lsn::ZERO, xid: 0, committed_at: 0, valid_from: 0 };
         Self {
             tables: Vec::new(),
             relations: HashMap::new(),
             entities: Entities::new(state),
             out: Emitter { encoder, origin, context: None, facts: 0, findings: None },
-            scratch: Scratch::default(),
+            scratch,
+            beside: Beside::default(),
             transactions: TransactionBatch::default(),
             replication_origin: None,
             said: None,
@@ -104,7 +109,8 @@ impl Versioner {
     pub fn add_table(&mut self, versions: &[Arc<TableSchema>], start: Lsn) -> usize {
         let mut versions = versions.iter();
         let Some(first) = versions.next() else { return self.tables.len() };
-        let mut table = CapturedTable::new(Arc::clone(first), start);
+        let shelf = Arc::clone(self.entities.store().shelf());
+        let mut table = CapturedTable::new(Arc::clone(first), start, shelf);
         for schema in versions {
             table.learn(Arc::clone(schema));
         }
@@ -204,6 +210,7 @@ impl Versioner {
         self.out.origin = origin;
         self.out.context = None;
         self.out.facts = 0;
+        self.beside.clear();
         self.said = None;
         self.replication_origin = None;
         self.counts.clear();
@@ -336,6 +343,7 @@ impl Versioner {
             entities: &mut self.entities,
             out: &mut self.out,
             scratch: &mut self.scratch,
+            beside: &mut self.beside,
         };
         work(&mut change, keyed)?;
         self.count(index, before);

@@ -1,6 +1,6 @@
 //! State caught up from facts: after a crash, or when it was lost.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bygone_replication::Lsn;
@@ -90,7 +90,7 @@ async fn catch_up_by(
         files.retain(|file| file.commits()[1] >= from && until.is_none_or(|until| file.add.lsn[0] <= until));
         let mut versions_of = versions.iter();
         let Some(first) = versions_of.next() else { continue };
-        let mut captured = CapturedTable::new(Arc::clone(first), Lsn::ZERO);
+        let mut captured = CapturedTable::new(Arc::clone(first), Lsn::ZERO, Arc::clone(state.shelf()));
         versions_of.for_each(|schema| captured.learn(Arc::clone(schema)));
         if let Some(rows) = rows {
             let gone = absent(store, &files).await?;
@@ -98,6 +98,8 @@ async fn catch_up_by(
             done.facts += read_rows(&mut entities, &captured, versions, rows, &gone).await?;
             files.retain(|file| !gone.iter().any(|gone| gone.add.path == file.add.path));
         }
+        // Facts with large values stand in files of their own, beside the others': the end of a row may be read before its beginning.
+        let mut ended = files.iter().any(|file| file.add.is_large()).then(HashSet::new);
         for file in files {
             let path = file.add.path.clone();
             let schema =
@@ -112,16 +114,17 @@ async fn catch_up_by(
             let schema = Arc::clone(schema);
             let mut work = std::mem::replace(&mut entities, Entities::new(Arc::clone(state)));
             let captured = captured.share();
+            let mut ends = ended.take();
             // Decoding is work for a thread that may block.
-            let (back, facts) = tokio::task::spawn_blocking(move || {
-                let facts = read_file(&mut work, &captured, &schema, &path, leaf, until, bytes);
-                (work, facts)
+            let (back, ends, facts) = tokio::task::spawn_blocking(move || {
+                let facts = read_file(&mut work, &captured, &schema, &path, leaf, until, bytes, &mut ends);
+                (work, ends, facts)
             })
             .await
             .map_err(|error| {
                 Error::new(ErrorKind::Io, "a task was ended", "rebuilding state").with_source(error)
             })?;
-            entities = back;
+            (entities, ended) = (back, ends);
             done.facts += facts?;
             done.files += 1;
         }
@@ -131,6 +134,7 @@ async fn catch_up_by(
     Ok(done)
 }
 
+#[expect(clippy::too_many_arguments, reason = "one caller, which has all of it at hand")]
 fn read_file(
     entities: &mut Entities,
     table: &CapturedTable,
@@ -139,8 +143,9 @@ fn read_file(
     leaf: u32,
     until: Option<Lsn>,
     bytes: bytes::Bytes,
+    ended: &mut Option<Ended>,
 ) -> Result<u64> {
-    let mut row = RowBuilder::default();
+    let mut row = RowBuilder::with_shelf(Some(Arc::clone(entities.store().shelf())));
     let mut count = 0;
     for batch in fact_file::open(path, bytes)? {
         let batch = batch.map_err(|error| fact_file::damaged(path, &error.to_string()))?;
@@ -150,6 +155,7 @@ fn read_file(
                 continue;
             }
             facts.row(at, &mut row)?;
+            row.check()?;
             let told = Told {
                 schema,
                 entity_id: facts.entity_id(at),
@@ -157,7 +163,9 @@ fn read_file(
                 is_tombstone: facts.is_tombstone(at),
                 leaf,
             };
-            told.take(entities, table, row.bytes())?;
+            if !told.is_over(ended) {
+                told.take(entities, table, row.bytes())?;
+            }
         }
         count += batch.num_rows() as u64;
         if entities.bytes() > CHUNK_BYTES {
@@ -218,6 +226,9 @@ fn take_row(
     if entities.bytes() > CHUNK_BYTES { entities.spill() } else { Ok(()) }
 }
 
+/// Entities of a table without a key that have ended: none of them begins again.
+type Ended = HashSet<[u8; 16]>;
+
 /// What a fact says of its entity.
 struct Told<'a> {
     schema: &'a Arc<TableSchema>,
@@ -228,6 +239,16 @@ struct Told<'a> {
 }
 
 impl Told<'_> {
+    /// The end of its entity was read before. Notes it where this is the end.
+    fn is_over(&self, ended: &mut Option<Ended>) -> bool {
+        let Some(ended) = ended.as_mut().filter(|_| self.schema.key.is_empty()) else { return false };
+        let Some(id) = parse_fact_id(self.entity_id) else { return false };
+        if self.is_tombstone {
+            ended.insert(id);
+        }
+        !self.is_tombstone && ended.contains(&id)
+    }
+
     fn take(&self, entities: &mut Entities, table: &CapturedTable, row: &[u8]) -> Result<()> {
         if self.schema.key.is_empty() {
             content_fact(entities, table, self, row)

@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::fact::{Op, Origin, fact_id, fact_id_text};
 use crate::hashing::{HashKey, Intake};
 use crate::schema::TableSchema;
+use crate::shelf::{Hold, Shelf};
 use crate::state::{BulkWriter, State};
 use crate::value::{self, RowBuilder};
 
@@ -29,13 +30,20 @@ const CHUNK_BYTES: usize = 16 << 20;
 pub struct ContentLoader {
     table: CapturedTable,
     entities: Entities,
+    _hold: Hold,
 }
 
 impl ContentLoader {
     /// A loader into a state that holds nothing of the table.
     #[must_use]
     pub fn new(state: Arc<State>, schema: Arc<TableSchema>) -> Self {
-        Self { table: CapturedTable::new(schema, Lsn::ZERO), entities: Entities::new(state) }
+        let shelf = Arc::clone(state.shelf());
+        let hold = shelf.hold();
+        Self {
+            table: CapturedTable::new(schema, Lsn::ZERO, shelf),
+            entities: Entities::new(state),
+            _hold: hold,
+        }
     }
 
     fn push(&mut self, id: [u8; 16], leaf: u32, row: &[u8]) -> Result<()> {
@@ -108,6 +116,13 @@ impl SnapshotWriter {
         Self { intake: Intake::new(&self.schema, key), ..self }
     }
 
+    /// Large values go on a shelf.
+    #[must_use]
+    pub fn with_shelf(self, shelf: &Arc<Shelf>) -> Self {
+        let shelf = Some(Arc::clone(shelf));
+        Self { row: RowBuilder::with_shelf(shelf.clone()), batch: self.batch.with_shelf(shelf), ..self }
+    }
+
     /// Rows of a table without a key go into state, too.
     #[must_use]
     pub fn with_contents(self, contents: Option<Arc<Mutex<ContentLoader>>>) -> Self {
@@ -128,6 +143,7 @@ impl SnapshotWriter {
                 .map_err(|error| self.column_error(count, error))?;
             count += 1;
         }
+        self.row.check()?;
         if count != kinds.len() {
             return Err(Error::new(
                 ErrorKind::Damaged,

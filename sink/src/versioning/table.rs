@@ -10,7 +10,8 @@ use crate::batch::FactBatch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hashing::Intake;
 use crate::schema::TableSchema;
-use crate::value::{self, Field, Row, RowBuilder, Status};
+use crate::shelf::Shelf;
+use crate::value::{self, Field, Kind, Row, RowBuilder, Status};
 
 /// A captured table.
 #[derive(Debug)]
@@ -30,13 +31,15 @@ pub(crate) struct CapturedTable {
     pub(crate) doubtful: bool,
     /// Two leaf partitions have held rows of one key at the same time.
     pub(crate) ambiguous: bool,
+    /// Where the large values of its rows are.
+    shelf: Arc<Shelf>,
     /// `_seq` of the next fact, within `seq_of`.
     seq: u32,
     seq_of: Lsn,
 }
 
 impl CapturedTable {
-    pub(crate) fn new(schema: Arc<TableSchema>, start: Lsn) -> Self {
+    pub(crate) fn new(schema: Arc<TableSchema>, start: Lsn, shelf: Arc<Shelf>) -> Self {
         let versions = BTreeMap::from([(schema.version, Arc::clone(&schema))]);
         Self {
             schema,
@@ -46,6 +49,7 @@ impl CapturedTable {
             aliased: None,
             doubtful: false,
             ambiguous: false,
+            shelf,
             seq: 0,
             seq_of: Lsn::ZERO,
         }
@@ -53,7 +57,10 @@ impl CapturedTable {
 
     /// Another handle on the same table, without its facts.
     pub(crate) fn share(&self) -> Self {
-        Self { versions: self.versions.clone(), ..Self::new(Arc::clone(&self.schema), self.start) }
+        Self {
+            versions: self.versions.clone(),
+            ..Self::new(Arc::clone(&self.schema), self.start, Arc::clone(&self.shelf))
+        }
     }
 
     /// Makes a schema version known. The newest one is that of the facts to come; their batch must have been taken.
@@ -70,7 +77,8 @@ impl CapturedTable {
     /// The batch for facts of a leaf.
     pub(crate) fn batch(&mut self, leaf: u32) -> &mut FactBatch {
         let at = self.batches.iter().position(|(of, _)| *of == leaf).unwrap_or_else(|| {
-            self.batches.push((leaf, FactBatch::new(Arc::clone(&self.schema))));
+            let batch = FactBatch::new(Arc::clone(&self.schema)).with_shelf(Some(Arc::clone(&self.shelf)));
+            self.batches.push((leaf, batch));
             self.batches.len() - 1
         });
         // It was found or just made.
@@ -106,7 +114,7 @@ impl CapturedTable {
                 self.schema.log_name.clone(),
             )
         })?;
-        convert_row(row, old, &self.schema).map(|row| Some(row.into()))
+        convert_row(row, old, &self.schema, &self.shelf).map(|row| Some(row.into()))
     }
 }
 
@@ -114,10 +122,15 @@ impl CapturedTable {
 ///
 /// A column that is new reads as its missing value, the constant that the server itself puts there for rows which were
 /// never rewritten [23].
-pub(crate) fn convert_row(row: &[u8], from: &TableSchema, to: &TableSchema) -> Result<Vec<u8>> {
+pub(crate) fn convert_row(
+    row: &[u8],
+    from: &TableSchema,
+    to: &TableSchema,
+    shelf: &Arc<Shelf>,
+) -> Result<Vec<u8>> {
     let fields: Vec<Field<'_>> =
         Row::new(row, from.kinds()).fields().collect::<Result<_, _>>().map_err(damaged_row)?;
-    let mut made = RowBuilder::default();
+    let mut made = RowBuilder::with_shelf(Some(Arc::clone(shelf)));
     made.start(to.columns.len());
     for column in &to.columns {
         let before =
@@ -128,12 +141,13 @@ pub(crate) fn convert_row(row: &[u8], from: &TableSchema, to: &TableSchema) -> R
                 Status::Null => made.null(),
                 _ => made.unknown(),
             },
-            Some((old, field)) if old.kind == column.kind || field.status != Status::Value => {
+            Some((old, field))
+                if old.kind == column.kind || !matches!(field.status, Status::Value | Status::Large) =>
+            {
                 made.field(field)
             }
             Some((old, field)) => {
-                let mut text = String::new();
-                value::render(&old.kind, field, &mut text).map_err(damaged_row)?;
+                let text = text_of(&old.kind, field, shelf)?;
                 let mut alone = RowBuilder::default();
                 alone.start(1);
                 match value::read(&column.kind, Cell::Text(text.as_bytes()), &mut alone) {
@@ -151,7 +165,26 @@ pub(crate) fn convert_row(row: &[u8], from: &TableSchema, to: &TableSchema) -> R
             },
         }
     }
+    made.check()?;
     Ok(made.bytes().to_vec())
+}
+
+/// The text of a value, wherever it is.
+fn text_of(kind: &Kind, field: Field<'_>, shelf: &Shelf) -> Result<String> {
+    let mut text = String::new();
+    if field.status != Status::Large {
+        value::render(kind, field, &mut text).map_err(damaged_row)?;
+        return Ok(text);
+    }
+    let value = shelf.value(field.large().map_err(damaged_row)?)?;
+    let mut whole = RowBuilder::default();
+    whole.start(1);
+    whole.variable(&value);
+    drop(value);
+    let field = Row::new(whole.bytes(), std::slice::from_ref(kind)).fields().next();
+    let field = field.unwrap_or(Err(value::RowError)).map_err(damaged_row)?;
+    value::render(kind, field, &mut text).map_err(damaged_row)?;
+    Ok(text)
 }
 
 /// A row in state or in a batch that was not made by this program.
@@ -217,6 +250,7 @@ impl RelationMap {
                 unchanged |= matches!(cell, Cell::Unchanged);
                 value::read(kind, cell, row).map_err(|error| column_error(schema, row.len(), error))?;
             }
+            row.check()?;
             return Ok(unchanged);
         }
         let mut cells: Vec<Option<Cell<'_>>> = vec![None; kinds.len()];
@@ -237,6 +271,7 @@ impl RelationMap {
                 None => row.unknown(),
             }
         }
+        row.check()?;
         Ok(unchanged)
     }
 

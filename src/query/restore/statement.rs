@@ -186,7 +186,7 @@ impl Value {
         Ok(match field.status {
             Status::Null => Self::Null,
             Status::Unknown => Self::Unknown,
-            Status::Raw | Status::Value => Self::Text(text(kind, field).map_err(damaged)?),
+            Status::Raw | Status::Value | Status::Large => Self::Text(text(kind, field).map_err(damaged)?),
         })
     }
 }

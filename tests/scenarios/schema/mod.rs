@@ -638,3 +638,157 @@ fn installed_event_triggers_make_the_place_of_ddl_exact() {
     diary.save("items");
     diary.check();
 }
+
+/// Columns that have changed names among themselves, or were made again under their name and type, look alike in the stream.
+fn columns_move(live: bool) {
+    let mut diary = Diary::begin(
+        live,
+        "create table swapped (id int primary key, a text, b text); insert into swapped values (1, 'a1', 'b1'), (2, 'a2', 'b2');
+         create table again (id int primary key, n int); insert into again values (1, 1), (2, 2);
+         create table between (id int primary key, n int, m int); insert into between values (1, 1, 10), (2, 2, 20);
+         create table filled (id int primary key, n int); insert into filled values (1, 1), (2, 2);
+         create table at_once (id int primary key, a text, b text); insert into at_once values (1, 'a1', 'b1'), (2, 'a2', 'b2')",
+    );
+    let tables = ["swapped", "again", "between", "filled", "at_once"];
+    tables.iter().for_each(|table| diary.save(table));
+    for sql in [
+        "alter table swapped rename a to x; alter table swapped rename b to a; alter table swapped rename x to b",
+        "update swapped set a = 'new a' where id = 1",
+        "alter table again drop column n; alter table again add column n int",
+        "insert into again values (3, 33); update again set n = 11 where id = 1",
+        "alter table between drop column n; alter table between add column n int",
+        "insert into between values (3, 30, 33); update between set n = 11 where id = 1",
+        "alter table filled drop column n; alter table filled add column n int default 7",
+        "insert into filled values (3, 33); update filled set n = null where id = 1",
+        "begin; update at_once set a = 'before' where id = 2; alter table at_once rename a to x; alter table at_once rename b to a;
+         alter table at_once rename x to b; update at_once set a = 'after' where id = 1; commit",
+    ] {
+        diary.server.run(sql);
+    }
+    diary.settle();
+    // The catalog has been looked at since.
+    std::thread::sleep(Duration::from_secs(3));
+    tables.iter().for_each(|table| diary.save(table));
+    diary.server.run(
+        "update swapped set b = 'newer'; update again set n = n + 1; update between set n = n + 1; update filled set n = n + 1;
+         update at_once set b = 'newer'",
+    );
+    tables.iter().for_each(|table| diary.save(table));
+    diary.check();
+}
+
+#[test]
+fn columns_that_change_names_among_themselves_are_told_apart() {
+    columns_move(true);
+}
+
+#[test]
+fn columns_that_change_names_among_themselves_while_it_is_stopped_are_told_apart() {
+    columns_move(false);
+}
+
+#[test]
+fn partitions_with_columns_in_another_order_follow_their_root() {
+    let mut diary = Diary::begin(
+        true,
+        "create table visits (id int primary key, v text, n int) partition by range (id);
+         create table visits_1 (n int, v text, id int not null);
+         alter table visits attach partition visits_1 for values from (0) to (50);
+         create table visits_2 partition of visits for values from (50) to (99);
+         insert into visits values (1, 'a', 100), (2, 'b', 200), (60, 'c', 300);
+         create table moved (like visits including all) partition by range (id);
+         create table moved_1 (v text, id int not null, n int);
+         alter table moved attach partition moved_1 for values from (0) to (50);
+         insert into moved values (1, 'a', 100), (2, 'b', 200)",
+    );
+    diary.save("visits");
+    diary.save("moved");
+    for sql in [
+        "alter table visits add column c int default 9",
+        "update visits set v = 'B' where id in (2, 60)",
+        "alter table moved rename v to w",
+        "update moved set w = 'B' where id = 2",
+    ] {
+        diary.server.run(sql);
+    }
+    diary.save("visits");
+    let compared =
+        |diary: &Diary| ["public.visits", "public.moved"].map(|table| diary.events("reconcile", table).len());
+    let before = compared(&diary);
+    diary.save("moved");
+    diary.server.run("alter table visits rename v to w; alter table visits rename n to v; alter table visits rename w to n");
+    diary.server.run("update visits set v = v + 1 where id > 1; insert into visits values (3, 'x', 1, 2)");
+    diary.server.run("alter table moved drop column n; alter table moved add column n int");
+    diary.server.run("update moved set n = 7 where id = 1; delete from moved where id = 2");
+    diary.settle();
+    // A partition has numbers of its own for its columns: the source is asked what became of them.
+    let done = eventually(SOON, || compared(&diary) > before);
+    assert!(done, "{}", diary.bygone.said());
+    diary.save("visits");
+    diary.save("moved");
+    diary.check();
+}
+
+/// Labels by which rows are known.
+fn enum_keys(live: bool) {
+    let mut diary = Diary::begin(
+        live,
+        "create type mood as enum ('a', 'b', 'c');
+         create table keyed (m mood primary key, v text); insert into keyed values ('a', '1'), ('b', '2');
+         create table whole (m mood[], v text); insert into whole values ('{a}', '1'), ('{b}', '2');
+         alter table whole replica identity full",
+    );
+    diary.settle();
+    diary.change(
+        "alter type mood rename value 'a' to 'A'",
+        &[("enum", "public.keyed"), ("enum", "public.whole")],
+    );
+    for sql in [
+        "update keyed set v = 'x' where m = 'A'; update whole set v = 'x' where m = '{A}'",
+        "delete from keyed where m = 'A'; delete from whole where m = '{A}'",
+    ] {
+        diary.server.run(sql);
+        diary.settle();
+        // Until the tables were compared.
+        std::thread::sleep(Duration::from_secs(3));
+        diary.save("keyed");
+        diary.save("whole");
+    }
+    diary.check();
+}
+
+#[test]
+fn rows_that_are_known_by_a_label_stay_one_when_it_is_renamed() {
+    enum_keys(true);
+}
+
+#[test]
+fn rows_that_are_known_by_a_label_stay_one_when_it_is_renamed_while_it_is_stopped() {
+    enum_keys(false);
+}
+
+#[test]
+fn rows_of_a_deferrable_key_share_it_until_they_commit() {
+    let mut diary = Diary::begin(
+        true,
+        "create table seats (id int primary key deferrable initially deferred, v text);
+         alter table seats replica identity full",
+    );
+    for sql in [
+        "update seats set id = id + 1",
+        "update seats set id = 4 - id",
+        "begin; insert into seats values (1, 'new'); delete from seats where v = 'a'; commit",
+        "begin; insert into seats values (1, 'new'); update seats set id = 9 where v = 'a'; commit",
+        "begin; insert into seats values (1, 'new'); update seats set v = 'A' where v = 'a'; update seats set id = 9 where v = 'A'; commit",
+        "begin; insert into seats values (1, 'new'); delete from seats where v = 'new'; commit",
+        "begin; update seats set id = 1 where id = 2; update seats set id = 2 where v = 'a'; commit",
+        "begin; update seats set id = 1 where id = 2; update seats set id = 5 where v = 'b'; commit",
+        "begin; update seats set id = 1 where id > 1; update seats set id = 7 where v = 'b'; delete from seats where v = 'a'; commit",
+        "begin; insert into seats values (1, 'a'); savepoint s; delete from seats where id = 1; rollback to s; delete from seats where ctid = (select min(ctid) from seats where id = 1); commit",
+    ] {
+        diary.server.run("truncate seats; insert into seats values (1, 'a'), (2, 'b'), (3, 'c')");
+        diary.server.run(sql);
+        diary.save("seats");
+    }
+    diary.check();
+}

@@ -109,7 +109,7 @@ fn another_format_starts_empty() {
     open(dir.path()).apply(7, [put(1, "a", "x")], false).unwrap();
     let record = dir.path().join("store/applied");
     let text = fs::read_to_string(&record).unwrap();
-    fs::write(&record, text.replace("\"format\":1", "\"format\":2")).unwrap();
+    fs::write(&record, text.replace("\"format\":2", "\"format\":3")).unwrap();
     assert_eq!(open(dir.path()).applied(), None);
 }
 
