@@ -16,7 +16,7 @@ demo: ## capture a small shop on a throw-away PostgreSQL, and look into its past
 
 .PHONY: test
 test: ## install what the tests need, check the code, run every test
-	@scripts/install rust postgres versions s3 readers sail clients clock
+	@scripts/install rust postgres versions s3 azure readers sail clients clock
 	@$(MAKE) --no-print-directory check
 	$(CARGO) test --workspace --doc
 ifeq ($(NEXTEST),yes)

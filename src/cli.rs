@@ -82,7 +82,7 @@ pub(crate) struct Demo {
 /// Which history to use.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct HistoryArgument {
-    /// Where the history is kept: a directory, file://…, or s3://bucket/prefix.
+    /// Where the history is kept: a directory, file://…, s3://bucket/prefix, or az://container/prefix.
     #[arg(long, env = "BYGONE_HISTORY", value_name = "URL")]
     pub(crate) history: String,
 }
@@ -90,7 +90,7 @@ pub(crate) struct HistoryArgument {
 /// Which history to read.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ReadArgument {
-    /// Where the history is kept: a directory, file://…, s3://bucket/prefix, or postgres://… for fact tables.
+    /// Where the history is kept: a directory, file://…, s3://bucket/prefix, az://container/prefix, or postgres://… for fact tables.
     #[arg(long, env = "BYGONE_HISTORY", value_name = "URL", hide_env_values = true)]
     pub(crate) history: String,
     /// The schema of fact tables.
@@ -120,7 +120,7 @@ pub(crate) struct Run {
     /// The database to capture: a postgres:// URL or key=value string, as psql takes them.
     #[arg(long, env = "BYGONE_SOURCE", value_name = "URL", hide_env_values = true)]
     pub(crate) source: String,
-    /// Where the history is kept: a directory, file://…, or s3://bucket/prefix. It may be left out where --facts is given: the facts are
+    /// Where the history is kept: a directory, file://…, s3://bucket/prefix, or az://container/prefix. It may be left out where --facts is given: the facts are
     /// then kept as rows alone.
     #[arg(long, env = "BYGONE_HISTORY", value_name = "URL", required_unless_present_any = ["facts", "config"])]
     pub(crate) history: Option<String>,
@@ -338,7 +338,7 @@ With --history it tells what the log says; with --source what the slot says; wit
 Exit code 0: healthy. 1: the slot is gone, lost or not being read, the history is too far behind, a table waits for its
 first copy, or for the comparison that settles a gap.")]
 pub(crate) struct Status {
-    /// The history: a directory, file://…, s3://bucket/prefix, or postgres://… for fact tables.
+    /// The history: a directory, file://…, s3://bucket/prefix, az://container/prefix, or postgres://… for fact tables.
     #[arg(long, env = "BYGONE_HISTORY", value_name = "URL", hide_env_values = true)]
     pub(crate) history: Option<String>,
     /// With --history postgres://…: the schema of the fact tables.

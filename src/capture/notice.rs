@@ -13,6 +13,7 @@ use bygone_sink::log::{Event, EventKind, EventLsn, table_text};
 use super::evolve::{differ, filled_from};
 use super::pipeline::Pipeline;
 use super::registry::{Doubt, Part, is_unseen, pinned_key};
+use super::relations::MOVED;
 use super::watcher::{Families, Look};
 use crate::error::Result;
 
@@ -176,11 +177,7 @@ impl Pipeline {
         self.follower.versioner.change_schema(index, schema)?;
         let unsure = self.follower.registry.table_mut(index).map(|table| std::mem::take(&mut table.unsure));
         if unsure == Some(true) {
-            self.follower.registry.doubt(
-                index,
-                within[1],
-                "columns have changed their names, or were made again under them, and nobody can tell when",
-            );
+            self.follower.registry.make_sure(index, within[1], MOVED);
         }
         let relations = self.follower.registry.relations_of(index);
         self.follower.map_again(relations)

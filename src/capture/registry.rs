@@ -329,11 +329,20 @@ impl Registry {
 
     /// Something of a table is not known, for a reason: it is compared with the source, and the log says so.
     pub(crate) fn doubt(&mut self, index: usize, lsn: Lsn, reason: &str) {
+        self.compare(EventKind::Gap, index, lsn, reason);
+    }
+
+    /// What is known of a table is right by all that can be told; it is compared with the source all the same.
+    pub(crate) fn make_sure(&mut self, index: usize, lsn: Lsn, reason: &str) {
+        self.compare(EventKind::Rewrite, index, lsn, reason);
+    }
+
+    fn compare(&mut self, kind: EventKind, index: usize, lsn: Lsn, reason: &str) {
         let Some(table) = self.tables.get_mut(index) else { return };
         table.raise(Doubt::default());
         let name = table.schema().log_name.clone();
         tracing::warn!(table = name, reason, "the table is compared with the source");
-        let event = Event::at(EventKind::Gap, Some(name), lsn).with("doubt", true).with("reason", reason);
+        let event = Event::at(kind, Some(name), lsn).with("doubt", true).with("reason", reason);
         self.new_events.push(event);
     }
 

@@ -16,6 +16,10 @@ use super::registry::{Known, Part, Registry};
 use super::source::CatalogReader;
 use crate::error::{Error, Result};
 
+/// Why a table is compared that was altered in a way which the stream does not tell.
+pub(super) const MOVED: &str =
+    "columns have changed their names among themselves, or were made again under them";
+
 /// Captured tables with what makes facts of their changes.
 pub(crate) struct Follower {
     pub(crate) versioner: Versioner,
@@ -258,12 +262,10 @@ impl Follower {
             old.position(column.attnum).is_none() && column.has_default && column.missing.is_none()
         });
         let unsure = self.registry.table_mut(index).map(|table| std::mem::take(&mut table.unsure));
-        if unsure == Some(true) || !in_order {
-            self.registry.doubt(
-                index,
-                position,
-                "columns have changed their names, or were made again under them, and nobody can tell when",
-            );
+        if !in_order {
+            self.registry.doubt(index, position, "nobody can tell which of the columns are which");
+        } else if unsure == Some(true) {
+            self.registry.make_sure(index, position, MOVED);
         } else if lost {
             self.registry.doubt(
                 index,

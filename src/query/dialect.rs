@@ -36,12 +36,19 @@ impl Dialect {
     }
 
     /// What has to be there before a bucket can be read.
-    pub(super) const fn bucket_hint(self) -> &'static str {
-        match self {
-            Self::DuckDb => {
+    pub(super) const fn bucket_hint(self, location: &Location) -> &'static str {
+        match (self, location) {
+            (_, Location::Local(_)) => "",
+            (Self::DuckDb, Location::Azure { .. }) => {
+                "-- The files are in a container: install azure; load azure; create secret (type azure, provider credential_chain, account_name '…');\n"
+            }
+            (Self::Spark, Location::Azure { .. }) => {
+                "-- The files are in a container: Spark needs hadoop-azure and its credentials.\n"
+            }
+            (Self::DuckDb, _) => {
                 "-- The files are in a bucket: install httpfs; load httpfs; create secret (type s3, provider credential_chain);\n"
             }
-            Self::Spark => "-- The files are in a bucket: Spark needs hadoop-aws and its credentials.\n",
+            (Self::Spark, _) => "-- The files are in a bucket: Spark needs hadoop-aws and its credentials.\n",
         }
     }
 
@@ -83,6 +90,14 @@ impl Dialect {
                 let scheme = if self == Self::Spark { "s3a" } else { "s3" };
                 let slash = if prefix.is_empty() { "" } else { "/" };
                 format!("{scheme}://{bucket}/{prefix}{slash}{path}")
+            }
+            // Spark names the account as well, which the address of a history does not.
+            Location::Azure { container, prefix } if self == Self::Spark => {
+                let account = std::env::var("AZURE_STORAGE_ACCOUNT_NAME")
+                    .or_else(|_| std::env::var("AZURE_STORAGE_ACCOUNT"))
+                    .unwrap_or_else(|_| "ACCOUNT".to_owned());
+                let slash = if prefix.is_empty() { "" } else { "/" };
+                format!("abfss://{container}@{account}.dfs.core.windows.net/{prefix}{slash}{path}")
             }
             // A place of a later version: as it is written.
             other => format!("{other}/{path}"),

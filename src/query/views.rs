@@ -73,9 +73,7 @@ pub(super) async fn views(arguments: &Views) -> Result<()> {
         until.map_or_else(|| "its beginning".to_owned(), moment),
         dialect.name()
     );
-    if matches!(location, Location::S3 { .. }) {
-        sql.push_str(dialect.bucket_hint());
-    }
+    sql.push_str(dialect.bucket_hint(&location));
     for table in all.iter().filter(|table| wanted.is_empty() || wanted.contains(&table.log_name)) {
         let Some(name) = names.get(&table.log_name) else { continue };
         if table.known.is_empty() {

@@ -1,5 +1,6 @@
 //! What bygone promises, subject by subject.
 
+mod azure;
 mod bad_input;
 mod column_rules;
 mod compaction;

@@ -1,5 +1,6 @@
 //! What the scenarios stand on: servers, the binary under test, and the judges.
 
+pub(crate) mod azurite;
 pub(crate) mod bygone;
 pub(crate) mod clock;
 pub(crate) mod comparison;

@@ -5,7 +5,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use futures_util::TryStreamExt;
-use object_store::aws::AmazonS3;
 use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::runtime::Runtime;
 
@@ -17,7 +16,7 @@ pub(crate) enum Store {
     /// A prefix of a bucket.
     Bucket {
         /// The client.
-        client: Box<AmazonS3>,
+        client: Box<dyn ObjectStore>,
         /// The prefix, without a slash at its end.
         prefix: String,
         /// Where the client's work is driven.
@@ -30,7 +29,7 @@ impl Store {
         Self::Directory(at.into())
     }
 
-    pub(crate) fn bucket(client: AmazonS3, prefix: &str) -> Self {
+    pub(crate) fn bucket(client: impl ObjectStore, prefix: &str) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         Self::Bucket { client: Box::new(client), prefix: prefix.to_owned(), runtime }
     }

@@ -665,9 +665,6 @@ fn columns_move(live: bool) {
     ] {
         diary.server.run(sql);
     }
-    diary.settle();
-    // The catalog has been looked at since.
-    std::thread::sleep(Duration::from_secs(3));
     tables.iter().for_each(|table| diary.save(table));
     diary.server.run(
         "update swapped set b = 'newer'; update again set n = n + 1; update between set n = n + 1; update filled set n = n + 1;
