@@ -13,7 +13,7 @@ use arrow::error::ArrowError;
 
 use crate::fact::{Context, Op, Origin, fact_id};
 use crate::schema::TableSchema;
-use crate::value::{Field, Kind, Row, RowError, Status, uuid_text};
+use crate::value::{Elements, Field, Kind, RowBlock, RowError, get_decimal, uuid_text};
 
 /// Rows in a batch: enough for the encoders to work on runs, few enough to stay in the cache.
 const ROWS: usize = 8_192;
@@ -99,6 +99,8 @@ pub struct FactBatch {
     unknown: ListBuilder<StringBuilder>,
     raw: MapBuilder<StringBuilder, StringBuilder>,
     columns: Vec<ColumnBuilder>,
+    /// Rows that are not in the columns yet.
+    block: RowBlock,
 }
 
 impl FactBatch {
@@ -140,6 +142,7 @@ impl FactBatch {
                 StringBuilder::with_capacity(0, 0),
             ),
             columns,
+            block: RowBlock::default(),
         }
     }
 
@@ -182,13 +185,15 @@ impl FactBatch {
     /// Appends a fact.
     ///
     /// # Errors
-    /// When the row is not one of this schema.
+    /// When the row, or one that was appended before it, is not one of this schema.
     pub fn append(&mut self, origin: &Origin, head: &FactHead<'_>, row: &[u8]) -> Result<(), RowError> {
         self.id.append_value(uuid_text(fact_id(origin.committed_at, origin.lsn, head.seq)));
         self.entity_id.append_value(head.entity_id);
         self.seq.append_value(i64::from(head.seq));
         self.append_common(origin, head)?;
-        self.append_row(row)?;
+        if self.block.push(row, self.columns.len()) {
+            self.fill()?;
+        }
         let point = Span::point(origin);
         self.span = Some(self.span.map_or(point, |span| span.and(point)));
         self.rows += 1;
@@ -248,41 +253,47 @@ impl FactBatch {
         }
     }
 
-    fn append_row(&mut self, row: &[u8]) -> Result<(), RowError> {
-        let schema = Arc::clone(&self.schema);
-        let mut raw = false;
-        let mut unknown = false;
-        let mut fields = Row::new(row, schema.kinds()).fields();
-        for (builder, column) in self.columns.iter_mut().zip(&schema.columns) {
-            let field = fields.column(&column.kind)?;
-            match field.status {
-                Status::Value => builder.append(&column.kind, field)?,
-                Status::Null => builder.append_null(),
-                Status::Raw => {
-                    builder.append_null();
-                    self.raw.keys().append_value(&column.physical);
-                    self.raw.values().append_value(field.text()?);
-                    raw = true;
+    /// Moves the rows of the block into the columns.
+    fn fill(&mut self) -> Result<(), RowError> {
+        let rows = self.block.len();
+        for (at, (builder, column)) in self.columns.iter_mut().zip(&self.schema.columns).enumerate() {
+            builder.fill(&column.kind, &mut self.block, at)?;
+        }
+        let mut odd = self.block.odd().peekable();
+        if odd.peek().is_none() {
+            self.raw.append_nulls(rows).map_err(|_| RowError)?;
+            self.unknown.append_nulls(rows);
+        } else {
+            for row in 0..rows {
+                let (mut raw, mut unknown) = (false, false);
+                while let Some((at, text)) = odd.next_if(|(at, _)| at.row == row) {
+                    let name = &self.schema.columns.get(at.column).ok_or(RowError)?.physical;
+                    if let Some(text) = text {
+                        self.raw.keys().append_value(name);
+                        self.raw.values().append_value(std::str::from_utf8(text).map_err(|_| RowError)?);
+                        raw = true;
+                    } else {
+                        self.unknown.values().append_value(name);
+                        unknown = true;
+                    }
                 }
-                Status::Unknown => {
-                    builder.append_null();
-                    self.unknown.values().append_value(&column.physical);
-                    unknown = true;
-                }
+                self.raw.append(raw).map_err(|_| RowError)?;
+                self.unknown.append(unknown);
             }
         }
-        self.raw.append(raw).map_err(|_| RowError)?;
-        self.unknown.append(unknown);
+        drop(odd);
+        self.block.clear();
         Ok(())
     }
 
     /// Takes what was gathered, and starts anew.
     ///
     /// # Errors
-    /// When Arrow finds the columns at odds, which would be a bug here.
+    /// When a row was not one of this schema ([`RowError`]); when Arrow finds the columns at odds, which would be a bug here.
     pub fn take(&mut self) -> Result<Option<(RecordBatch, Span)>, ArrowError> {
         let Some(span) = self.span.take() else { return Ok(None) };
         self.settle();
+        self.fill().map_err(|error| ArrowError::from_external_error(Box::new(error)))?;
         let mut arrays: Vec<ArrayRef> = vec![
             Arc::new(StringArray::try_from_binary(self.id.finish())?),
             Arc::new(self.entity_id.finish()),
@@ -337,6 +348,27 @@ struct ListColumn {
     length: i32,
 }
 
+impl ListColumn {
+    /// Appends a list, as it is kept.
+    fn append(&mut self, kind: &Kind, list: &[u8]) -> Result<(), RowError> {
+        for element in Elements::new(list, kind) {
+            match element? {
+                Some(element) => self.values.append(kind, element)?,
+                None => self.values.append_null(),
+            }
+            self.length = self.length.checked_add(1).ok_or(RowError)?;
+        }
+        self.offsets.push(self.length);
+        self.nulls.append_non_null();
+        Ok(())
+    }
+
+    fn append_null(&mut self) {
+        self.offsets.push(self.length);
+        self.nulls.append_null();
+    }
+}
+
 impl ColumnBuilder {
     fn new(kind: &Kind) -> Self {
         match kind {
@@ -371,7 +403,59 @@ impl ColumnBuilder {
         }
     }
 
-    #[inline]
+    /// Appends a column of all rows of a block.
+    fn fill(&mut self, kind: &Kind, block: &mut RowBlock, at: usize) -> Result<(), RowError> {
+        match (self, kind) {
+            (Self::Bool(builder), _) => {
+                block.fixed(at, |value| builder.append_option(value.map(|value| value == [1])))
+            }
+            (Self::Int16(builder), _) => {
+                block.fixed(at, |value| builder.append_option(value.map(i16::from_le_bytes)))
+            }
+            (Self::Int32(builder), _) => {
+                block.fixed(at, |value| builder.append_option(value.map(i32::from_le_bytes)))
+            }
+            (Self::Int64(builder), Kind::Oid) => block.fixed(at, |value| {
+                builder.append_option(value.map(|value| i64::from(u32::from_le_bytes(value))));
+            }),
+            (Self::Int64(builder), _) => {
+                block.fixed(at, |value| builder.append_option(value.map(i64::from_le_bytes)))
+            }
+            (Self::Float32(builder), _) => {
+                block.fixed(at, |value| builder.append_option(value.map(f32::from_le_bytes)))
+            }
+            (Self::Float64(builder), _) => {
+                block.fixed(at, |value| builder.append_option(value.map(f64::from_le_bytes)))
+            }
+            (Self::Text(builder), Kind::Uuid) => {
+                block.fixed(at, |value| builder.append_option(value.map(uuid_text)))
+            }
+            (Self::Text(builder) | Self::Bytes(builder), _) => block.counted(at, |value| {
+                builder.append_option(value);
+                Ok(())
+            }),
+            (Self::Date(builder), _) => {
+                block.fixed(at, |value| builder.append_option(value.map(i32::from_le_bytes)))
+            }
+            (Self::Instant(builder), _) => {
+                block.fixed(at, |value| builder.append_option(value.map(i64::from_le_bytes)))
+            }
+            (Self::Decimal(builder), _) => block.counted(at, |value| {
+                builder.append_option(value.map(get_decimal).transpose()?);
+                Ok(())
+            }),
+            (Self::List(list), Kind::List(element)) => block.counted(at, |value| match value {
+                Some(value) => list.append(element, value),
+                None => {
+                    list.append_null();
+                    Ok(())
+                }
+            }),
+            (Self::List(_), _) => Err(RowError),
+        }
+    }
+
+    /// Appends an element of a list.
     fn append(&mut self, kind: &Kind, field: Field<'_>) -> Result<(), RowError> {
         match (self, kind) {
             (Self::Bool(builder), _) => builder.append_value(field.array()? == [1]),
@@ -384,22 +468,11 @@ impl ColumnBuilder {
             (Self::Float32(builder), _) => builder.append_value(f32::from_le_bytes(field.array()?)),
             (Self::Float64(builder), _) => builder.append_value(f64::from_le_bytes(field.array()?)),
             (Self::Text(builder), Kind::Uuid) => builder.append_value(uuid_text(field.array()?)),
-            (Self::Text(builder), _) => builder.append_value(field.bytes()),
-            (Self::Bytes(builder), _) => builder.append_value(field.bytes()),
+            (Self::Text(builder) | Self::Bytes(builder), _) => builder.append_value(field.bytes()),
             (Self::Date(builder), _) => builder.append_value(i32::from_le_bytes(field.array()?)),
             (Self::Instant(builder), _) => builder.append_value(i64::from_le_bytes(field.array()?)),
             (Self::Decimal(builder), _) => builder.append_value(field.decimal()?),
-            (Self::List(list), Kind::List(element)) => {
-                for item in field.elements(element) {
-                    match item? {
-                        Some(item) => list.values.append(element, item)?,
-                        None => list.values.append_null(),
-                    }
-                    list.length = list.length.checked_add(1).ok_or(RowError)?;
-                }
-                list.offsets.push(list.length);
-                list.nulls.append_non_null();
-            }
+            (Self::List(list), Kind::List(element)) => list.append(element, field.bytes())?,
             (Self::List(_), _) => return Err(RowError),
         }
         Ok(())
@@ -418,10 +491,7 @@ impl ColumnBuilder {
             Self::Date(builder) => builder.append_null(),
             Self::Instant(builder) => builder.append_null(),
             Self::Decimal(builder) => builder.append_null(),
-            Self::List(list) => {
-                list.offsets.push(list.length);
-                list.nulls.append_null();
-            }
+            Self::List(list) => list.append_null(),
         }
     }
 

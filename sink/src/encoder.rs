@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
 use bygone_replication::Lsn;
 use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
@@ -28,6 +29,8 @@ use crate::parquet_layout;
 use crate::schema::TableSchema;
 use crate::store::{PutOutcome, Store};
 use crate::timestamp::Timestamp;
+use crate::value::RowError;
+use crate::versioning::damaged_row;
 
 /// Batches that may wait for the encoder: enough to even out bursts, few enough to stay small (8,192 rows each).
 const WAITING_BATCHES: usize = 6;
@@ -211,7 +214,7 @@ impl Encoder {
     /// When a file could not be written earlier on.
     pub fn write(&self, batch: &mut FactBatch, leaf: u32) -> Result<()> {
         let schema = Arc::clone(batch.schema());
-        let Some((rows, span)) = batch.take().map_err(arrow_bug)? else { return Ok(()) };
+        let Some((rows, span)) = batch.take().map_err(not_gathered)? else { return Ok(()) };
         let day = span.valid_from.0.div_euclid(86_400_000_000);
         let target = Target {
             key: (schema.log_name.clone(), schema.version, day, leaf),
@@ -313,6 +316,7 @@ impl OpenFile {
                 writer.write(&batch).map_err(parquet_bug)?;
             }
             if writer.in_progress_size() > parquet_layout::ROW_GROUP_BYTES {
+                make_room(writer);
                 writer.flush().map_err(parquet_bug)?;
             }
         }
@@ -389,7 +393,8 @@ impl Worker {
     fn close(&mut self, key: &FileKey) -> Result<()> {
         let Some(mut file) = self.files.remove(key) else { return Ok(()) };
         file.encode()?;
-        let Some(writer) = file.writer.take() else { return Ok(()) };
+        let Some(mut writer) = file.writer.take() else { return Ok(()) };
+        make_room(&mut writer);
         let body = Bytes::from(writer.into_inner().map_err(parquet_bug)?);
         self.bytes.fetch_add(body.len() as u64, Ordering::Relaxed);
         let day = Timestamp(file.span.valid_from.0).date();
@@ -467,6 +472,13 @@ async fn put(
     ))
 }
 
+/// Makes room for the row group that is about to be written. A file that grows by doubling is copied each time, into memory that the
+/// system has to clear first.
+fn make_room(writer: &mut ArrowWriter<Vec<u8>>) {
+    let size = writer.in_progress_size();
+    writer.inner_mut().reserve(size);
+}
+
 async fn collect(uploads: Vec<tokio::task::JoinHandle<Result<WrittenFile>>>) -> Result<Vec<WrittenFile>> {
     let mut files = Vec::with_capacity(uploads.len());
     for upload in uploads {
@@ -482,6 +494,11 @@ fn parquet_bug(error: ParquetError) -> Error {
     Error::new(ErrorKind::Io, "a Parquet file cannot be encoded", error.to_string()).with_source(error)
 }
 
-fn arrow_bug(error: arrow::error::ArrowError) -> Error {
+fn not_gathered(error: ArrowError) -> Error {
+    if let ArrowError::ExternalError(error) = &error
+        && let Some(error) = error.downcast_ref::<RowError>()
+    {
+        return damaged_row(*error);
+    }
     Error::new(ErrorKind::Io, "facts cannot be gathered", error.to_string()).with_source(error)
 }

@@ -5,6 +5,7 @@
 
 mod array;
 mod binary;
+mod block;
 mod civil;
 pub mod float;
 mod kind;
@@ -14,11 +15,12 @@ mod render;
 mod row;
 mod text;
 
+pub(crate) use block::RowBlock;
 pub use kind::Kind;
 pub use printed::Printed;
 pub use render::render;
 pub(crate) use render::{push_hex, uuid as push_uuid, uuid_text};
-pub(crate) use row::ListBuilder;
+pub(crate) use row::{Elements, ListBuilder, get_decimal};
 pub use row::{Field, Row, RowBuilder, RowError, Status};
 
 use bygone_replication::pgoutput::Cell;
