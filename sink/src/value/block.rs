@@ -173,7 +173,10 @@ mod tests {
         rows
     }
 
-    fn read(block: &mut RowBlock) -> Result<(Vec<Option<[u8; 4]>>, Vec<Option<usize>>, usize), RowError> {
+    /// The first column, the lengths of the second, and how many values the others have.
+    type Columns = (Vec<Option<[u8; 4]>>, Vec<Option<usize>>, usize);
+
+    fn read(block: &mut RowBlock) -> Result<Columns, RowError> {
         let (mut numbers, mut lengths, mut values) = (Vec::new(), Vec::new(), 0);
         block.fixed(0, |value| numbers.push(value))?;
         block.counted(1, |value| {
