@@ -328,6 +328,7 @@ impl Worker {
         let statement = snapshot::copy_statement(&task.part, columns, task.chunk, binary);
         let width = schema.columns.len();
         let left_out: Vec<bool> = schema.columns.iter().map(|column| column.column.left_out).collect();
+        let whole = !left_out.contains(&true);
         let mut rows_read = 0u64;
         let mut bytes_read = 0u64;
         let mut copy = self.runtime.block_on(connection.copy_out(&statement))?;
@@ -339,12 +340,16 @@ impl Worker {
             for mut payload in chunk.payloads() {
                 if binary {
                     while let Some(row) = format.next_row(&mut payload).map_err(copy_error)? {
+                        rows_read += 1;
+                        if whole {
+                            writer.binary_row(row.fields())?;
+                            continue;
+                        }
                         writer.row(row.fields().zip(&left_out).map(|(field, left_out)| match field {
                             Some(value) => Cell::Binary(value),
                             None if *left_out => Cell::Unchanged,
                             None => Cell::Null,
                         }))?;
-                        rows_read += 1;
                     }
                 } else {
                     let row = copy_text::Row::parse(payload, width).map_err(copy_error)?;

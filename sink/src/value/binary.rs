@@ -12,9 +12,10 @@ use super::{array, printed};
 /// Days between 1970-01-01 and 2000-01-01.
 const POSTGRES_EPOCH_DAYS: i32 = 10_957;
 
+/// As [`super::read`], of what is known to be binary and not null.
 #[expect(clippy::inline_always, reason = "one jump for each value of a row, and not three calls")]
 #[inline(always)]
-pub(super) fn read(kind: &Kind, bytes: &[u8], row: &mut RowBuilder) -> Result<(), ValueError> {
+pub(crate) fn read(kind: &Kind, bytes: &[u8], row: &mut RowBuilder) -> Result<(), ValueError> {
     match kind {
         Kind::Text | Kind::Json => put_text(bytes, row),
         Kind::Bool => match bytes {

@@ -15,6 +15,7 @@ mod render;
 mod row;
 mod text;
 
+pub(crate) use binary::read as read_binary;
 pub(crate) use block::RowBlock;
 pub use kind::Kind;
 pub use printed::Printed;
