@@ -14,7 +14,7 @@ use arrow::error::ArrowError;
 use crate::fact::{Context, Op, Origin, fact_id};
 use crate::schema::{SYSTEM_COLUMNS, TableSchema};
 use crate::shelf::{LargeRef, Shelf};
-use crate::value::{Field, Kind, Row, RowError, Status, uuid_text};
+use crate::value::{Elements, Field, Kind, RowBlock, RowError, get_decimal, uuid_text};
 
 /// Rows in a batch: enough for the encoders to work on runs, few enough to stay in the cache.
 const ROWS: usize = 8_192;
@@ -81,9 +81,11 @@ impl Span {
     }
 }
 
-/// A value of the last fact of a batch that is not in it but on a shelf.
+/// A value that is not in a batch but on a shelf.
 #[derive(Clone, Debug)]
 pub(crate) struct LargeCell {
+    /// Its row in the batch.
+    pub(crate) row: usize,
     /// Its column in the batch.
     pub(crate) column: usize,
     pub(crate) value: LargeRef,
@@ -127,7 +129,11 @@ pub struct FactBatch {
     unknown: ListBuilder<StringBuilder>,
     raw: MapBuilder<StringBuilder, StringBuilder>,
     columns: Vec<ColumnBuilder>,
-    /// Where the rows' large values are, and those of the last row.
+    /// Rows that are not in the columns yet.
+    block: RowBlock,
+    /// Rows that are.
+    filled: usize,
+    /// Where the rows' large values are, and those themselves.
     shelf: Option<Arc<Shelf>>,
     large: Vec<LargeCell>,
 }
@@ -171,6 +177,8 @@ impl FactBatch {
                 StringBuilder::with_capacity(0, 0),
             ),
             columns,
+            block: RowBlock::default(),
+            filled: 0,
             shelf: None,
             large: Vec::new(),
         }
@@ -203,7 +211,7 @@ impl FactBatch {
     /// It should be taken before more is appended.
     #[must_use]
     pub const fn is_full(&self) -> bool {
-        self.rows >= ROWS || self.bytes >= BYTES || !self.large.is_empty()
+        self.rows >= ROWS || self.bytes >= BYTES
     }
 
     /// Bytes of values in it, about.
@@ -221,13 +229,15 @@ impl FactBatch {
     /// Appends a fact.
     ///
     /// # Errors
-    /// When the row is not one of this schema.
+    /// When the row, or one that was appended before it, is not one of this schema.
     pub fn append(&mut self, origin: &Origin, head: &FactHead<'_>, row: &[u8]) -> Result<(), RowError> {
         self.id.append_value(uuid_text(fact_id(origin.committed_at, origin.lsn, head.seq)));
         self.entity_id.append_value(head.entity_id);
         self.seq.append_value(i64::from(head.seq));
         self.append_common(origin, head)?;
-        self.append_row(row)?;
+        if self.block.push(row, self.columns.len()) {
+            self.fill()?;
+        }
         let point = Span::point(origin);
         self.span = Some(self.span.map_or(point, |span| span.and(point)));
         self.rows += 1;
@@ -287,54 +297,63 @@ impl FactBatch {
         }
     }
 
-    fn append_row(&mut self, row: &[u8]) -> Result<(), RowError> {
-        let schema = Arc::clone(&self.schema);
-        let mut raw = false;
-        let mut unknown = false;
-        let mut fields = Row::new(row, schema.kinds()).fields();
-        for (at, (builder, column)) in self.columns.iter_mut().zip(&schema.columns).enumerate() {
-            let field = fields.column(&column.kind)?;
-            match field.status {
-                Status::Value => builder.append(&column.kind, field)?,
-                Status::Null => builder.append_null(),
-                Status::Large => {
-                    builder.append_empty()?;
-                    self.large.push(LargeCell {
-                        column: SYSTEM_COLUMNS.len() + at,
-                        value: field.large()?,
-                        shelf: self.shelf.clone().ok_or(RowError)?,
-                    });
+    /// Moves the rows of the block into the columns.
+    fn fill(&mut self) -> Result<(), RowError> {
+        let rows = self.block.len();
+        for (at, (builder, column)) in self.columns.iter_mut().zip(&self.schema.columns).enumerate() {
+            builder.fill(&column.kind, &mut self.block, at)?;
+        }
+        let mut odd = self.block.odd().peekable();
+        if odd.peek().is_none() {
+            self.raw.append_nulls(rows).map_err(|_| RowError)?;
+            self.unknown.append_nulls(rows);
+        } else {
+            for row in 0..rows {
+                let (mut raw, mut unknown) = (false, false);
+                while let Some((at, text)) = odd.next_if(|(at, _)| at.row == row) {
+                    let name = &self.schema.columns.get(at.column).ok_or(RowError)?.physical;
+                    if let Some(text) = text {
+                        self.raw.keys().append_value(name);
+                        self.raw.values().append_value(std::str::from_utf8(text).map_err(|_| RowError)?);
+                        raw = true;
+                    } else {
+                        self.unknown.values().append_value(name);
+                        unknown = true;
+                    }
                 }
-                Status::Raw => {
-                    builder.append_null();
-                    self.raw.keys().append_value(&column.physical);
-                    self.raw.values().append_value(field.text()?);
-                    raw = true;
-                }
-                Status::Unknown => {
-                    builder.append_null();
-                    self.unknown.values().append_value(&column.physical);
-                    unknown = true;
-                }
+                self.raw.append(raw).map_err(|_| RowError)?;
+                self.unknown.append(unknown);
             }
         }
-        self.raw.append(raw).map_err(|_| RowError)?;
-        self.unknown.append(unknown);
+        drop(odd);
+        for (row, column, value) in self.block.large() {
+            self.large.push(LargeCell {
+                row: self.filled + row,
+                column: SYSTEM_COLUMNS.len() + column,
+                value: LargeRef::from_bytes(value).ok_or(RowError)?,
+                shelf: self.shelf.clone().ok_or(RowError)?,
+            });
+        }
+        self.filled += rows;
+        self.block.clear();
         Ok(())
     }
 
-    /// Takes the large values of the last fact: of a batch with such, only that one has any. Belongs before [`FactBatch::take`].
+    /// Takes the large values of the batch that was just taken, by their rows.
     pub(crate) fn take_large(&mut self) -> Vec<LargeCell> {
-        std::mem::take(&mut self.large)
+        let mut large = std::mem::take(&mut self.large);
+        large.sort_by_key(|cell| cell.row);
+        large
     }
 
     /// Takes what was gathered, and starts anew.
     ///
     /// # Errors
-    /// When Arrow finds the columns at odds, which would be a bug here.
+    /// When a row was not one of this schema ([`RowError`]); when Arrow finds the columns at odds, which would be a bug here.
     pub fn take(&mut self) -> Result<Option<(RecordBatch, Span)>, ArrowError> {
         let Some(span) = self.span.take() else { return Ok(None) };
         self.settle();
+        self.fill().map_err(|error| ArrowError::from_external_error(Box::new(error)))?;
         let mut arrays: Vec<ArrayRef> = vec![
             Arc::new(StringArray::try_from_binary(self.id.finish())?),
             Arc::new(self.entity_id.finish()),
@@ -356,6 +375,7 @@ impl FactBatch {
             arrays.push(column.finish()?);
         }
         self.rows = 0;
+        self.filled = 0;
         self.bytes = 0;
         RecordBatch::try_new(Arc::clone(self.schema.arrow()), arrays).map(|batch| Some((batch, span)))
     }
@@ -387,6 +407,27 @@ struct ListColumn {
     nulls: NullBufferBuilder,
     values: ColumnBuilder,
     length: i32,
+}
+
+impl ListColumn {
+    /// Appends a list, as it is kept.
+    fn append(&mut self, kind: &Kind, list: &[u8]) -> Result<(), RowError> {
+        for element in Elements::new(list, kind) {
+            match element? {
+                Some(element) => self.values.append(kind, element)?,
+                None => self.values.append_null(),
+            }
+            self.length = self.length.checked_add(1).ok_or(RowError)?;
+        }
+        self.offsets.push(self.length);
+        self.nulls.append_non_null();
+        Ok(())
+    }
+
+    fn append_null(&mut self) {
+        self.offsets.push(self.length);
+        self.nulls.append_null();
+    }
 }
 
 impl ColumnBuilder {
@@ -423,7 +464,59 @@ impl ColumnBuilder {
         }
     }
 
-    #[inline]
+    /// Appends a column of all rows of a block.
+    fn fill(&mut self, kind: &Kind, block: &mut RowBlock, at: usize) -> Result<(), RowError> {
+        match (self, kind) {
+            (Self::Bool(builder), _) => {
+                block.fixed(at, |value| builder.append_option(value.map(|value| value == [1])))
+            }
+            (Self::Int16(builder), _) => {
+                block.fixed(at, |value| builder.append_option(value.map(i16::from_le_bytes)))
+            }
+            (Self::Int32(builder), _) => {
+                block.fixed(at, |value| builder.append_option(value.map(i32::from_le_bytes)))
+            }
+            (Self::Int64(builder), Kind::Oid) => block.fixed(at, |value| {
+                builder.append_option(value.map(|value| i64::from(u32::from_le_bytes(value))));
+            }),
+            (Self::Int64(builder), _) => {
+                block.fixed(at, |value| builder.append_option(value.map(i64::from_le_bytes)))
+            }
+            (Self::Float32(builder), _) => {
+                block.fixed(at, |value| builder.append_option(value.map(f32::from_le_bytes)))
+            }
+            (Self::Float64(builder), _) => {
+                block.fixed(at, |value| builder.append_option(value.map(f64::from_le_bytes)))
+            }
+            (Self::Text(builder), Kind::Uuid) => {
+                block.fixed(at, |value| builder.append_option(value.map(uuid_text)))
+            }
+            (Self::Text(builder) | Self::Bytes(builder), _) => block.counted(at, |value| {
+                builder.append_option(value);
+                Ok(())
+            }),
+            (Self::Date(builder), _) => {
+                block.fixed(at, |value| builder.append_option(value.map(i32::from_le_bytes)))
+            }
+            (Self::Instant(builder), _) => {
+                block.fixed(at, |value| builder.append_option(value.map(i64::from_le_bytes)))
+            }
+            (Self::Decimal(builder), _) => block.counted(at, |value| {
+                builder.append_option(value.map(get_decimal).transpose()?);
+                Ok(())
+            }),
+            (Self::List(list), Kind::List(element)) => block.counted(at, |value| match value {
+                Some(value) => list.append(element, value),
+                None => {
+                    list.append_null();
+                    Ok(())
+                }
+            }),
+            (Self::List(_), _) => Err(RowError),
+        }
+    }
+
+    /// Appends an element of a list.
     fn append(&mut self, kind: &Kind, field: Field<'_>) -> Result<(), RowError> {
         match (self, kind) {
             (Self::Bool(builder), _) => builder.append_value(field.array()? == [1]),
@@ -436,32 +529,12 @@ impl ColumnBuilder {
             (Self::Float32(builder), _) => builder.append_value(f32::from_le_bytes(field.array()?)),
             (Self::Float64(builder), _) => builder.append_value(f64::from_le_bytes(field.array()?)),
             (Self::Text(builder), Kind::Uuid) => builder.append_value(uuid_text(field.array()?)),
-            (Self::Text(builder), _) => builder.append_value(field.bytes()),
-            (Self::Bytes(builder), _) => builder.append_value(field.bytes()),
+            (Self::Text(builder) | Self::Bytes(builder), _) => builder.append_value(field.bytes()),
             (Self::Date(builder), _) => builder.append_value(i32::from_le_bytes(field.array()?)),
             (Self::Instant(builder), _) => builder.append_value(i64::from_le_bytes(field.array()?)),
             (Self::Decimal(builder), _) => builder.append_value(field.decimal()?),
-            (Self::List(list), Kind::List(element)) => {
-                for item in field.elements(element) {
-                    match item? {
-                        Some(item) => list.values.append(element, item)?,
-                        None => list.values.append_null(),
-                    }
-                    list.length = list.length.checked_add(1).ok_or(RowError)?;
-                }
-                list.offsets.push(list.length);
-                list.nulls.append_non_null();
-            }
+            (Self::List(list), Kind::List(element)) => list.append(element, field.bytes())?,
             (Self::List(_), _) => return Err(RowError),
-        }
-        Ok(())
-    }
-
-    /// A place for a value that comes from elsewhere.
-    fn append_empty(&mut self) -> Result<(), RowError> {
-        match self {
-            Self::Text(builder) | Self::Bytes(builder) => builder.append_value([]),
-            _ => return Err(RowError),
         }
         Ok(())
     }
@@ -479,10 +552,7 @@ impl ColumnBuilder {
             Self::Date(builder) => builder.append_null(),
             Self::Instant(builder) => builder.append_null(),
             Self::Decimal(builder) => builder.append_null(),
-            Self::List(list) => {
-                list.offsets.push(list.length);
-                list.nulls.append_null();
-            }
+            Self::List(list) => list.append_null(),
         }
     }
 

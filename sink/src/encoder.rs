@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fmt;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +14,7 @@ use std::thread::JoinHandle;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
 use bygone_replication::Lsn;
 use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
@@ -30,6 +32,8 @@ use crate::parquet_layout;
 use crate::schema::TableSchema;
 use crate::store::{PutOutcome, StagedFile, Store};
 use crate::timestamp::Timestamp;
+use crate::value::RowError;
+use crate::versioning::damaged_row;
 
 /// Batches that may wait for the encoder: enough to even out bursts, few enough to stay small (8,192 rows each).
 const WAITING_BATCHES: usize = 6;
@@ -219,8 +223,8 @@ impl Encoder {
     /// When a file could not be written earlier on.
     pub fn write(&self, batch: &mut FactBatch, leaf: u32) -> Result<()> {
         let schema = Arc::clone(batch.schema());
+        let Some((rows, span)) = batch.take().map_err(not_gathered)? else { return Ok(()) };
         let large = batch.take_large();
-        let Some((rows, span)) = batch.take().map_err(arrow_bug)? else { return Ok(()) };
         let day = span.valid_from.0.div_euclid(86_400_000_000);
         let target = Target {
             key: (schema.log_name.clone(), schema.version, day, leaf),
@@ -324,6 +328,7 @@ impl OpenFile {
                 writer.write(&batch).map_err(|error| parquet_bug(&error))?;
             }
             if writer.in_progress_size() > parquet_layout::ROW_GROUP_BYTES {
+                make_room(writer);
                 writer.flush().map_err(|error| parquet_bug(&error))?;
             }
         }
@@ -340,7 +345,7 @@ impl Worker {
                 Job::Write { target, batch, span, large } if large.is_empty() => {
                     self.write(target, batch, span)
                 }
-                Job::Write { target, batch, large, .. } => self.write_large(target, &batch, &large),
+                Job::Write { target, batch, large, .. } => self.write_large(&target, &batch, &large),
                 Job::Finish { next_seq, answer } => self.finish(next_seq).map(|uploads| {
                     self.runtime.spawn(async move {
                         // Whoever asked may have given up in the meantime.
@@ -389,24 +394,32 @@ impl Worker {
         Ok(())
     }
 
-    /// Takes facts of which the last has large values.
-    fn write_large(&mut self, target: Target, batch: &RecordBatch, values: &[LargeCell]) -> Result<()> {
-        let before = batch.num_rows().saturating_sub(1);
-        if before > 0 {
-            let rows = batch.slice(0, before);
-            let span = Span::of(&rows).map_err(arrow_bug)?;
-            self.write(target.clone(), rows, span)?;
+    /// Takes facts of which some have large values.
+    fn write_large(&mut self, target: &Target, batch: &RecordBatch, values: &[LargeCell]) -> Result<()> {
+        let mut done = 0;
+        for values in values.chunk_by(|a, b| a.row == b.row) {
+            let Some(row) = values.first().map(|value| value.row) else { continue };
+            self.write_slice(target, batch, done..row)?;
+            done = row + 1;
+            let file = match self.large.entry(target.key.clone()) {
+                Entry::Occupied(file) => file.into_mut(),
+                Entry::Vacant(place) => place.insert(LargeFile::create(&self.store, target.clone())?),
+            };
+            if file.append(&batch.slice(row, 1), values)? >= self.limits.file_bytes as u64 {
+                self.close_large(&target.key)?;
+            }
         }
-        let fact = batch.slice(before, 1);
-        let key = target.key.clone();
-        let file = match self.large.entry(key.clone()) {
-            Entry::Occupied(file) => file.into_mut(),
-            Entry::Vacant(place) => place.insert(LargeFile::create(&self.store, target)?),
-        };
-        if file.append(&fact, values)? >= self.limits.file_bytes as u64 {
-            self.close_large(&key)?;
+        self.write_slice(target, batch, done..batch.num_rows())
+    }
+
+    /// Takes some facts of a batch.
+    fn write_slice(&mut self, target: &Target, batch: &RecordBatch, rows: Range<usize>) -> Result<()> {
+        if rows.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let rows = batch.slice(rows.start, rows.len());
+        let span = Span::of(&rows).map_err(arrow_bug)?;
+        self.write(target.clone(), rows, span)
     }
 
     fn finish(&mut self, next_seq: Option<u64>) -> Result<Vec<tokio::task::JoinHandle<Result<WrittenFile>>>> {
@@ -426,7 +439,8 @@ impl Worker {
     fn close(&mut self, key: &FileKey) -> Result<()> {
         let Some(mut file) = self.files.remove(key) else { return Ok(()) };
         file.encode()?;
-        let Some(writer) = file.writer.take() else { return Ok(()) };
+        let Some(mut writer) = file.writer.take() else { return Ok(()) };
+        make_room(&mut writer);
         let body = Bytes::from(writer.into_inner().map_err(|error| parquet_bug(&error))?);
         self.bytes.fetch_add(body.len() as u64, Ordering::Relaxed);
         // More than fits at once is still let through alone.
@@ -544,6 +558,13 @@ fn no_path() -> Error {
     )
 }
 
+/// Makes room for the row group that is about to be written. A file that grows by doubling is copied each time, into memory that the
+/// system has to clear first.
+fn make_room(writer: &mut ArrowWriter<Vec<u8>>) {
+    let size = writer.in_progress_size();
+    writer.inner_mut().reserve(size);
+}
+
 async fn collect(uploads: Vec<tokio::task::JoinHandle<Result<WrittenFile>>>) -> Result<Vec<WrittenFile>> {
     let mut files = Vec::with_capacity(uploads.len());
     for upload in uploads {
@@ -561,4 +582,13 @@ pub(crate) fn parquet_bug(error: &ParquetError) -> Error {
 
 pub(crate) fn arrow_bug(error: arrow::error::ArrowError) -> Error {
     Error::new(ErrorKind::Io, "facts cannot be gathered", error.to_string()).with_source(error)
+}
+
+fn not_gathered(error: ArrowError) -> Error {
+    if let ArrowError::ExternalError(error) = &error
+        && let Some(error) = error.downcast_ref::<RowError>()
+    {
+        return damaged_row(*error);
+    }
+    arrow_bug(error)
 }

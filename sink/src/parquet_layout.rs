@@ -15,6 +15,8 @@ const ROW_GROUP_ROWS: usize = 256 * 1024;
 const MERGED_PAGE_ROWS: usize = 4 * 1024;
 /// Bytes of a dictionary: a look-up reads it whole, and a column that needs a larger one gains little by it.
 const DICTIONARY: usize = 128 << 10;
+/// Digits of the largest decimals that Parquet keeps as whole numbers.
+const MOST_DIGITS: u8 = 18;
 /// Rows in a row group of an index.
 pub(crate) const INDEX_GROUP_ROWS: usize = 16 * 1024;
 
@@ -79,8 +81,17 @@ fn facts(schema: &SchemaRef) -> WriterPropertiesBuilder {
             (_, DataType::Float32 | DataType::Float64) => {
                 properties.set_column_dictionary_enabled(column, false)
             }
-            _ if field.metadata().get("postgres.type").is_some_and(|name| name == "uuid") => {
-                properties.set_column_dictionary_enabled(column, false)
+            // Those that do not repeat are whole numbers too, as far as Parquet keeps them so.
+            (_, DataType::Decimal128(..=MOST_DIGITS, _)) => {
+                properties.set_column_encoding(column, Encoding::DELTA_BINARY_PACKED)
+            }
+            // Lengths lie apart from texts: between texts they only look to zstd as if something recurred, which took it twice the time for
+            // more bytes; and DuckDB reads them faster.
+            (_, DataType::Utf8 | DataType::Binary) => {
+                let is_uuid = field.metadata().get("postgres.type").is_some_and(|name| name == "uuid");
+                properties
+                    .set_column_dictionary_enabled(column.clone(), !is_uuid)
+                    .set_column_encoding(column, Encoding::DELTA_LENGTH_BYTE_ARRAY)
             }
             _ => properties,
         };

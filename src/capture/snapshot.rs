@@ -20,7 +20,8 @@ use bygone_sink::state::{BulkLoader, Shelf, State};
 use bygone_sink::store::Store;
 use bygone_sink::versioning::{ContentLoader, SnapshotWriter};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinError, JoinSet};
 
 use super::progress::CopyProgress;
 use crate::error::{Error, Result};
@@ -157,7 +158,7 @@ pub(crate) async fn copy(
     let progress = Arc::new(CopyProgress::start(tasks.len(), total));
     let workers = settings.workers.min(tasks.len()).max(1);
     let tasks = Arc::new(Mutex::new(tasks));
-    let mut running = tokio::task::JoinSet::new();
+    let mut running = JoinSet::new();
     for _ in 0..workers {
         let worker = Worker {
             settings: settings.clone(),
@@ -175,9 +176,7 @@ pub(crate) async fn copy(
     drop(done);
     let mut first = Ok(());
     while let Some(result) = running.join_next().await {
-        let result =
-            result.unwrap_or_else(|error| Err(Error::other(format!("a copying task has failed: {error}"))));
-        if let Err(error) = result {
+        if let Err(error) = ended(result) {
             settings.stop.store(true, Ordering::SeqCst);
             if first.is_ok() {
                 first = Err(error);
@@ -211,6 +210,37 @@ async fn finish_table(shared: &Shared, done: &mpsc::Sender<Outcome>) -> Result<(
     done.send(outcome).await.map_err(|_| Error::other("the snapshot was given up"))
 }
 
+/// A piece whose rows have all been read.
+struct CopiedPiece {
+    rows: u64,
+    /// Its files, as soon as all are durable.
+    files: oneshot::Receiver<bygone_sink::error::Result<Vec<WrittenFile>>>,
+}
+
+/// Waits until the files of a piece are durable. The last piece of a table ends the table.
+async fn end_piece(
+    task: Task,
+    copied: Option<CopiedPiece>,
+    done: mpsc::Sender<Outcome>,
+    progress: Arc<CopyProgress>,
+) -> Result<()> {
+    let shared = &task.shared;
+    if let Some(copied) = copied {
+        let files = copied.files.await.map_err(|_| Error::other("the encoder has stopped"))??;
+        shared.files.lock().unwrap_or_else(PoisonError::into_inner).extend(files);
+        shared.rows.fetch_add(copied.rows, Ordering::SeqCst);
+        progress.piece_done(task.bytes);
+    }
+    if shared.left.fetch_sub(1, Ordering::SeqCst) == 1 {
+        finish_table(shared, &done).await?;
+    }
+    Ok(())
+}
+
+fn ended(end: std::result::Result<Result<()>, JoinError>) -> Result<()> {
+    end.unwrap_or_else(|error| Err(Error::other(format!("a copying task has failed: {error}"))))
+}
+
 struct Worker {
     settings: CopySettings,
     store: Store,
@@ -231,25 +261,40 @@ impl Worker {
             Encoder::start(self.store.clone(), numbers, self.settings.limits, self.runtime.clone())?.0
         };
         let mut connection = self.runtime.block_on(Connection::connect(&self.settings.options, Mode::Sql))?;
+        let mut ends = JoinSet::new();
         loop {
             let task = self.tasks.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
             let Some(task) = task else { break };
             if self.settings.stop.load(Ordering::SeqCst) {
                 return Err(Error::Stopped);
             }
-            if !task.shared.altered.load(Ordering::SeqCst) {
-                self.copy(&mut connection, &encoder, &task)?;
+            while let Some(end) = ends.try_join_next() {
+                ended(end)?;
             }
-            if task.shared.left.fetch_sub(1, Ordering::SeqCst) == 1 {
-                self.runtime.block_on(finish_table(&task.shared, &self.done))?;
-            }
+            let copied = match task.shared.altered.load(Ordering::SeqCst) {
+                true => None,
+                false => self.copy(&mut connection, &encoder, &task)?,
+            };
+            // The next piece does not wait until the files of this one are encoded and durable.
+            let end = end_piece(task, copied, self.done.clone(), Arc::clone(&self.progress));
+            ends.spawn_on(end, &self.runtime);
         }
-        self.runtime.block_on(connection.close());
-        Ok(())
+        self.runtime.block_on(async {
+            connection.close().await;
+            while let Some(end) = ends.join_next().await {
+                ended(end)?;
+            }
+            Ok(())
+        })
     }
 
-    /// Copies one piece in a transaction of its own on the exported snapshot.
-    fn copy(&self, connection: &mut Connection, encoder: &Encoder, task: &Task) -> Result<()> {
+    /// Copies one piece in a transaction of its own on the exported snapshot; none where the table has been altered.
+    fn copy(
+        &self,
+        connection: &mut Connection,
+        encoder: &Encoder,
+        task: &Task,
+    ) -> Result<Option<CopiedPiece>> {
         let begun = Instant::now();
         for statement in snapshot::import_statements(&self.settings.snapshot_name)
             .into_iter()
@@ -260,7 +305,7 @@ impl Worker {
         if !self.is_as_planned(connection, task)? {
             task.shared.altered.store(true, Ordering::SeqCst);
             self.runtime.block_on(connection.simple_query("rollback"))?;
-            return Ok(());
+            return Ok(None);
         }
         let schema = &task.shared.schema;
         let loader = task
@@ -286,6 +331,7 @@ impl Worker {
         let statement = snapshot::copy_statement(&task.part, columns, task.chunk, binary);
         let width = schema.columns.len();
         let left_out: Vec<bool> = schema.columns.iter().map(|column| column.column.left_out).collect();
+        let whole = !left_out.contains(&true);
         let mut rows_read = 0u64;
         let mut bytes_read = 0u64;
         let mut copy = self.runtime.block_on(connection.copy_out(&statement))?;
@@ -297,12 +343,16 @@ impl Worker {
             for mut payload in chunk.payloads() {
                 if binary {
                     while let Some(row) = format.next_row(&mut payload).map_err(copy_error)? {
+                        rows_read += 1;
+                        if whole {
+                            writer.binary_row(row.fields())?;
+                            continue;
+                        }
                         writer.row(row.fields().zip(&left_out).map(|(field, left_out)| match field {
                             Some(value) => Cell::Binary(value),
                             None if *left_out => Cell::Unchanged,
                             None => Cell::Null,
                         }))?;
-                        rows_read += 1;
                     }
                 } else {
                     let row = copy_text::Row::parse(payload, width).map_err(copy_error)?;
@@ -331,13 +381,7 @@ impl Worker {
                 schema.log_name
             )));
         }
-        let files = self
-            .runtime
-            .block_on(encoder.finish(None)?)
-            .map_err(|_| Error::other("the encoder has stopped"))??;
-        task.shared.files.lock().unwrap_or_else(PoisonError::into_inner).extend(files);
-        task.shared.rows.fetch_add(rows, Ordering::SeqCst);
-        self.progress.piece_done(task.bytes);
+        let files = encoder.finish(None)?;
         tracing::debug!(
             table = schema.log_name,
             rows,
@@ -345,7 +389,7 @@ impl Worker {
             seconds = begun.elapsed().as_secs_f64(),
             "copied a piece"
         );
-        Ok(())
+        Ok(Some(CopiedPiece { rows, files }))
     }
 
     /// The table's file and columns are, under the lock, those of the consistent point and of the plan [30].

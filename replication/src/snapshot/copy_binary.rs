@@ -89,6 +89,7 @@ pub struct Row<'a> {
 impl<'a> Row<'a> {
     /// The fields in order, `None` for null.
     #[must_use]
+    #[inline]
     pub const fn fields(&self) -> Fields<'a> {
         Fields { rest: self.bytes, left: self.fields }
     }
@@ -104,6 +105,7 @@ pub struct Fields<'a> {
 impl<'a> Iterator for Fields<'a> {
     type Item = Option<&'a [u8]>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         self.left = self.left.checked_sub(1)?;
         // The row was checked: this does not fail.
@@ -132,6 +134,7 @@ fn header(bytes: &mut &[u8]) -> Result<(), CopyError> {
     Ok(())
 }
 
+#[inline]
 fn field<'a>(bytes: &mut &'a [u8]) -> Result<Option<&'a [u8]>, CopyError> {
     match i32::from_be_bytes(take_array(bytes)?) {
         -1 => Ok(None),
@@ -139,12 +142,14 @@ fn field<'a>(bytes: &mut &'a [u8]) -> Result<Option<&'a [u8]>, CopyError> {
     }
 }
 
+#[inline]
 fn take<'a>(bytes: &mut &'a [u8], length: usize) -> Result<&'a [u8], CopyError> {
     let (taken, rest) = bytes.split_at_checked(length).ok_or(CopyError::Truncated)?;
     *bytes = rest;
     Ok(taken)
 }
 
+#[inline]
 fn take_array<const N: usize>(bytes: &mut &[u8]) -> Result<[u8; N], CopyError> {
     let (taken, rest) = bytes.split_first_chunk().ok_or(CopyError::Truncated)?;
     *bytes = rest;

@@ -1,6 +1,7 @@
 //! Loading a table's rows when it has just been copied.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
@@ -9,6 +10,7 @@ use super::error::{Result, StateError, StateErrorKind};
 use super::sort_buffer::SortBuffer;
 use super::stored_value::Stored;
 use super::tree::{Run, Tree, check_sizes};
+use super::write_back::WriteBack;
 use crate::shelf::Hold;
 
 /// A writer hands its rows over when it has gathered this many bytes.
@@ -22,7 +24,8 @@ const MAX_RUNS: usize = 500;
 /// Loads rows of one table: the quick way for a first copy.
 ///
 /// Rows come through [`BulkWriter`]s, one for each thread. They are sorted in chunks of a few MiB and written as sorted
-/// files beside the store; chunks that follow each other in key order end in one file, and cost no merging later.
+/// files beside the store; chunks that follow each other in key order, of one writer or of one after another, end in one file, and cost no
+/// merging later.
 /// Nothing is visible before [`BulkLoader::finish`]. A load that is dropped instead leaves nothing but files that the
 /// next open removes.
 ///
@@ -35,6 +38,8 @@ pub struct BulkLoader {
     /// Rows that are not visible yet may name large values.
     _hold: Hold,
     table: u32,
+    /// Numbers the writers.
+    writers: AtomicU64,
     sender: SyncSender<Message>,
     thread: JoinHandle<Result<()>>,
 }
@@ -43,6 +48,7 @@ pub struct BulkLoader {
 #[derive(Debug)]
 pub struct BulkWriter {
     table: u32,
+    number: u64,
     sender: SyncSender<Message>,
     buffer: SortBuffer,
     finished: bool,
@@ -50,12 +56,23 @@ pub struct BulkWriter {
 
 #[derive(Debug)]
 enum Message {
-    /// Rows in key order.
-    Chunk(SortBuffer),
+    Chunk(Chunk),
     /// A writer was dropped before its end: rows are missing.
     Abandon,
     /// All writers are done.
-    Install { commit: Option<u64> },
+    Install {
+        commit: Option<u64>,
+    },
+}
+
+#[derive(Debug)]
+struct Chunk {
+    /// The writer's number.
+    writer: u64,
+    /// In key order.
+    rows: SortBuffer,
+    /// The writer has no more.
+    last: bool,
 }
 
 impl BulkLoader {
@@ -68,7 +85,7 @@ impl BulkLoader {
             .spawn(move || theirs.run(&receiver))
             .map_err(|err| StateError::io("no thread for loading the state", err))?;
         let hold = state.shelf().hold();
-        Ok(Self { _state: state, _hold: hold, table, sender, thread })
+        Ok(Self { _state: state, _hold: hold, table, writers: AtomicU64::new(0), sender, thread })
     }
 
     /// A writer for one thread.
@@ -76,6 +93,7 @@ impl BulkLoader {
     pub fn writer(&self) -> BulkWriter {
         BulkWriter {
             table: self.table,
+            number: self.writers.fetch_add(1, Ordering::Relaxed),
             sender: self.sender.clone(),
             buffer: SortBuffer::default(),
             finished: false,
@@ -124,7 +142,7 @@ impl BulkWriter {
         }
         self.buffer.push(self.table, key, Some(&Stored::new(value)));
         if self.buffer.size() >= CHUNK_BYTES {
-            self.hand_over()?;
+            self.hand_over(false)?;
         }
         Ok(())
     }
@@ -135,15 +153,13 @@ impl BulkWriter {
     /// As [`BulkWriter::push`].
     pub fn finish(mut self) -> Result<()> {
         self.finished = true;
-        self.hand_over()
+        self.hand_over(true)
     }
 
-    fn hand_over(&mut self) -> Result<()> {
-        if self.buffer.is_empty() {
-            return Ok(());
-        }
-        let mut chunk = std::mem::take(&mut self.buffer);
-        chunk.sort();
+    fn hand_over(&mut self, last: bool) -> Result<()> {
+        let mut rows = std::mem::take(&mut self.buffer);
+        rows.sort();
+        let chunk = Chunk { writer: self.number, rows, last };
         self.sender.send(Message::Chunk(chunk)).map_err(|_| stopped())
     }
 }
@@ -171,32 +187,37 @@ struct OpenRun<'a> {
     run: Run<'a>,
     first: Vec<u8>,
     last: Vec<u8>,
+    /// Whose next rows belong here.
+    writer: Option<u64>,
 }
 
 impl Loading {
     fn run(&self, receiver: &Receiver<Message>) -> Result<()> {
         let mut runs: Vec<OpenRun<'_>> = Vec::new();
+        let mut write_back = WriteBack::new(self.tree.files_directory());
         // The only chunk so far, while it is small.
-        let mut small: Option<SortBuffer> = None;
+        let mut small: Option<Chunk> = None;
         for message in receiver {
             match message {
                 Message::Chunk(chunk)
-                    if runs.is_empty() && small.is_none() && chunk.size() <= SMALL_BYTES =>
+                    if runs.is_empty() && small.is_none() && chunk.rows.size() <= SMALL_BYTES =>
                 {
-                    small = Some(chunk);
+                    small = Some(chunk).filter(|chunk| !chunk.rows.is_empty());
                 }
+                Message::Chunk(chunk) if chunk.rows.is_empty() => free(&mut runs, chunk.writer),
                 Message::Chunk(chunk) => {
                     if let Some(small) = small.take() {
                         self.add(&mut runs, &small)?;
                     }
                     self.add(&mut runs, &chunk)?;
+                    write_back.wrote(chunk.rows.size());
                 }
                 Message::Abandon => return Err(stopped()),
                 Message::Install { commit } => {
                     let mut writer = self.writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                     let mut durable = true;
                     if let Some(mut small) = small {
-                        durable = self.tree.write_buffer(&mut small)?;
+                        durable = self.tree.write_buffer(&mut small.rows)?;
                     }
                     for open in runs {
                         open.run.finish()?;
@@ -212,27 +233,18 @@ impl Loading {
         Ok(())
     }
 
-    /// Writes a chunk: behind the run that ends before it, where no other run lies between, or else as a new run.
-    /// So runs stay apart from each other as far as the chunks do, and need no merging.
-    fn add<'a>(&'a self, runs: &mut Vec<OpenRun<'a>>, chunk: &SortBuffer) -> Result<()> {
-        let (Some(first), Some(last)) = (chunk.first_key(), chunk.last_key()) else {
+    /// Writes a chunk: behind what its writer wrote before, or else behind the run that ends before it, or as a new run. So runs stay apart
+    /// from each other as far as what the writers copy does, and need no merging.
+    fn add<'a>(&'a self, runs: &mut Vec<OpenRun<'a>>, chunk: &Chunk) -> Result<()> {
+        let (Some(first), Some(last)) = (chunk.rows.first_key(), chunk.rows.last_key()) else {
             return Ok(());
         };
-        let before = runs
+        let own = runs
             .iter()
-            .enumerate()
-            .filter(|(_, open)| open.last.as_slice() < first)
-            .max_by(|(_, a), (_, b)| a.last.cmp(&b.last))
-            .map(|(index, _)| index);
-        let apart = |index: usize| {
-            runs.iter().enumerate().all(|(other, open)| {
-                other == index
-                    || open.first.as_slice() > last
-                    || runs.get(index).is_some_and(|run| open.last < run.first)
-            })
-        };
-        let behind = before.filter(|&index| apart(index));
-        let open = match behind.and_then(|index| runs.get_mut(index)) {
+            .position(|open| open.writer == Some(chunk.writer) && open.last.as_slice() < first)
+            .or_else(|| behind(runs, first, last));
+        free(runs, chunk.writer);
+        let open = match own.and_then(|index| runs.get_mut(index)) {
             Some(open) => open,
             None => {
                 if runs.len() >= MAX_RUNS {
@@ -242,18 +254,37 @@ impl Loading {
                     ));
                 }
                 let run = self.tree.start_run()?;
-                runs.push(OpenRun { run, first: first.to_vec(), last: Vec::new() });
+                runs.push(OpenRun { run, first: first.to_vec(), last: Vec::new(), writer: None });
                 match runs.last_mut() {
                     Some(open) => open,
                     None => return Ok(()),
                 }
             }
         };
+        open.writer = (!chunk.last).then_some(chunk.writer);
         open.last.clear();
         open.last.extend_from_slice(last);
-        for (key, value) in chunk.iter() {
+        for (key, value) in chunk.rows.iter() {
             open.run.push(key, value)?;
         }
         Ok(())
+    }
+}
+
+/// The run that ends right before these keys, where nobody else's rows are to follow there and no other run lies between.
+fn behind(runs: &[OpenRun<'_>], first: &[u8], last: &[u8]) -> Option<usize> {
+    let before = runs.iter().enumerate().filter(|(_, open)| open.last.as_slice() < first);
+    let (index, before) = before.max_by(|(_, a), (_, b)| a.last.cmp(&b.last))?;
+    let apart = runs
+        .iter()
+        .enumerate()
+        .all(|(other, open)| other == index || open.first.as_slice() > last || open.last < before.first);
+    (apart && before.writer.is_none()).then_some(index)
+}
+
+/// A writer goes on elsewhere, or has ended: others may follow where it wrote.
+fn free(runs: &mut [OpenRun<'_>], writer: u64) {
+    for open in runs.iter_mut().filter(|open| open.writer == Some(writer)) {
+        open.writer = None;
     }
 }

@@ -32,6 +32,7 @@ mod sort_buffer;
 mod spill;
 mod stored_value;
 mod tree;
+mod write_back;
 
 use std::ops::Bound;
 use std::path::Path;

@@ -309,6 +309,11 @@ impl Tree {
         self.tree.get_version_history_lock().maintenance(&self.tree.tree_config().path, before)
     }
 
+    /// Where its files lie.
+    pub(super) fn files_directory(&self) -> PathBuf {
+        self.tree.tree_config().path.join("tables")
+    }
+
     /// Starts a sorted run. Nothing of it is visible before [`Run::finish`].
     pub(super) fn start_run(&self) -> Result<Run<'_>> {
         let ingestion = self.health.write("the state store cannot be written", || self.tree.ingestion())?;

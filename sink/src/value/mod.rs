@@ -5,6 +5,7 @@
 
 mod array;
 mod binary;
+mod block;
 mod civil;
 pub mod float;
 mod kind;
@@ -14,12 +15,14 @@ mod render;
 mod row;
 mod text;
 
+pub(crate) use binary::read as read_binary;
+pub(crate) use block::RowBlock;
 pub use kind::Kind;
 pub use printed::Printed;
 pub use render::render;
 pub(crate) use render::{push_hex, uuid as push_uuid, uuid_text};
+pub(crate) use row::{Elements, LARGE_MARK, ListBuilder, get_decimal};
 pub use row::{Field, Row, RowBuilder, RowError, Status};
-pub(crate) use row::{LARGE_MARK, ListBuilder};
 
 use bygone_replication::pgoutput::Cell;
 

@@ -73,6 +73,21 @@ pub(super) struct Binary<'a> {
 
 const NEGATIVE: u16 = 0x4000;
 
+/// So many groups fit into 64 bits.
+const SHORT_GROUPS: usize = 4;
+
+/// The powers of ten that fit into 64 bits.
+const POWERS: [u64; 20] = {
+    let mut powers = [1; 20];
+    let mut at = 1;
+    #[expect(clippy::indexing_slicing, reason = "evaluated by the compiler")]
+    while at < powers.len() {
+        powers[at] = powers[at - 1] * 10;
+        at += 1;
+    }
+    powers
+};
+
 impl<'a> Binary<'a> {
     pub(super) fn parse(bytes: &'a [u8]) -> Option<Self> {
         let (head, rest) = bytes.split_first_chunk::<8>()?;
@@ -109,6 +124,15 @@ impl<'a> Binary<'a> {
         if self.special().is_some() {
             return Parsed::NotHeld;
         }
+        if let Some(value) = self.short(scale) {
+            let held = POWERS.get(usize::from(precision)).is_none_or(|limit| value < *limit);
+            let value = i128::from(value);
+            return match held {
+                true if self.sign == NEGATIVE => Parsed::Digits(-value),
+                true => Parsed::Digits(value),
+                false => Parsed::NotHeld,
+            };
+        }
         // Each group at its own place: the last one may hold zeros beyond the scale, for which there is no room.
         let mut value = 0i128;
         let mut exponent = i32::from(self.weight) * 4 + i32::from(scale);
@@ -128,6 +152,23 @@ impl<'a> Binary<'a> {
             exponent -= 4;
         }
         hold(value, 0, precision, self.sign == NEGATIVE)
+    }
+
+    /// The digits without their sign, where all of them fit into 64 bits on the way: nearly always, and several times as quick.
+    fn short(&self, scale: u8) -> Option<u64> {
+        if self.groups.len() > SHORT_GROUPS {
+            return None;
+        }
+        let digits =
+            self.groups.iter().fold(0, |value, group| value * 10_000 + u64::from(u16::from_be_bytes(*group)));
+        let last = i32::from(self.weight) - i32::try_from(self.groups.len()).ok()? + 1;
+        let exponent = last * 4 + i32::from(scale);
+        let power = *POWERS.get(usize::try_from(exponent.unsigned_abs()).ok()?)?;
+        if exponent >= 0 {
+            return digits.checked_mul(power);
+        }
+        // The last group may hold zeros beyond the scale.
+        (digits % power == 0).then_some(digits / power)
     }
 
     /// The text that Postgres prints.

@@ -36,10 +36,22 @@ pub fn render(kind: &Kind, field: Field<'_>, out: &mut String) -> Result<(), Row
             out.push(if field.array()? == [1] { 't' } else { 'f' });
             Ok(())
         }
-        Kind::Int16 => write!(out, "{}", i16::from_le_bytes(field.array()?)),
-        Kind::Int32 => write!(out, "{}", i32::from_le_bytes(field.array()?)),
-        Kind::Int64 => write!(out, "{}", i64::from_le_bytes(field.array()?)),
-        Kind::Oid => write!(out, "{}", u32::from_le_bytes(field.array()?)),
+        Kind::Int16 => {
+            out.push_str(itoa::Buffer::new().format(i16::from_le_bytes(field.array()?)));
+            Ok(())
+        }
+        Kind::Int32 => {
+            out.push_str(itoa::Buffer::new().format(i32::from_le_bytes(field.array()?)));
+            Ok(())
+        }
+        Kind::Int64 => {
+            out.push_str(itoa::Buffer::new().format(i64::from_le_bytes(field.array()?)));
+            Ok(())
+        }
+        Kind::Oid => {
+            out.push_str(itoa::Buffer::new().format(u32::from_le_bytes(field.array()?)));
+            Ok(())
+        }
         Kind::Float32 => {
             float::single(f32::from_le_bytes(field.array()?), out);
             Ok(())

@@ -66,10 +66,13 @@ pub(super) fn read(kind: &Kind, bytes: &[u8], row: &mut RowBuilder) -> Result<()
 }
 
 /// Text as it is; bytes that are not UTF-8 (an SQL_ASCII database) as the hex form of `bytea`, marked raw.
+#[inline]
 pub(super) fn put_text(bytes: &[u8], row: &mut RowBuilder) {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => row.variable(text.as_bytes()),
-        Err(_) => row.raw(&super::render::hex(bytes)),
+    // Short texts are mostly ASCII, which is sooner told than that they are UTF-8.
+    if bytes.is_ascii() || std::str::from_utf8(bytes).is_ok() {
+        row.variable(bytes);
+    } else {
+        row.raw(&super::render::hex(bytes));
     }
 }
 

@@ -371,6 +371,14 @@ pub(super) fn unwatched(schema: &TableSchema, changed: &[u16]) -> bool {
 /// The entity id of a row.
 pub(super) fn row_entity(schema: &TableSchema, row: &[u8], out: &mut String) -> Result<()> {
     out.clear();
+    if let [only] = schema.key.as_slice() {
+        let mut fields = Row::new(row, schema.kinds()).fields();
+        let mut field = Field::NULL;
+        for kind in schema.kinds().iter().take(only + 1) {
+            field = fields.column(kind).map_err(damaged_row)?;
+        }
+        return entity_id(schema, |_| field, out).map_err(damaged_row);
+    }
     // Keys stand in front as a rule: few fields are walked.
     let last = schema.key.iter().max().copied().unwrap_or(0);
     let mut fields = smallvec::SmallVec::<[Field<'_>; 8]>::new();

@@ -41,6 +41,7 @@ pub use known::Sealed;
 pub use rebuild::{CatchUp, catch_up, catch_up_until};
 pub use reconcile::{Reconciled, Telling};
 pub use snapshot::{ContentLoader, SnapshotWriter};
+pub(crate) use table::damaged_row;
 
 /// What a transaction brought.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -143,12 +143,41 @@ impl SnapshotWriter {
                 .map_err(|error| self.column_error(count, error))?;
             count += 1;
         }
+        self.take(count)
+    }
+
+    /// Takes a row of which all columns are there in binary form, `None` for null: what [`SnapshotWriter::row`] does, for the many rows
+    /// of a copy.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn binary_row<'a>(&mut self, fields: impl Iterator<Item = Option<&'a [u8]>>) -> Result<()> {
+        if !self.intake.is_plain() {
+            return self.row(fields.map(|field| field.map_or(Cell::Null, Cell::Binary)));
+        }
+        let kinds = self.schema.kinds();
+        self.row.start(kinds.len());
+        let mut count = 0;
+        for (field, kind) in fields.zip(kinds) {
+            match field {
+                Some(bytes) => value::read_binary(kind, bytes, &mut self.row)
+                    .map_err(|error| self.column_error(count, error))?,
+                None => self.row.null(),
+            }
+            count += 1;
+        }
+        self.take(count)
+    }
+
+    /// Makes a fact of the row that was read, of so many columns.
+    fn take(&mut self, count: usize) -> Result<()> {
         self.row.check()?;
-        if count != kinds.len() {
+        let columns = self.schema.columns.len();
+        if count != columns {
             return Err(Error::new(
                 ErrorKind::Damaged,
                 "a copied row lacks columns",
-                format!("{}: {count} of {}", self.schema.log_name, kinds.len()),
+                format!("{}: {count} of {columns}", self.schema.log_name),
             ));
         }
         let seq = u32::try_from(self.next_seq.fetch_add(1, Ordering::Relaxed)).map_err(|_| {

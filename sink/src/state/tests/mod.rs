@@ -260,6 +260,30 @@ fn a_load_shows_when_it_is_finished() {
 }
 
 #[test]
+fn what_two_writers_copy_in_turn_lies_apart_in_few_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = Arc::new(open(dir.path()));
+    let loader = state.bulk_load(1).unwrap();
+    // Each copies every other piece, of several chunks, at the same time as the other.
+    let piece = 80_000_u32;
+    for round in 0..3 {
+        let mut writers = [loader.writer(), loader.writer()];
+        for n in 0..piece {
+            for (start, writer) in (round * 2..).zip(&mut writers) {
+                writer.push(&(start * piece + n).to_be_bytes(), &[7; 300]).unwrap();
+            }
+        }
+        for writer in writers {
+            writer.finish().unwrap();
+        }
+    }
+    loader.finish(1).unwrap();
+    let files = fs::read_dir(dir.path().join("store/rows/tables")).unwrap().count();
+    assert!(files <= 6, "{files} files of six pieces");
+    assert_eq!(state.scan(1).unwrap().count(), 6 * 80_000);
+}
+
+#[test]
 fn an_abandoned_load_leaves_nothing_behind() {
     let dir = tempfile::tempdir().unwrap();
     {
