@@ -13,6 +13,7 @@ mod copy;
 mod due;
 mod names;
 mod objects;
+mod reading;
 mod rows;
 mod shape;
 mod slabs;
@@ -231,7 +232,7 @@ impl FactTables {
         for row in rows {
             self.names.know(row.get(0), row.get(1));
         }
-        Ok(())
+        self.renew().await
     }
 
     /// The last commit there is the history's own: another writer may have made one of the same number.
