@@ -22,7 +22,7 @@ struct Case {
     new: &'static str,
 }
 
-const CASES: [Case; 15] = [
+const CASES: [Case; 16] = [
     Case {
         table: "widened",
         columns: "n int",
@@ -158,6 +158,17 @@ const CASES: [Case; 15] = [
         set: "at = '2030-01-01 00:00:00+00'",
         new: "null, 'some'",
     },
+    // Another table of the name: its columns of the same names go on.
+    Case {
+        table: "made_again",
+        columns: "c text, gone int, n int",
+        values: ["'12', 1, 1", "'x', 2, null", "null, 3, 3", "'4', 4, 4"],
+        change: "drop table made_again; create table made_again (id int primary key, n bigint, c int, more int default 7); \
+                 insert into made_again values (1, 1, 1), (2, 2, 2), (3, 3, 3), (4, 4, 4)",
+        before: "n::bigint, case when c < 'a' then c::int end, null::int",
+        set: "c = 20",
+        new: "30, 31, null",
+    },
     Case {
         table: "\"Odd \"\"Name\"",
         columns: "\"a \"\"b\" int, \"{}\" text",
@@ -235,7 +246,8 @@ fn assert_all_moments(client: &mut postgres::Client, moments: &[Moment]) {
     }
 }
 
-fn rows_of_before_a_change_of_columns_read_as_they_did(server: Postgres) {
+/// Changes the tables, with moments before, between and after.
+fn assert_changes_read(server: &Postgres, scratch: &Scratch, with: impl FnOnce(Bygone) -> Bygone) -> Bygone {
     server.run(
         "create type mood as enum ('calm', 'glad'); create domain short as varchar(5) check (length(value) < 6); create schema saved;
          create table beat (id int generated always as identity primary key)",
@@ -246,10 +258,9 @@ fn rows_of_before_a_change_of_columns_read_as_they_did(server: Postgres) {
             server.run(&format!("insert into {table} values ({}, {values})", at + 1));
         }
     }
-    let scratch = Scratch::new("history");
     let url = server.url();
     let options = ["--facts", &url, "--slab-rows", "2"];
-    let mut bygone = Bygone::new(&url, scratch.join("history")).tables(&["public.*"]).options(&options);
+    let mut bygone = with(Bygone::new(&url, scratch.join("history")).tables(&["public.*"]).options(&options));
     bygone.until_current();
     let mut client = server.connect();
     client.batch_execute("set timezone = 'UTC'").unwrap();
@@ -305,7 +316,12 @@ fn rows_of_before_a_change_of_columns_read_as_they_did(server: Postgres) {
 
     // A key that was widened is an index access all the same.
     client.batch_execute("set enable_seqscan = off").unwrap();
-    for asked in ["keyed_as_of('2030-01-01'::timestamptz)", "keyed"] {
+    for asked in [
+        "keyed_as_of('2030-01-01'::timestamptz)",
+        "keyed",
+        "added_as_of('2030-01-01'::timestamptz)",
+        "parsed",
+    ] {
         let plan = client.query(&format!("explain select * from bygone.{asked} where id = 2"), &[]).unwrap();
         let plan = plan.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>().join("\n");
         assert!(
@@ -330,7 +346,13 @@ fn rows_of_before_a_change_of_columns_read_as_they_did(server: Postgres) {
         .unwrap();
     bygone.until_current();
     assert_all_moments(&mut client, &moments);
+    bygone
+}
 
+fn rows_of_before_a_change_of_columns_read_as_they_did(server: Postgres) {
+    let scratch = Scratch::new("history");
+    let url = server.url();
+    let bygone = assert_changes_read(&server, &scratch, |bygone| bygone);
     // Rows and files hold the same, also where a column was widened for values of another type.
     let history = History::read(Store::directory(scratch.join("history")));
     let asked = assert_answers_alike(
@@ -343,6 +365,13 @@ fn rows_of_before_a_change_of_columns_read_as_they_did(server: Postgres) {
     let back = scratch.join("back");
     bygone.command(&["backfill-history", "--facts", &url, "--history", back.to_str().unwrap()]).well();
     assert_same_history(&history, &History::read(Store::directory(&back)));
+}
+
+#[test]
+fn columns_of_rows_alone_by_month_read_as_they_did() {
+    let by_month = ["--facts-partition", "month"];
+    let (server, scratch) = (Postgres::start(), Scratch::new("history"));
+    assert_changes_read(&server, &scratch, |bygone| bygone.without_files().options(&by_month));
 }
 
 on_each_major!(&[], [14 as v14, 15 as v15, 18 as v18], [rows_of_before_a_change_of_columns_read_as_they_did]);
