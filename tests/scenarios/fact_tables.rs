@@ -97,7 +97,12 @@ pub(super) fn assert_same_history(one: &History, other: &History) {
 }
 
 /// Reading commands say the same of the rows as of the files. Gives how many were asked.
-fn assert_answers_alike(bygone: &Bygone, target: &str, history: &History, tables: &[&str]) -> usize {
+pub(super) fn assert_answers_alike(
+    bygone: &Bygone,
+    target: &str,
+    history: &History,
+    tables: &[&str],
+) -> usize {
     let alike = |arguments: &[&str]| {
         let (files, rows) = (bygone.ask(arguments), bygone.ask_of(target, arguments));
         let same = files.stdout == rows.stdout && files.status == rows.status;

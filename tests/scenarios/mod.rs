@@ -8,6 +8,7 @@ mod context;
 mod delta;
 mod exactly_once;
 mod fact_tables;
+mod fact_tables_columns;
 mod faults;
 mod gaps;
 mod hashed_columns;

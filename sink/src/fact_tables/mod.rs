@@ -13,6 +13,7 @@ mod copy;
 mod due;
 mod names;
 mod objects;
+mod reading;
 mod rows;
 mod shape;
 mod slabs;
@@ -231,7 +232,7 @@ impl FactTables {
         for row in rows {
             self.names.know(row.get(0), row.get(1));
         }
-        Ok(())
+        self.renew().await
     }
 
     /// The last commit there is the history's own: another writer may have made one of the same number.
@@ -426,7 +427,13 @@ pub fn objects(archive: &Archive, schema: &str) -> Result<Vec<(String, Objects)>
 fn told(doing: &'static str, error: &tokio_postgres::Error) -> Error {
     match error.as_db_error() {
         Some(db) => {
-            let hint = db.hint().map_or_else(String::new, |hint| format!("; {hint}"));
+            let mut hint = db.hint().map_or_else(String::new, |hint| format!("; {hint}"));
+            // What depends on something is told in the details alone, which hold no values then.
+            if *db.code() == tokio_postgres::error::SqlState::DEPENDENT_OBJECTS_STILL_EXIST {
+                hint = db
+                    .detail()
+                    .map_or_else(String::new, |detail| format!("; {}", detail.replace('\n', "; ")));
+            }
             let kind = if db.code().code() == "42501" { ErrorKind::Denied } else { ErrorKind::Unsupported };
             Error::new(
                 kind,

@@ -9,6 +9,7 @@ use crate::read::TableHistory;
 use crate::schema::TableSchema;
 
 use super::MARK;
+use super::reading::{Moment, Shown};
 use super::slabs::{BEGAN, ENDED, SLAB};
 
 /// A literal, as statements take it.
@@ -82,12 +83,27 @@ pub(super) fn frame(schema: &str, database: &str) -> String {
             end if;
             return true;
         end $bygone$;
+        create index if not exists commits_wal_to on {s}.commits (wal_to, seq);
+        create or replace function {s}.time_of(place pg_lsn) returns timestamptz language plpgsql stable as $bygone$ begin
+            return coalesce(least(
+                (select c.known_until from {s}.commits c where c.wal_to >= place and c.known_until is not null order by c.wal_to, c.seq limit 1),
+                (select t.valid_from from {s}.transactions t where t.lsn >= place order by t.lsn limit 1)), '-infinity');
+        end $bygone$;
+        create or replace function {s}.as_type(value text, like_this anyelement) returns anyelement language plpgsql stable as $bygone$
+        declare read like_this%type; begin
+            read := value;
+            return read;
+        exception when others then
+            return null;
+        end $bygone$;
         create or replace function {s}.refuse() returns trigger language plpgsql as $bygone$ begin
             raise exception '% on %.% is refused: facts are only ever added', tg_op, tg_table_schema, tg_table_name
                 using hint = 'a correction is a new fact, made by a change in the source';
         end $bygone$;
         comment on function {s}.is_known(text, timestamptz) is 'fails before the history of a table begins';
         comment on function {s}.is_known(text, pg_lsn) is 'fails before the history of a table begins';
+        comment on function {s}.time_of(pg_lsn) is 'the first time at which a position is passed';
+        comment on function {s}.as_type(text, anyelement) is 'a text as a value of the type of the other value, null where it is none: for columns that had another type';
         comment on function {s}.refuse() is 'keeps facts from being altered, by the owner too';
         comment on table {s}.commits is 'commits of the log whose facts are here, each written in one transaction';
         comment on table {s}.transactions is 'one row per transaction of the source that changed something captured';
@@ -220,16 +236,8 @@ pub struct Objects {
     base: String,
     log_name: String,
     columns: Vec<Shown>,
-    key: Vec<String>,
-}
-
-/// A column as the source has it.
-#[derive(Debug)]
-struct Shown {
-    name: String,
-    physical: String,
-    /// What rows read as that are older than the column, with the schema version that brought it.
-    missing: Option<(i32, String)>,
+    /// Positions of the key's parts in `columns`.
+    key: Vec<usize>,
 }
 
 impl Objects {
@@ -237,29 +245,12 @@ impl Objects {
     #[must_use]
     pub fn of(schema: &str, base: &str, table: &TableHistory) -> Self {
         let newest: &TableSchema = table.newest();
-        let columns = newest
-            .columns
-            .iter()
-            .map(|column| {
-                let attnum = column.column.attnum;
-                let first = table.versions.iter().find(|version| version.schema.position(attnum).is_some());
-                let oldest = table.versions.first().map_or(1, |version| version.schema.version);
-                let missing = first.filter(|first| first.schema.version > oldest).and_then(|first| {
-                    let at = first.schema.position(attnum)?;
-                    let first_form = first.schema.columns.get(at).filter(|first| first.is_form_of(column))?;
-                    let missing = first_form.column.missing.clone()?;
-                    Some((first.schema.version, missing))
-                });
-                Shown { name: column.column.name.clone(), physical: column.physical.clone(), missing }
-            })
-            .collect();
-        let key = newest.key.iter().filter_map(|at| newest.columns.get(*at));
         Self {
             schema: schema.to_owned(),
             base: base.to_owned(),
             log_name: table.log_name.clone(),
-            key: key.map(|column| column.physical.clone()).collect(),
-            columns,
+            key: newest.key.clone(),
+            columns: Shown::all(table),
         }
     }
 
@@ -267,38 +258,28 @@ impl Objects {
         format!("{}.{}", quote_identifier(&self.schema), quote_identifier(&format!("{}{suffix}", self.base)))
     }
 
-    /// The columns of the source, in its order, out of a history row `h`: each with its name.
-    fn values(&self) -> impl Iterator<Item = (String, String)> {
-        self.columns.iter().map(|column| {
-            let physical = quote_identifier(&column.physical);
-            let value = match &column.missing {
-                // A row that was never rewritten reads so since the column came [23].
-                Some((since, text)) => {
-                    format!("case when h._schema < {since} then {} else h.{physical} end", literal(text))
-                }
-                None => format!("h.{physical}"),
-            };
-            (value, quote_identifier(&column.name))
-        })
+    /// The columns of the source, in its order, out of a history row `h` as of a moment: each with its name.
+    fn values(&self, moment: Moment<'_>) -> impl Iterator<Item = (String, String)> {
+        let value = move |column: &Shown| column.value(&self.schema, "h", moment);
+        self.columns.iter().map(move |column| (value(column), quote_identifier(&column.name)))
     }
 
-    /// Rows as they were where `moment` holds of a history row, and not of the next version. `more` is selected before the columns.
-    fn alive(&self, more: &str, whole_row: bool, moment: &str) -> String {
+    /// Rows as they were at a moment, out of the facts alone. `more` is selected before the columns.
+    fn alive(&self, more: &str, whole_row: bool, moment: Moment<'_>) -> String {
         let history = self.name("_history");
-        let condition =
-            |of: &str| if moment.is_empty() { String::new() } else { format!(" and {of}.{moment}") };
         // A table without columns has rows all the same.
         let columns = if whole_row {
-            let values: Vec<String> = self.values().map(|(value, _)| value).collect();
+            let values: Vec<String> = self.values(moment).map(|(value, _)| value).collect();
             format!("row({})::{} as r", values.join(", "), self.name(""))
         } else {
-            self.values().map(|(value, name)| format!("{value} as {name}")).collect::<Vec<_>>().join(", ")
+            let values = self.values(moment).map(|(value, name)| format!("{value} as {name}"));
+            values.collect::<Vec<_>>().join(", ")
         };
         format!(
             "select {more}{columns} from {history} h where h._deleted_at is null{} and not exists (select from {history} n where \
              n._entity_id = h._entity_id and n._version = h._version + 1{})",
-            condition("h"),
-            condition("n")
+            moment.covers("h"),
+            moment.covers("n")
         )
     }
 
@@ -306,11 +287,12 @@ impl Objects {
     fn at(&self, moment: Option<&str>) -> String {
         // A table without columns has nothing that a slab could hold.
         if self.columns.is_empty() {
-            let bound = moment.map_or_else(String::new, |at| format!("_valid_from <= {at}"));
-            return self.alive("", false, &bound) + &moment.map_or_else(String::new, |at| self.guard(at));
+            let bound = moment.map_or(Moment::Now, Moment::Time);
+            return self.alive("", false, bound) + &moment.map_or_else(String::new, |at| self.guard(at));
         }
         let (history, slabs) = (self.name("_history"), self.name("_slabs"));
-        let columns: Vec<String> = self.values().map(|(value, name)| format!("{value} as {name}")).collect();
+        let values = self.values(moment.map_or(Moment::Now, Moment::Time));
+        let columns: Vec<String> = values.map(|(value, name)| format!("{value} as {name}")).collect();
         let columns = columns.join(", ");
         let begun = moment.map_or_else(String::new, |at| format!(" and s.begins <= {at}"));
         // The last slab that begins at the moment or before.
@@ -363,28 +345,94 @@ impl Objects {
         )
     }
 
+    /// What the comments say of columns that had other types.
+    fn remark(&self) -> String {
+        let columns = self.columns.iter().filter(|column| column.may_not_read());
+        let names: Vec<&str> = columns.map(|column| column.name.as_str()).collect();
+        if names.is_empty() {
+            return String::new();
+        }
+        format!(
+            "; had another type: {}. A value of then that does not read as one of now is null here, and stands in {}_history",
+            names.join(", "),
+            self.base
+        )
+    }
+
+    /// The table's functions. Plain SQL, stable, one statement: it is inlined, and conditions on its result reach the indexes.
+    fn bodies(&self) -> [Function; 5] {
+        let (history, current, as_of) = (self.name("_history"), self.name(""), self.name("_as_of"));
+        let past = |arguments: &'static str, body: String| Function {
+            suffix: "_as_of",
+            arguments,
+            named: arguments,
+            returns: format!("setof {current}"),
+            body: format!(" {body} "),
+        };
+        let columns = self.columns.iter();
+        let forms =
+            columns.flat_map(|column| column.forms.iter().map(|form| (column.name.as_str(), form.as_str())));
+        // A column is in `_changed` under the name that it had in the history then.
+        let blame = format!(
+            " select c.name, h._version, h._valid_from, h._xid, h._actor from (select name, array_agg(form) as forms from \
+             unnest({}::text[], {}::text[]) with ordinality as f (name, form, place) group by name order by min(place)) c cross join \
+             lateral (select * from {history} h where h._entity_id = key and (h._version = 1 or h._changed && c.forms) order by h._version \
+             desc limit 1) h ",
+            array(forms.clone().map(|(name, _)| name)),
+            array(forms.map(|(_, form)| form))
+        );
+        let diff = format!(
+            " select case when o._entity_id is null then 'added' when n._entity_id is null then 'removed' else 'changed' end, \
+             coalesce(o._entity_id, n._entity_id), o.r, n.r from ({}) o full join ({}) n on n._entity_id = o._entity_id where \
+             o._entity_id is null or n._entity_id is null or o._version <> n._version ",
+            self.alive("h._entity_id, h._version, ", true, Moment::Time("$1")),
+            self.alive("h._entity_id, h._version, ", true, Moment::Time("$2"))
+        );
+        [
+            past("timestamp with time zone", self.at(Some("$1"))),
+            past("pg_lsn", self.alive("", false, Moment::Place("$1")) + &self.guard("$1")),
+            // Of a literal without a type PostgreSQL could not tell which of the two it is.
+            past("text", format!("select * from {as_of}($1::timestamptz)")),
+            Function {
+                suffix: "_blame",
+                arguments: "text",
+                named: "key text",
+                returns:
+                    "table (column_name text, version bigint, valid_from timestamptz, xid bigint, actor text)"
+                        .to_owned(),
+                body: blame,
+            },
+            Function {
+                suffix: "_diff",
+                arguments: "timestamp with time zone, timestamp with time zone",
+                named: "timestamptz, timestamptz",
+                returns: format!("table (change text, _entity_id text, old {current}, new {current})"),
+                body: diff,
+            },
+        ]
+    }
+
+    /// The table's functions as the catalog has them: each with the types that it takes, and its body.
+    pub(super) fn functions(&self) -> Vec<(String, String)> {
+        let functions = self.bodies().into_iter();
+        functions
+            .map(|function| {
+                (format!("{}{}({})", self.base, function.suffix, function.arguments), function.body)
+            })
+            .collect()
+    }
+
     /// Statements that make everything, anew where it is there.
     #[must_use]
     pub fn statements(&self) -> String {
         let (history, current, timeline) = (self.name("_history"), self.name(""), self.name("_timeline"));
-        let (as_of, blame, diff) = (self.name("_as_of"), self.name("_blame"), self.name("_diff"));
-        let signatures = [
-            format!("{as_of}(timestamptz)"),
-            format!("{as_of}(pg_lsn)"),
-            format!("{as_of}(text)"),
-            format!("{blame}(text)"),
-            format!("{diff}(timestamptz, timestamptz)"),
-        ];
         let comment = |kind: &str, of: &str, text: &str| {
             format!("comment on {kind} {of} is {};\n", literal(&text.replace("{}", &self.log_name)))
         };
-        let mut sql = String::new();
-        for signature in &signatures {
-            // Writing to a String does not fail.
-            let _ = writeln!(sql, "drop function if exists {signature};");
-        }
+        let mut sql = drop_functions(&self.schema, &self.base);
         sql.push_str(&view(&current, &self.at(None)));
-        sql.push_str(&comment("view", &current, "{} as it is now"));
+        let remark = self.remark();
+        sql.push_str(&comment("view", &current, &format!("{{}} as it is now{remark}")));
         let whole = format!(
             "select h.*, (select n._valid_from from {history} n where n._entity_id = h._entity_id and n._version = h._version + 1) as \
              _valid_to from {history} h"
@@ -395,44 +443,24 @@ impl Objects {
             &timeline,
             "every version of every row of {}, with the end of its validity",
         ));
-        // Plain SQL, stable, one statement: it is inlined, and conditions on its result reach the indexes.
-        let bodies = [
-            ("timestamptz", self.at(Some("$1"))),
-            ("pg_lsn", self.alive("", false, "_lsn <= $1") + &self.guard("$1")),
-            // Of a literal without a type PostgreSQL could not tell which of the two it is.
-            ("text", format!("select * from {as_of}($1::timestamptz)")),
-        ];
-        for (axis, body) in bodies {
+        for Function { suffix, arguments, named, returns, body } in self.bodies() {
+            let function = self.name(suffix);
             let _ = writeln!(
                 sql,
-                "create function {as_of}({axis}) returns setof {current} language sql stable as $bygone$ {body} $bygone$;"
+                "create function {function}({named}) returns {returns} language sql stable as $bygone${body}$bygone$;"
             );
-            sql.push_str(&comment("function", &format!("{as_of}({axis})"), "{} as it was at a moment"));
+            let what = match suffix {
+                "_as_of" => format!("{{}} as it was at a moment{remark}"),
+                "_blame" => {
+                    "for each column of the row with this _entity_id: the version that last changed it, when, and who".to_owned()
+                }
+                _ => "rows of {} that were added, removed or changed between two moments".to_owned(),
+            };
+            sql.push_str(&comment("function", &format!("{function}({arguments})"), &what));
         }
-        let _ = writeln!(
-            sql,
-            "create function {blame}(key text) returns table (column_name text, version bigint, valid_from timestamptz, xid bigint, actor \
-             text) language sql stable as $bygone$ select c.name, h._version, h._valid_from, h._xid, h._actor from unnest({}::text[], \
-             {}::text[]) as c (name, physical) cross join lateral (select * from {history} h where h._entity_id = key and (h._version = 1 \
-             or h._changed @> array[c.physical]) order by h._version desc limit 1) h $bygone$;",
-            array(self.columns.iter().map(|column| column.name.as_str())),
-            array(self.columns.iter().map(|column| column.physical.as_str()))
-        );
-        let what = "for each column of the row with this _entity_id: the version that last changed it, when, and who";
-        sql.push_str(&comment("function", &format!("{blame}(text)"), what));
-        let _ = writeln!(
-            sql,
-            "create function {diff}(timestamptz, timestamptz) returns table (change text, _entity_id text, old {current}, new {current}) \
-             language sql stable as $bygone$ select case when o._entity_id is null then 'added' when n._entity_id is null then 'removed' \
-             else 'changed' end, coalesce(o._entity_id, n._entity_id), o.r, n.r from ({}) o full join ({}) n on n._entity_id = \
-             o._entity_id where o._entity_id is null or n._entity_id is null or o._version <> n._version $bygone$;",
-            self.alive("h._entity_id, h._version, ", true, "_valid_from <= $1"),
-            self.alive("h._entity_id, h._version, ", true, "_valid_from <= $2")
-        );
-        let what = "rows of {} that were added, removed or changed between two moments";
-        sql.push_str(&comment("function", &format!("{diff}(timestamptz, timestamptz)"), what));
         if !self.key.is_empty() {
-            let key: Vec<String> = self.key.iter().map(|name| quote_identifier(name)).collect();
+            let key = self.key.iter().filter_map(|at| self.columns.get(*at));
+            let key: Vec<String> = key.map(|column| column.indexed(&self.schema)).collect();
             // Named after what it is on: another key gets another index.
             let index = format!("bygone_key_{}", short_hash(&format!("{} {}", self.base, key.join(","))));
             let _ = writeln!(
@@ -449,6 +477,37 @@ impl Objects {
         );
         sql
     }
+}
+
+/// One of a table's functions.
+struct Function {
+    suffix: &'static str,
+    /// The types of its arguments, as the catalog calls them.
+    arguments: &'static str,
+    /// The same, with the arguments' names.
+    named: &'static str,
+    returns: String,
+    body: String,
+}
+
+/// Statements that drop a table's functions, where they are there.
+fn drop_functions(schema: &str, base: &str) -> String {
+    let name = |suffix: &str| {
+        format!("{}.{}", quote_identifier(schema), quote_identifier(&format!("{base}{suffix}")))
+    };
+    let (as_of, blame, diff) = (name("_as_of"), name("_blame"), name("_diff"));
+    format!(
+        "drop function if exists {as_of}(timestamptz); drop function if exists {as_of}(pg_lsn); drop function if exists {as_of}(text); \
+         drop function if exists {blame}(text); drop function if exists {diff}(timestamptz, timestamptz);\n"
+    )
+}
+
+/// Statements that drop all that is made of a table's history. What others have built on it stands in the way, and is not dropped.
+pub(super) fn drop_all(schema: &str, base: &str) -> String {
+    let s = quote_identifier(schema);
+    let (current, timeline) = (quote_identifier(base), quote_identifier(&format!("{base}_timeline")));
+    drop_functions(schema, base)
+        + &format!("drop view if exists {s}.{current}; drop view if exists {s}.{timeline};\n")
 }
 
 /// A view, made anew where its columns are other ones; what others have built on it stands in the way then, and is not dropped.

@@ -10,6 +10,7 @@ use super::{FactTables, LEAF_COLUMN, told};
 use crate::error::Result;
 use crate::log::SchemaVersion;
 use crate::timestamp::Timestamp;
+use crate::value::Kind;
 
 /// Built-in types, and arrays of which, that are kept as text: the server takes no values of them from a client, or takes them for names
 /// of objects that the target need not have.
@@ -29,6 +30,43 @@ impl TypeName {
     fn text() -> Self {
         Self { whole: "text".to_owned(), bare: "text".to_owned() }
     }
+
+    /// Every value of another type of the same kind of file column can be put into it, and keeps its text.
+    fn takes_all_of(&self, other: &Self, kind: &Kind) -> bool {
+        let (whole, bare) = (self.whole.as_str(), other.bare.as_str());
+        whole == bare
+            || whole == widest(kind)
+            || match kind {
+                Kind::List(_) => matches!(whole, "text" | "text[]" | "character varying[]"),
+                _ => matches!(whole, "text" | "character varying") || (whole, bare) == ("json", "jsonb"),
+            }
+    }
+}
+
+/// The type that takes all values of all types that one file column may hold.
+fn widest(kind: &Kind) -> String {
+    let name = match kind {
+        Kind::Bool => "boolean",
+        Kind::Int16 => "smallint",
+        Kind::Int32 => "integer",
+        Kind::Int64 | Kind::Oid => "bigint",
+        Kind::Float32 => "real",
+        Kind::Float64 => "double precision",
+        Kind::Decimal { .. } => "numeric",
+        Kind::Bytes => "bytea",
+        Kind::Date => "date",
+        Kind::Timestamp => "timestamp without time zone",
+        Kind::Timestamptz => "timestamp with time zone",
+        Kind::List(element) => return format!("{}[]", widest(element)),
+        Kind::Text
+        | Kind::Json
+        | Kind::Jsonb
+        | Kind::NumericText
+        | Kind::Printed(_)
+        | Kind::Other
+        | Kind::Uuid => "text",
+    };
+    name.to_owned()
 }
 
 impl FactTables {
@@ -57,15 +95,64 @@ impl FactTables {
             .await
             .map_err(|error| told(doing, &error))?;
         self.execute(doing, &objects::slab_table(&self.schema, &base)).await?;
+        self.fit_all(&base, version).await?;
+        let objects = self.objects_of(&base, log_name, version.schema)?;
+        self.execute(doing, &objects.statements()).await
+    }
+
+    /// What readers ask of a table as of a version, which need not be the newest that the log has.
+    fn objects_of(&self, base: &str, log_name: &str, schema: i32) -> Result<Objects> {
+        let mut table = self.archive.table(log_name)?;
+        table.versions.retain(|known| known.schema.version <= schema);
+        Ok(Objects::of(&self.schema, base, &table))
+    }
+
+    async fn fit_all(&mut self, base: &str, version: &SchemaVersion) -> Result<()> {
         // In the order in which slabs are made of facts.
         for table in [format!("{base}_history"), format!("{base}_slabs")] {
-            self.fit(&base, &table, version).await?;
+            self.fit(base, &table, version).await?;
         }
-        // As of this version, which need not be the newest that the log has.
-        let mut table = self.archive.table(log_name)?;
-        table.versions.retain(|known| known.schema.version <= version.schema);
-        let objects = Objects::of(&self.schema, &base, &table);
-        self.execute(doing, &objects.statements()).await
+        Ok(())
+    }
+
+    /// Makes anew what readers ask, and gives columns types that take what comes, where another version of bygone made them otherwise.
+    pub(super) async fn renew(&mut self) -> Result<()> {
+        let doing = "renewing what readers ask";
+        let s = quote_identifier(&self.schema);
+        let sql = format!(
+            "select t.log_name, t.base, max(s.schema) from {s}.tables t join {s}.schemas s on s.table_name = t.log_name group by 1, 2"
+        );
+        let tables = self.client.query(&sql, &[]).await.map_err(|error| told(doing, &error))?;
+        let sql = "select p.proname::text || '(' || oidvectortypes(p.proargtypes) || ')', p.prosrc from pg_proc p join pg_namespace n on \
+             n.oid = p.pronamespace where n.nspname = $1";
+        let there = self.client.query(sql, &[&self.schema]).await.map_err(|error| told(doing, &error))?;
+        let there: HashSet<(String, String)> = there.iter().map(|row| (row.get(0), row.get(1))).collect();
+        for row in tables {
+            let (log_name, base, schema): (String, String, i32) = (row.get(0), row.get(1), row.get(2));
+            let Ok(objects) = self.objects_of(&base, &log_name, schema) else { continue };
+            if objects.functions().iter().all(|function| there.contains(function)) {
+                continue;
+            }
+            let versions = self.archive.log().schemas(&log_name);
+            let Some(version) = versions.iter().find(|version| version.schema == schema).cloned() else {
+                continue;
+            };
+            self.execute(doing, "begin").await?;
+            let renewed = match self.fit_all(&base, &version).await {
+                Ok(()) => self.execute(doing, &objects.statements()).await,
+                Err(error) => Err(error),
+            };
+            match renewed {
+                Ok(()) => self.execute(doing, "commit").await?,
+                // Facts can be written all the same.
+                Err(error) => {
+                    self.columns.clear();
+                    self.execute(doing, "rollback").await?;
+                    tracing::warn!(table = log_name, %error, "what readers ask stays as an earlier version made it");
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Has a table take the columns of a schema version.
@@ -87,17 +174,24 @@ impl FactTables {
                     self.execute(doing, &sql).await?;
                     columns.insert(name.to_owned(), wanted);
                 }
-                // Values of each modifier of a type fit into the type without one.
-                Some(there) if *there == wanted || there.whole == wanted.bare => {}
-                Some(TypeName { bare, .. }) => {
-                    let bare = bare.clone();
-                    let views = [base.to_owned(), format!("{base}_timeline")];
-                    for view in views.map(|view| quote_identifier(&view)) {
-                        self.execute(doing, &format!("drop view if exists {s}.{view} cascade")).await?;
-                    }
-                    let sql = format!("alter table {s}.{of} alter column {quoted} type {bare}");
+                Some(there)
+                    if *there == wanted
+                        || there.takes_all_of(&wanted, &Kind::of_column(&column.column())) => {}
+                Some(there) => {
+                    let (wider, using) = if there.bare == wanted.bare {
+                        // Values of each modifier of a type fit into the type without one.
+                        (there.bare.clone(), String::new())
+                    } else {
+                        // One column of the files holds both types; what takes the values of both keeps the text of those there.
+                        let wider = widest(&Kind::of_column(&column.column()));
+                        let text = format!("format('%s', {quoted})::{wider}");
+                        let using = format!(" using case when {quoted} is not null then {text} end");
+                        (wider, using)
+                    };
+                    self.execute(doing, &objects::drop_all(&self.schema, base)).await?;
+                    let sql = format!("alter table {s}.{of} alter column {quoted} type {wider}{using}");
                     self.execute(doing, &sql).await?;
-                    columns.insert(name.to_owned(), TypeName { whole: bare.clone(), bare });
+                    columns.insert(name.to_owned(), TypeName { whole: wider.clone(), bare: wider });
                 }
             }
         }
