@@ -41,6 +41,9 @@ const WAITING_BATCHES: usize = 6;
 /// batches, not thousands of open files with their dictionaries.
 const ROWS_BEFORE_FILE: usize = 32_768;
 
+/// Bytes of a file on disk that are in memory at once while it is put.
+const MOST_BUFFERED: usize = 24 << 20;
+
 /// Paths that orphans may have taken before a writer gives up.
 const MOST_ORPHANS: usize = 10_000;
 
@@ -443,16 +446,19 @@ impl Worker {
         make_room(&mut writer);
         let body = Bytes::from(writer.into_inner().map_err(|error| parquet_bug(&error))?);
         self.bytes.fetch_add(body.len() as u64, Ordering::Relaxed);
-        // More than fits at once is still let through alone.
-        let weight = u32::try_from(body.len().min(self.limits.pending_bytes)).unwrap_or(u32::MAX);
-        let permit = self
-            .runtime
-            .block_on(Arc::clone(&self.pending).acquire_many_owned(weight))
-            .map_err(|_| Error::new(ErrorKind::Latched, "the encoder has stopped", ""))?;
+        let permit = self.room(body.len())?;
         let named = Named::new(&file.target, file.rows, file.span, Arc::clone(&self.numbers));
         let store = self.store.clone();
         self.uploads.push(self.runtime.spawn(async move { put(store, named, body, permit).await }));
         Ok(())
+    }
+
+    /// Waits until so many bytes may be on their way. More than fits at once is still let through alone.
+    fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit> {
+        let weight = u32::try_from(bytes.min(self.limits.pending_bytes)).unwrap_or(u32::MAX);
+        self.runtime
+            .block_on(Arc::clone(&self.pending).acquire_many_owned(weight))
+            .map_err(|_| Error::new(ErrorKind::Latched, "the encoder has stopped", ""))
     }
 
     /// The same of a file with large values, which lies on disk.
@@ -462,7 +468,8 @@ impl Worker {
         let named = Named::new(&file.target, file.rows, span, Arc::clone(&self.numbers));
         let staged = file.finish()?;
         self.bytes.fetch_add(staged.bytes(), Ordering::Relaxed);
-        self.uploads.push(self.runtime.spawn(publish(named, staged)));
+        let permit = self.room(MOST_BUFFERED)?;
+        self.uploads.push(self.runtime.spawn(publish(named, staged, permit)));
         Ok(())
     }
 }
@@ -532,7 +539,7 @@ async fn put(store: Store, named: Named, body: Bytes, _room: OwnedSemaphorePermi
 }
 
 /// Makes a file on disk the object of the next free path.
-async fn publish(named: Named, staged: StagedFile) -> Result<WrittenFile> {
+async fn publish(named: Named, staged: StagedFile, _room: OwnedSemaphorePermit) -> Result<WrittenFile> {
     let mut sealed = staged.seal().await?;
     let (size, sha256) = (sealed.bytes(), sealed.sha256());
     for _ in 0..MOST_ORPHANS {

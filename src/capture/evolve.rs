@@ -48,6 +48,13 @@ pub(super) fn as_of_stream(
         column.name.clone_into(&mut found.name);
         columns.push(found);
     }
+    // Columns come in the order of their numbers: these have changed names among themselves, and the catalog is ahead.
+    if !is_leaf
+        && !columns.is_sorted_by(|a, b| a.attnum < b.attnum)
+        && let Some(placed) = by_place(&listed, old)
+    {
+        columns = placed;
+    }
     // Columns that are never sent stay.
     let unsent = now.map_or_else(Vec::new, |table| {
         table.columns.iter().filter(|column| column.generated.is_some()).cloned().collect()
@@ -62,6 +69,24 @@ pub(super) fn as_of_stream(
         Some(table) => Table { columns, ..table.clone() },
         None => Table { columns, ..bare(relation.oid, TableName::new(relation.schema, relation.name)) },
     }
+}
+
+/// The columns that were known, in their order, under the names of the stream; none where they cannot be these.
+fn by_place(listed: &[RelationColumn<'_>], old: &TableSchema) -> Option<Vec<Column>> {
+    let known: Vec<&Column> =
+        old.columns.iter().filter(|known| known.sent).map(|known| &known.column).collect();
+    if known.len() != listed.len() {
+        return None;
+    }
+    let placed = listed.iter().zip(known).map(|(column, known)| {
+        (known.data_type.oid == column.type_oid).then(|| {
+            let mut placed = known.clone();
+            placed.data_type.typmod = column.typmod;
+            column.name.clone_into(&mut placed.name);
+            placed
+        })
+    });
+    placed.collect()
 }
 
 /// A partitioned table, with what older rows read as in columns that came: it has no rows itself, and its partitions know.

@@ -214,14 +214,15 @@ impl Follower {
             .copied()
             .filter(|name| root.get(name).is_some_and(|now| known.get(name) != Some(&now.attnum)))
             .collect();
-        if moved.is_empty() {
-            return Ok(false);
-        }
         let ascends = |attnums: Vec<i16>| attnums.is_sorted_by(|a, b| a < b);
         let is_leaf = relation.oid != schema.oid;
-        let now_fits = ascends(names.iter().filter_map(|name| Some(own.get(name)?.attnum)).collect());
         let before_fits =
             is_leaf || ascends(names.iter().filter_map(|name| known.get(name).copied()).collect());
+        if moved.is_empty() {
+            // They had other names then, and have these again by now.
+            return Ok(!before_fits);
+        }
+        let now_fits = ascends(names.iter().filter_map(|name| Some(own.get(name)?.attnum)).collect());
         let touched_after = || {
             let touched = moved.iter().filter_map(|name| own.get(name)).map(|attribute| attribute.xmin);
             // Numbers of transactions go round.

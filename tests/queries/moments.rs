@@ -23,6 +23,7 @@ fn a_moment_that_is_not_known_is_refused_with_the_reason() {
         ],
     );
     shop.misused(&["as-of", "orders", "--at", "soon"], &["not a moment", "2 hours ago"]);
+    shop.misused(&["sql", "select * from orders_as_of('soon')"], &["not a moment", "2 hours ago"]);
     for moment in ["2020-01-01", "0/1"] {
         shop.refused(&["transactions", "--until", moment], &["nothing is known at", "the history begins at"]);
     }

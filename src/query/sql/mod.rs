@@ -143,6 +143,13 @@ impl Session {
                 "{text}: a history is read, not written; `bygone restore` changes the source"
             ));
         }
-        Error::other(text)
+        match error.find_root() {
+            DataFusionError::External(source)
+                if matches!(source.downcast_ref::<Error>(), Some(Error::Usage(_))) =>
+            {
+                Error::Usage(text)
+            }
+            _ => Error::other(text),
+        }
     }
 }

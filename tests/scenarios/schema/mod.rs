@@ -644,16 +644,21 @@ fn columns_move(live: bool) {
     let mut diary = Diary::begin(
         live,
         "create table swapped (id int primary key, a text, b text); insert into swapped values (1, 'a1', 'b1'), (2, 'a2', 'b2');
+         create table back (id int primary key, a text, b text); insert into back values (1, 'a1', 'b1'), (2, 'a2', 'b2');
          create table again (id int primary key, n int); insert into again values (1, 1), (2, 2);
          create table between (id int primary key, n int, m int); insert into between values (1, 1, 10), (2, 2, 20);
          create table filled (id int primary key, n int); insert into filled values (1, 1), (2, 2);
          create table at_once (id int primary key, a text, b text); insert into at_once values (1, 'a1', 'b1'), (2, 'a2', 'b2')",
     );
-    let tables = ["swapped", "again", "between", "filled", "at_once"];
+    let tables = ["swapped", "back", "again", "between", "filled", "at_once"];
     tables.iter().for_each(|table| diary.save(table));
     for sql in [
         "alter table swapped rename a to x; alter table swapped rename b to a; alter table swapped rename x to b",
         "update swapped set a = 'new a' where id = 1",
+        "alter table back rename a to x; alter table back rename b to a; alter table back rename x to b",
+        "update back set a = 'new a' where id = 1",
+        "alter table back rename a to x; alter table back rename b to a; alter table back rename x to b",
+        "update back set a = 'newer a' where id = 2",
         "alter table again drop column n; alter table again add column n int",
         "insert into again values (3, 33); update again set n = 11 where id = 1",
         "alter table between drop column n; alter table between add column n int",
@@ -667,7 +672,7 @@ fn columns_move(live: bool) {
     }
     tables.iter().for_each(|table| diary.save(table));
     diary.server.run(
-        "update swapped set b = 'newer'; update again set n = n + 1; update between set n = n + 1; update filled set n = n + 1;
+        "update swapped set b = 'newer'; update back set b = 'newer' where id = 2; update again set n = n + 1; update between set n = n + 1; update filled set n = n + 1;
          update at_once set b = 'newer'",
     );
     tables.iter().for_each(|table| diary.save(table));
