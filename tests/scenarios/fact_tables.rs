@@ -425,6 +425,9 @@ fn slabs_change_no_answer_and_may_be_removed() {
     let options = ["--commit-interval", "100ms", "--facts", &url, "--slab-rows", "40"];
     let mut bygone = source.bygone().options(&options);
     bygone.start("");
+    // All tables are copied: they have one beginning.
+    let copied = eventually(Duration::from_secs(60), || bygone.said().contains("streaming"));
+    assert!(copied, "{}", bygone.said());
     workload.wait_for(200);
     bygone.kill();
     bygone.start("");
