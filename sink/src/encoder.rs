@@ -324,15 +324,15 @@ impl OpenFile {
         if self.writer.is_none() {
             let properties = parquet_layout::properties(&self.target.schema);
             let writer = ArrowWriter::try_new(Vec::new(), Arc::clone(&self.target.schema), Some(properties));
-            self.writer = Some(writer.map_err(|error| parquet_bug(&error))?);
+            self.writer = Some(writer.map_err(parquet_bug)?);
         }
         if let Some(writer) = &mut self.writer {
             for batch in self.waiting.drain(..) {
-                writer.write(&batch).map_err(|error| parquet_bug(&error))?;
+                writer.write(&batch).map_err(parquet_bug)?;
             }
             if writer.in_progress_size() > parquet_layout::ROW_GROUP_BYTES {
                 make_room(writer);
-                writer.flush().map_err(|error| parquet_bug(&error))?;
+                writer.flush().map_err(parquet_bug)?;
             }
         }
         self.waiting_rows = 0;
@@ -444,7 +444,7 @@ impl Worker {
         file.encode()?;
         let Some(mut writer) = file.writer.take() else { return Ok(()) };
         make_room(&mut writer);
-        let body = Bytes::from(writer.into_inner().map_err(|error| parquet_bug(&error))?);
+        let body = Bytes::from(writer.into_inner().map_err(parquet_bug)?);
         self.bytes.fetch_add(body.len() as u64, Ordering::Relaxed);
         let permit = self.room(body.len())?;
         let named = Named::new(&file.target, file.rows, file.span, Arc::clone(&self.numbers));
@@ -583,8 +583,8 @@ async fn collect(uploads: Vec<tokio::task::JoinHandle<Result<WrittenFile>>>) -> 
     Ok(files)
 }
 
-pub(crate) fn parquet_bug(error: &ParquetError) -> Error {
-    Error::new(ErrorKind::Io, "a Parquet file cannot be encoded", error.to_string())
+pub(crate) fn parquet_bug(error: ParquetError) -> Error {
+    Error::new(ErrorKind::Io, "a Parquet file cannot be encoded", error.to_string()).with_source(error)
 }
 
 pub(crate) fn arrow_bug(error: arrow::error::ArrowError) -> Error {

@@ -40,8 +40,7 @@ impl LargeFile {
     pub(crate) fn create(store: &Store, target: Target) -> Result<Self> {
         let properties = parquet_layout::properties(&target.schema);
         let writer = ArrowWriter::try_new(store.stage()?, Arc::clone(&target.schema), Some(properties));
-        let (writer, columns) =
-            writer.and_then(ArrowWriter::into_serialized_writer).map_err(|error| parquet_bug(&error))?;
+        let (writer, columns) = writer.and_then(ArrowWriter::into_serialized_writer).map_err(parquet_bug)?;
         Ok(Self { target, rows: 0, span: None, writer, columns })
     }
 
@@ -50,36 +49,38 @@ impl LargeFile {
         let span = Span::of(fact).map_err(arrow_bug)?;
         self.span = Some(self.span.map_or(span, |all| all.and(span)));
         self.rows += 1;
-        let failed = |error: ParquetError| parquet_bug(&error);
         let groups = self.writer.flushed_row_groups().len();
-        let mut writers = self.columns.create_column_writers(groups).map_err(failed)?.into_iter();
+        let mut writers = self.columns.create_column_writers(groups).map_err(parquet_bug)?.into_iter();
         let descriptors = self.writer.schema_descr().columns().to_vec();
         let mut leaf = 0;
-        let mut group = self.writer.next_row_group().map_err(failed)?;
+        let mut group = self.writer.next_row_group().map_err(parquet_bug)?;
         for (at, (field, array)) in self.target.schema.fields().iter().zip(fact.columns()).enumerate() {
             if let Some(cell) = values.iter().find(|cell| cell.column == at) {
                 // A text or bytes is one leaf.
                 drop(writers.next());
                 let descriptor = descriptors.get(leaf).ok_or_else(|| bug("a column is missing"))?;
                 leaf += 1;
-                let (chunk, closed) = chunk(descriptor, cell.shelf.page(cell.value)?).map_err(failed)?;
-                group.append_column(&chunk, closed).map_err(failed)?;
+                let (chunk, closed) = chunk(descriptor, cell.shelf.page(cell.value)?).map_err(parquet_bug)?;
+                group.append_column(&chunk, closed).map_err(parquet_bug)?;
                 continue;
             }
-            for values in compute_leaves(field, array).map_err(failed)? {
+            for values in compute_leaves(field, array).map_err(parquet_bug)? {
                 leaf += 1;
                 let mut writer = writers.next().ok_or_else(|| bug("a column is missing"))?;
-                writer.write(&values).map_err(failed)?;
-                writer.close().and_then(|chunk| chunk.append_to_row_group(&mut group)).map_err(failed)?;
+                writer.write(&values).map_err(parquet_bug)?;
+                writer
+                    .close()
+                    .and_then(|chunk| chunk.append_to_row_group(&mut group))
+                    .map_err(parquet_bug)?;
             }
         }
-        group.close().map_err(failed)?;
+        group.close().map_err(parquet_bug)?;
         Ok(self.writer.bytes_written() as u64)
     }
 
     /// Ends the file.
     pub(crate) fn finish(self) -> Result<StagedFile> {
-        self.writer.into_inner().map_err(|error| parquet_bug(&error))
+        self.writer.into_inner().map_err(parquet_bug)
     }
 }
 

@@ -23,6 +23,8 @@ use memchr::memmem;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::log::ContentHash;
+use crate::state::{StateError, create_private};
 
 /// From this size on a value is large.
 pub(crate) const LARGE: usize = 4 << 20;
@@ -31,6 +33,9 @@ pub(crate) const LARGE: usize = 4 << 20;
 /// level 1.
 const LEVELS: [u8; 6] = [2, 0, 0, 0, 2, 1];
 
+/// What stands before the value in its page: the levels, and its length.
+const HEAD: usize = LEVELS.len() + 4;
+
 /// There is always room for so much that nobody needs.
 const SWEEP_FROM: u64 = 1 << 30;
 
@@ -38,7 +43,7 @@ const SWEEP_FROM: u64 = 1 << 30;
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct LargeRef {
     length: u64,
-    sha256: [u8; 32],
+    sha256: ContentHash,
 }
 
 impl std::fmt::Debug for LargeRef {
@@ -53,28 +58,20 @@ impl LargeRef {
 
     /// Of a value.
     pub(crate) fn of(value: &[u8]) -> Self {
-        Self { length: value.len() as u64, sha256: Sha256::digest(value).into() }
+        Self { length: value.len() as u64, sha256: ContentHash::of(value) }
     }
 
     pub(crate) fn to_bytes(self) -> [u8; Self::SIZE] {
         let mut bytes = [0; Self::SIZE];
         let (length, hash) = bytes.split_at_mut(8);
         length.copy_from_slice(&self.length.to_le_bytes());
-        hash.copy_from_slice(&self.sha256);
+        hash.copy_from_slice(&self.sha256.0);
         bytes
     }
 
     pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (length, hash) = bytes.split_first_chunk::<8>()?;
-        Some(Self { length: u64::from_le_bytes(*length), sha256: hash.try_into().ok()? })
-    }
-
-    fn name(self) -> String {
-        self.sha256.iter().fold(String::with_capacity(64), |mut name, byte| {
-            name.push(char::from_digit(u32::from(byte >> 4), 16).unwrap_or('0'));
-            name.push(char::from_digit(u32::from(byte & 15), 16).unwrap_or('0'));
-            name
-        })
+        Some(Self { length: u64::from_le_bytes(*length), sha256: ContentHash(hash.try_into().ok()?) })
     }
 }
 
@@ -101,7 +98,7 @@ struct Inner {
     /// Counts the commits that were sealed.
     generation: u64,
     /// In which generation a file was put or asked for again.
-    put: HashMap<[u8; 32], u64>,
+    put: HashMap<ContentHash, u64>,
     /// Bytes put since the last sweep, and left by it.
     added: u64,
     left: u64,
@@ -120,8 +117,7 @@ impl Drop for Hold {
 impl Shelf {
     /// The shelf in a directory, which is made when something is put.
     pub(crate) fn new(directory: PathBuf) -> Self {
-        let left = files(&directory).map(|(_, bytes)| bytes).sum();
-        Self { directory, inner: Mutex::new(Inner { left, ..Inner::default() }), holds: Arc::default() }
+        Self { directory, inner: Mutex::default(), holds: Arc::default() }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -130,23 +126,25 @@ impl Shelf {
     }
 
     fn path(&self, of: LargeRef) -> PathBuf {
-        self.directory.join(of.name())
+        self.directory.join(of.sha256.to_string())
     }
 
     /// Keeps a value.
-    pub(crate) fn put(&self, value: &[u8]) -> io::Result<LargeRef> {
+    pub(crate) fn put(&self, value: &[u8]) -> Result<LargeRef> {
         let reference = LargeRef::of(value);
-        let path = self.path(reference);
-        if self.is_known(reference, &path) {
-            return Ok(reference);
+        if !self.is_known(reference) {
+            self.write(reference, value)
+                .map_err(|error| Error::from(StateError::unwritable_in(&self.directory, error)))?;
         }
-        let mut builder = fs::DirBuilder::new();
-        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        builder.recursive(true).create(&self.directory)?;
+        Ok(reference)
+    }
+
+    fn write(&self, reference: LargeRef, value: &[u8]) -> io::Result<()> {
+        create_private(&self.directory)?;
         let file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&self.directory)?;
         let mut packed = zstd::Encoder::new(BufWriter::new(file.as_file()), zstd::DEFAULT_COMPRESSION_LEVEL)?;
         packed.include_checksum(true)?;
-        packed.set_pledged_src_size(Some((LEVELS.len() + 4 + value.len()) as u64))?;
+        packed.set_pledged_src_size(Some((HEAD + value.len()) as u64))?;
         packed.write_all(&LEVELS)?;
         let length = u32::try_from(value.len()).map_err(|_| io::ErrorKind::FileTooLarge)?;
         packed.write_all(&length.to_le_bytes())?;
@@ -156,18 +154,18 @@ impl Shelf {
         file.as_file().sync_all()?;
         let bytes = file.as_file().metadata()?.len();
         let mut inner = self.inner();
-        file.persist(&path).map_err(|error| error.error)?;
+        file.persist(self.path(reference)).map_err(|error| error.error)?;
         File::open(&self.directory)?.sync_all()?;
         let generation = inner.generation;
         inner.put.insert(reference.sha256, generation);
         inner.added += bytes;
-        Ok(reference)
+        Ok(())
     }
 
     /// It is there, and will not be swept before the commit that is being gathered.
-    fn is_known(&self, reference: LargeRef, path: &Path) -> bool {
+    fn is_known(&self, reference: LargeRef) -> bool {
         let mut inner = self.inner();
-        let known = path.exists();
+        let known = self.path(reference).exists();
         if known {
             let generation = inner.generation;
             inner.put.insert(reference.sha256, generation);
@@ -178,12 +176,9 @@ impl Shelf {
     /// The page of a value, after a look at whether it still is that of the value.
     pub(crate) fn page(&self, of: LargeRef) -> Result<Page> {
         let body = fs::read(self.path(of)).map_err(|error| self.damaged(of, &error))?;
-        let mut hash = Hashing(Sha256::new());
-        let unpacked = self.unpack(of, &body[..], &mut hash)?;
-        if <[u8; 32]>::from(hash.0.finalize()) != of.sha256 {
-            return Err(self.damaged(of, &io::Error::other("it holds another value")));
-        }
-        Ok(Page { body: body.into(), unpacked })
+        self.unpack(of, &body[..], io::sink())?;
+        let length = usize::try_from(of.length).unwrap_or(usize::MAX);
+        Ok(Page { body: body.into(), unpacked: length.saturating_add(HEAD) })
     }
 
     /// A value itself: for what cannot do without.
@@ -191,28 +186,23 @@ impl Shelf {
         let file = File::open(self.path(of)).map_err(|error| self.damaged(of, &error))?;
         let mut value = Vec::with_capacity(usize::try_from(of.length).unwrap_or(0));
         self.unpack(of, BufReader::new(file), &mut value)?;
-        if LargeRef::of(&value) != of {
-            return Err(self.damaged(of, &io::Error::other("it holds another value")));
-        }
         Ok(value)
     }
 
-    /// Writes the value that a page holds. Returns the page's bytes.
-    fn unpack(&self, of: LargeRef, page: impl Read, into: &mut impl Write) -> Result<usize> {
+    /// Writes the value that a page holds, which must be the one that is named.
+    fn unpack(&self, of: LargeRef, page: impl Read, into: impl Write) -> Result<()> {
+        let mut into = Hashing { hash: Sha256::new(), into };
         let copied = || -> io::Result<u64> {
             let mut plain = zstd::Decoder::new(page)?;
-            let mut head = [0; LEVELS.len() + 4];
-            plain.read_exact(&mut head)?;
+            plain.read_exact(&mut [0; HEAD])?;
             // No more than there should be, whatever the file unpacks to.
-            io::copy(&mut plain.take(of.length + 1), into)
+            io::copy(&mut plain.take(of.length + 1), &mut into)
         };
-        match copied() {
-            Ok(length) if length == of.length => {
-                Ok(usize::try_from(length).unwrap_or(usize::MAX).saturating_add(LEVELS.len() + 4))
-            }
-            Ok(_) => Err(self.damaged(of, &io::Error::other("it has another length"))),
-            Err(error) => Err(self.damaged(of, &error)),
+        let length = copied().map_err(|error| self.damaged(of, &error))?;
+        if length != of.length || ContentHash(into.hash.finalize().into()) != of.sha256 {
+            return Err(self.damaged(of, &io::Error::other("it holds another value")));
         }
+        Ok(())
     }
 
     fn damaged(&self, of: LargeRef, error: &io::Error) -> Error {
@@ -224,11 +214,6 @@ impl Shelf {
                 self.path(of).display()
             ),
         )
-    }
-
-    /// An error of [`Shelf::put`], in words.
-    pub(crate) fn unwritable(&self, error: io::Error) -> Error {
-        Error::from(crate::state::StateError::unwritable_in(&self.directory, error))
     }
 
     /// Keeps everything for as long as the hold lives: rows wait somewhere that no state shows.
@@ -264,7 +249,7 @@ impl Shelf {
         let Inner { put, added, left, .. } = &mut *inner;
         (*added, *left) = (0, 0);
         for (name, bytes) in files(&self.directory) {
-            let hash = from_hex(&name);
+            let hash = name.parse::<ContentHash>().ok();
             let is_newer = hash.and_then(|hash| put.get(&hash)).is_some_and(|put| Some(*put) > generation);
             if is_newer || hash.is_some_and(|hash| named.0.contains(&hash)) {
                 *left += bytes;
@@ -286,16 +271,20 @@ impl Shelf {
 }
 
 /// Hashes what is written.
-struct Hashing(Sha256);
+struct Hashing<W> {
+    hash: Sha256,
+    into: W,
+}
 
-impl Write for Hashing {
+impl<W: Write> Write for Hashing<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
+        let written = self.into.write(bytes)?;
+        self.hash.update(bytes.get(..written).unwrap_or_default());
+        Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        self.into.flush()
     }
 }
 
@@ -311,22 +300,9 @@ fn files(directory: &Path) -> impl Iterator<Item = (String, u64)> + use<> {
     })
 }
 
-fn from_hex(name: &str) -> Option<[u8; 32]> {
-    let digits = name.as_bytes();
-    let mut hash = [0; 32];
-    if digits.len() != 64 {
-        return None;
-    }
-    for (byte, pair) in hash.iter_mut().zip(digits.as_chunks::<2>().0) {
-        let digit = |digit: u8| char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
-    }
-    Some(hash)
-}
-
 /// The large values that rows name.
 #[derive(Debug, Default)]
-pub(crate) struct Named(HashSet<[u8; 32]>);
+pub(crate) struct Named(HashSet<ContentHash>);
 
 impl Named {
     /// Looks through what the state keeps of an entity. Bytes of a value may look like a name: then something stays that nobody

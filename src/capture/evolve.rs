@@ -1,5 +1,7 @@
 //! A table's columns as the stream shows them, told from what is known before and what the catalog says now [21].
 
+use std::borrow::Cow;
+
 use bygone_replication::ddl::DdlColumn;
 use bygone_replication::pgoutput::{Relation, RelationColumn};
 use bygone_replication::table::{Column, DataType, Table, TableKind, TableName, TypeKind};
@@ -44,9 +46,7 @@ pub(super) fn as_of_stream(
         if found.data_type.oid != column.type_oid {
             found.data_type = type_of(column, old, now);
         }
-        found.data_type.typmod = column.typmod;
-        column.name.clone_into(&mut found.name);
-        columns.push(found);
+        columns.push(named(column, found));
     }
     // Columns come in the order of their numbers: these have changed names among themselves, and the catalog is ahead.
     if !is_leaf
@@ -79,24 +79,30 @@ fn by_place(listed: &[RelationColumn<'_>], old: &TableSchema) -> Option<Vec<Colu
         return None;
     }
     let placed = listed.iter().zip(known).map(|(column, known)| {
-        (known.data_type.oid == column.type_oid).then(|| {
-            let mut placed = known.clone();
-            placed.data_type.typmod = column.typmod;
-            column.name.clone_into(&mut placed.name);
-            placed
-        })
+        (known.data_type.oid == column.type_oid).then(|| named(column, known.clone()))
     });
     placed.collect()
 }
 
+/// A column under the name, and with the modifier, that the stream tells.
+fn named(told: &RelationColumn<'_>, mut column: Column) -> Column {
+    column.data_type.typmod = told.typmod;
+    told.name.clone_into(&mut column.name);
+    column
+}
+
 /// A partitioned table, with what older rows read as in columns that came: it has no rows itself, and its partitions know.
-pub(super) fn filled_from(mut root: Table, leaves: &[Table]) -> Table {
+pub(super) fn filled_from<'a>(table: &'a Table, leaves: &[Table]) -> Cow<'a, Table> {
+    if table.kind != TableKind::Partitioned {
+        return Cow::Borrowed(table);
+    }
+    let mut root = table.clone();
     for column in root.columns.iter_mut().filter(|column| column.missing.is_none()) {
         let mut of_leaves =
             leaves.iter().flat_map(|leaf| &leaf.columns).filter(|other| other.name == column.name);
         column.missing = of_leaves.find_map(|other| other.missing.clone());
     }
-    root
+    Cow::Owned(root)
 }
 
 /// The columns that the stream names stand in the table in the same order, which is that of their numbers.

@@ -13,7 +13,6 @@ use bygone_sink::log::{Event, EventKind, EventLsn, table_text};
 use super::evolve::{differ, filled_from};
 use super::pipeline::Pipeline;
 use super::registry::{Doubt, Part, is_unseen, pinned_key};
-use super::relations::MOVED;
 use super::watcher::{Families, Look};
 use crate::error::Result;
 
@@ -110,7 +109,7 @@ impl Pipeline {
         for table in look.tables.iter().filter(|table| !matches!(table.kind, TableKind::Leaf { .. })) {
             let Some(index) = self.follower.registry.by_oid(table.oid) else { continue };
             let family = families.family(table);
-            let table = &filled_from(table.clone(), &family);
+            let table = &*filled_from(table, &family);
             self.renamed(index, table, within);
             let keyed = self.key(index, table, &family, within);
             self.columns(index, table, keyed, look.at, within)?;
@@ -175,10 +174,7 @@ impl Pipeline {
         let schema = self.follower.registry.change(index, now, within)?;
         tracing::info!(table = schema.log_name, schema = schema.version, "new columns");
         self.follower.versioner.change_schema(index, schema)?;
-        let unsure = self.follower.registry.table_mut(index).map(|table| std::mem::take(&mut table.unsure));
-        if unsure == Some(true) {
-            self.follower.registry.make_sure(index, within[1], MOVED);
-        }
+        self.follower.registry.make_sure(index, within[1]);
         let relations = self.follower.registry.relations_of(index);
         self.follower.map_again(relations)
     }
@@ -326,10 +322,9 @@ impl Pipeline {
                 let names_rows = table.key().is_empty() || table.key().contains(&column.attnum);
                 // What rows are known by is kept in the log, for a label may be renamed while nobody looks.
                 let recorded = table.labels.get(&column.name).filter(|_| names_rows);
-                let known = before.get(&oid).or(recorded).cloned();
+                let known = before.get(&oid).or(recorded);
                 // Labels that were only added change no row.
-                let renamed =
-                    known.as_ref().is_some_and(|known| !known.iter().all(|label| after.contains(label)));
+                let renamed = known.is_some_and(|known| !known.iter().all(|label| after.contains(label)));
                 if !renamed && (!names_rows || recorded == Some(after)) {
                     continue;
                 }
@@ -337,7 +332,7 @@ impl Pipeline {
                 event.lsn = Some(EventLsn::Within(within));
                 event = event.with("column", column.name.clone());
                 if let Some(known) = known {
-                    event = event.with("before", known);
+                    event = event.with("before", known.clone());
                 }
                 event = event.with("after", after.clone());
                 if renamed && names_rows {

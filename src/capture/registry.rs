@@ -332,14 +332,21 @@ impl Registry {
         self.compare(EventKind::Gap, index, lsn, reason);
     }
 
-    /// What is known of a table is right by all that can be told; it is compared with the source all the same.
-    pub(crate) fn make_sure(&mut self, index: usize, lsn: Lsn, reason: &str) {
-        self.compare(EventKind::Rewrite, index, lsn, reason);
+    /// Compares a table with the source if rows of it may have been taken for those of other columns: what is known is right by all that
+    /// can be told. Says whether it does.
+    pub(crate) fn make_sure(&mut self, index: usize, lsn: Lsn) -> bool {
+        let unsure = self.tables.get(index).is_some_and(|table| table.unsure);
+        if unsure {
+            let reason = "columns have changed their names among themselves, or were made again under them";
+            self.compare(EventKind::Rewrite, index, lsn, reason);
+        }
+        unsure
     }
 
     fn compare(&mut self, kind: EventKind, index: usize, lsn: Lsn, reason: &str) {
         let Some(table) = self.tables.get_mut(index) else { return };
         table.raise(Doubt::default());
+        table.unsure = false;
         let name = table.schema().log_name.clone();
         tracing::warn!(table = name, reason, "the table is compared with the source");
         let event = Event::at(kind, Some(name), lsn).with("doubt", true).with("reason", reason);

@@ -16,10 +16,6 @@ use super::registry::{Known, Part, Registry};
 use super::source::CatalogReader;
 use crate::error::{Error, Result};
 
-/// Why a table is compared that was altered in a way which the stream does not tell.
-pub(super) const MOVED: &str =
-    "columns have changed their names among themselves, or were made again under them";
-
 /// Captured tables with what makes facts of their changes.
 pub(crate) struct Follower {
     pub(crate) versioner: Versioner,
@@ -197,12 +193,9 @@ impl Follower {
     ) -> Result<bool> {
         let Some(table) = self.registry.tables().get(index) else { return Ok(false) };
         let schema = Arc::clone(table.schema());
-        let mut known = HashMap::new();
-        for column in &schema.columns {
-            known.insert(column.column.name.as_str(), column.column.attnum);
-        }
-        let oids = [schema.oid, relation.oid];
-        let attributes = catalog.attributes(oids.get(usize::from(oids[0] == oids[1])..).unwrap_or(&oids))?;
+        let columns = schema.columns.iter().map(|column| &column.column);
+        let known: HashMap<&str, i16> = columns.map(|column| (column.name.as_str(), column.attnum)).collect();
+        let attributes = catalog.attributes(&[schema.oid, relation.oid])?;
         let of = |oid: u32| -> HashMap<&str, &Attribute> {
             let own = attributes.iter().filter(|attribute| attribute.relation == oid);
             own.map(|attribute| (attribute.name.as_str(), attribute)).collect()
@@ -224,9 +217,9 @@ impl Follower {
         }
         let now_fits = ascends(names.iter().filter_map(|name| Some(own.get(name)?.attnum)).collect());
         let touched_after = || {
-            let touched = moved.iter().filter_map(|name| own.get(name)).map(|attribute| attribute.xmin);
+            let mut touched = moved.iter().filter_map(|name| own.get(name)).map(|attribute| attribute.xmin);
             // Numbers of transactions go round.
-            xid.is_none_or(|xid| touched.into_iter().all(|xmin| xid.wrapping_sub(xmin).cast_signed() >= 0))
+            xid.is_none_or(|xid| touched.all(|xmin| xid.wrapping_sub(xmin).cast_signed() >= 0))
         };
         let moved = now_fits && (!before_fits || touched_after());
         if let Some(table) = self.registry.table_mut(index).filter(|_| now_fits && before_fits) {
@@ -248,11 +241,10 @@ impl Follower {
         let Some(old) = old else { return Err(Error::other("a table is not known")) };
         // A partition has the columns of its root under numbers of its own.
         let is_leaf = relation.oid != old.oid;
-        let oids = if is_leaf { vec![old.oid, relation.oid] } else { vec![old.oid] };
-        let (own, now): (Vec<_>, Vec<_>) =
-            catalog.tables(&oids)?.into_iter().partition(|table| table.oid != old.oid);
-        let now = now.into_iter().next().map(|root| super::evolve::filled_from(root, &own));
-        let table = super::evolve::as_of_stream(relation, &old, now.as_ref(), is_leaf);
+        let tables = catalog.tables(&[old.oid, relation.oid])?;
+        let now = tables.iter().find(|table| table.oid == old.oid);
+        let now = now.map(|root| super::evolve::filled_from(root, &tables));
+        let table = super::evolve::as_of_stream(relation, &old, now.as_deref(), is_leaf);
         let in_order = is_leaf || super::evolve::is_in_order(relation, &table);
         let schema = self.registry.change(index, &table, [position, position])?;
         tracing::info!(table = schema.log_name, schema = schema.version, "new columns");
@@ -262,12 +254,9 @@ impl Follower {
             let column = &column.column;
             old.position(column.attnum).is_none() && column.has_default && column.missing.is_none()
         });
-        let unsure = self.registry.table_mut(index).map(|table| std::mem::take(&mut table.unsure));
         if !in_order {
             self.registry.doubt(index, position, "nobody can tell which of the columns are which");
-        } else if unsure == Some(true) {
-            self.registry.make_sure(index, position, MOVED);
-        } else if lost {
+        } else if !self.registry.make_sure(index, position) && lost {
             self.registry.doubt(
                 index,
                 position,

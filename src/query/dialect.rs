@@ -86,10 +86,8 @@ impl Dialect {
                     }
                 }
             }
-            Location::S3 { bucket, prefix } => {
-                let scheme = if self == Self::Spark { "s3a" } else { "s3" };
-                let slash = if prefix.is_empty() { "" } else { "/" };
-                format!("{scheme}://{bucket}/{prefix}{slash}{path}")
+            Location::S3 { .. } if self == Self::Spark => {
+                format!("{location}/{path}").replacen("s3:", "s3a:", 1)
             }
             // Spark names the account as well, which the address of a history does not.
             Location::Azure { container, prefix } if self == Self::Spark => {
@@ -99,7 +97,7 @@ impl Dialect {
                 let slash = if prefix.is_empty() { "" } else { "/" };
                 format!("abfss://{container}@{account}.dfs.core.windows.net/{prefix}{slash}{path}")
             }
-            // A place of a later version: as it is written.
+            // As it is written.
             other => format!("{other}/{path}"),
         }
     }

@@ -54,7 +54,8 @@ fn in_use(path: &Path, file: &File) -> StateError {
     .with(format!("{owner} has {}", path.display()))
 }
 
-fn create_private(path: &Path) -> std::io::Result<()> {
+/// Makes a directory and those above it, for this user alone.
+pub(crate) fn create_private(path: &Path) -> std::io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]

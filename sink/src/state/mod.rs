@@ -42,6 +42,7 @@ use std::time::{Duration, Instant};
 pub use bulk::{BulkLoader, BulkWriter};
 pub use error::{Result, StateError, StateErrorKind};
 pub use lock::DirectoryLock;
+pub(crate) use lock::create_private;
 pub use scan::{Key, Scan};
 pub use stored_value::Slice;
 

@@ -5,7 +5,7 @@
 
 use crate::shelf::LargeRef;
 
-use super::row::{RowError, Status, get_varint};
+use super::row::{RowError, Status, get_length};
 
 /// Rows in a block: few enough that it stays in the cache nearest to the processor while its columns are read, one after another.
 const ROWS: usize = 256;
@@ -97,7 +97,7 @@ impl RowBlock {
         column: usize,
         put: impl FnMut(Option<&[u8]>) -> Result<(), RowError>,
     ) -> Result<(), RowError> {
-        self.each(column, counted_or_large, put)
+        self.each(column, counted, put)
     }
 
     #[expect(clippy::inline_always, reason = "a loop of its own for each type of column")]
@@ -126,7 +126,7 @@ impl RowBlock {
                     put(None)?;
                 }
                 Status::Raw => {
-                    let length = counted(bytes, place)?.len();
+                    let length = counted(bytes, place)?.ok_or(RowError)?.len();
                     self.odd.push(Odd { row, column, text: Some((place.next - length, place.next)) });
                     put(None)?;
                 }
@@ -152,25 +152,12 @@ impl RowBlock {
 
 /// The value; none for one that is not kept in the row.
 #[inline]
-fn counted_or_large<'a>(bytes: &'a [u8], place: &mut Place) -> Result<Option<&'a [u8]>, RowError> {
+fn counted<'a>(bytes: &'a [u8], place: &mut Place) -> Result<Option<&'a [u8]>, RowError> {
     let mut rest = bytes.get(place.next..place.end).ok_or(RowError)?;
-    let mut length = get_varint(&mut rest).ok_or(RowError)?;
-    let is_large = length == usize::MAX;
-    if is_large {
-        length = LargeRef::SIZE;
-    }
+    let (length, is_large) = get_length(&mut rest).ok_or(RowError)?;
     let value = rest.get(..length).ok_or(RowError)?;
     place.next = place.end - rest.len() + length;
     Ok((!is_large).then_some(value))
-}
-
-#[inline]
-fn counted<'a>(bytes: &'a [u8], place: &mut Place) -> Result<&'a [u8], RowError> {
-    let mut rest = bytes.get(place.next..place.end).ok_or(RowError)?;
-    let length = get_varint(&mut rest).ok_or(RowError)?;
-    let value = rest.get(..length).ok_or(RowError)?;
-    place.next = place.end - rest.len() + length;
-    Ok(value)
 }
 
 #[cfg(test)]

@@ -9,6 +9,12 @@ use super::kind::Kind;
 use super::numeric::render_decimal;
 use super::row::{Field, RowError, Status};
 
+#[inline]
+fn integer(value: impl itoa::Integer, out: &mut String) -> std::fmt::Result {
+    out.push_str(itoa::Buffer::new().format(value));
+    Ok(())
+}
+
 /// Appends the text of a value: what `column::text` gives in Postgres.
 ///
 /// A null or unknown field appends nothing: ask its status.
@@ -36,22 +42,10 @@ pub fn render(kind: &Kind, field: Field<'_>, out: &mut String) -> Result<(), Row
             out.push(if field.array()? == [1] { 't' } else { 'f' });
             Ok(())
         }
-        Kind::Int16 => {
-            out.push_str(itoa::Buffer::new().format(i16::from_le_bytes(field.array()?)));
-            Ok(())
-        }
-        Kind::Int32 => {
-            out.push_str(itoa::Buffer::new().format(i32::from_le_bytes(field.array()?)));
-            Ok(())
-        }
-        Kind::Int64 => {
-            out.push_str(itoa::Buffer::new().format(i64::from_le_bytes(field.array()?)));
-            Ok(())
-        }
-        Kind::Oid => {
-            out.push_str(itoa::Buffer::new().format(u32::from_le_bytes(field.array()?)));
-            Ok(())
-        }
+        Kind::Int16 => integer(i16::from_le_bytes(field.array()?), out),
+        Kind::Int32 => integer(i32::from_le_bytes(field.array()?), out),
+        Kind::Int64 => integer(i64::from_le_bytes(field.array()?), out),
+        Kind::Oid => integer(u32::from_le_bytes(field.array()?), out),
         Kind::Float32 => {
             float::single(f32::from_le_bytes(field.array()?), out);
             Ok(())

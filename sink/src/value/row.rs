@@ -13,6 +13,7 @@
 use std::sync::Arc;
 
 use super::{Kind, ValueError};
+use crate::error::Error;
 use crate::shelf::{LARGE, LargeRef, Shelf};
 
 /// What stands in place of the length of a large value: a length that none has.
@@ -58,7 +59,7 @@ pub struct RowBuilder {
     /// Where large values go; in rows for readers they stay what they are.
     shelf: Option<Arc<Shelf>>,
     /// A large value could not be put there.
-    failure: Option<std::io::Error>,
+    failure: Option<Error>,
 }
 
 impl RowBuilder {
@@ -166,16 +167,8 @@ impl RowBuilder {
     /// # Errors
     /// Then.
     #[inline]
-    pub(crate) fn check(&mut self) -> crate::error::Result<()> {
-        match self.failure.take() {
-            None => Ok(()),
-            Some(error) => self.failed(error),
-        }
-    }
-
-    #[cold]
-    fn failed(&self, error: std::io::Error) -> crate::error::Result<()> {
-        self.shelf.as_ref().map_or(Ok(()), |shelf| Err(shelf.unwritable(error)))
+    pub(crate) fn check(&mut self) -> Result<(), Error> {
+        self.failure.take().map_or(Ok(()), Err)
     }
 
     /// Appends Postgres' text of a value that the kind cannot hold.
@@ -231,6 +224,15 @@ fn get_long_varint(bytes: &mut &[u8]) -> Option<usize> {
         }
     }
     None
+}
+
+/// The length that a value of a row begins with, and whether it is a large one: then it is the length of what names it.
+#[inline]
+pub(super) fn get_length(bytes: &mut &[u8]) -> Option<(usize, bool)> {
+    match get_varint(bytes)? {
+        usize::MAX => Some((LargeRef::SIZE, true)),
+        length => Some((length, false)),
+    }
 }
 
 #[inline]
@@ -451,11 +453,12 @@ fn take_value<'a>(kind: &Kind, bytes: &mut &'a [u8]) -> Result<Field<'a>, RowErr
 #[inline(always)]
 fn take_counted<'a>(bytes: &mut &'a [u8], status: Status) -> Result<Field<'a>, RowError> {
     let start = *bytes;
-    let mut status = status;
-    let mut length = get_varint(bytes).ok_or(RowError)?;
-    if length == usize::MAX && status == Status::Value {
-        (status, length) = (Status::Large, LargeRef::SIZE);
-    }
+    let (length, is_large) = get_length(bytes).ok_or(RowError)?;
+    let status = match status {
+        Status::Value if is_large => Status::Large,
+        _ if is_large => return Err(RowError),
+        status => status,
+    };
     let (value, rest) = bytes.split_at_checked(length).ok_or(RowError)?;
     *bytes = rest;
     let stored = start.get(..start.len() - rest.len()).ok_or(RowError)?;

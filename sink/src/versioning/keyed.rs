@@ -112,11 +112,7 @@ impl Change<'_> {
             self.map.fill(&schema, self.scratch.row.bytes(), &older, &mut self.scratch.filled)?;
             std::mem::swap(&mut self.scratch.row, &mut self.scratch.filled);
         }
-        let beside = match whole_old {
-            true => self.take_beside(prior.as_ref())?,
-            false => None,
-        };
-        if let Some(beside) = beside {
+        if whole_old && let Some(beside) = self.take_beside(prior.as_ref())? {
             return self.update_beside(beside, rekeyed);
         }
         if !rekeyed {
