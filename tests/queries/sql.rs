@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use super::Shop;
+use crate::support::bygone::Bygone;
 
 /// Many types, with values that Arrow's types hold.
 const PLAIN: &str = r#"
@@ -202,6 +203,44 @@ fn tables_of_one_moment_join() {
     );
     let lsn = shop.json(&["sql", "select max(_lsn) as l from orders_history"])[0]["l"].clone();
     assert_eq!(shop.json(&["sql", &format!("select * from orders_as_of({lsn})")]).len(), 2);
+}
+
+#[test]
+fn a_function_is_found_by_its_schema_too() {
+    let mut shop = Shop::with(
+        r#"create table orders (id int primary key);
+        create schema "Shop 2";
+        create table "Shop 2".orders (id int primary key);
+        create table "Shop 2"."It's ""A""" (id int primary key);
+        insert into orders values (1);
+        insert into "Shop 2".orders values (2);
+        insert into "Shop 2"."It's ""A""" values (3)"#,
+    );
+    shop.bygone =
+        Bygone::new(shop.server.url(), shop.scratch.join("history")).tables(&["public.*", "Shop 2.*"]);
+    shop.capture();
+    let (moment, _) = shop.save("orders", "m");
+    shop.server.run(r#"delete from orders; delete from "Shop 2".orders; delete from "Shop 2"."It's ""A""""#);
+    shop.capture();
+    for (function, id) in [
+        ("orders_as_of", 1),
+        ("Public.Orders_As_Of", 1),
+        ("bygone.public.orders_as_of", 1),
+        (r#""Shop 2".orders_as_of"#, 2),
+        (r#""Shop 2"."orders_as_of""#, 2),
+        (r#""Shop 2"."It's ""A""_as_of""#, 3),
+        (r#""It's ""A""_as_of""#, 3),
+        (r#""Shop 2_orders_as_of""#, 2),
+        ("public.public_orders_as_of", 1),
+    ] {
+        let told = shop.json(&["sql", &format!("select id from {function}('{moment}')")]);
+        assert_eq!(told, [json!({"id": id})], "{function}");
+        shop.ask(&["sql", &format!("explain select id from {function}('{moment}')")]);
+    }
+    shop.refused(
+        &["sql", "select * from public.oders_as_of('now')"],
+        &["no relation oders_as_of", "did you mean"],
+    );
 }
 
 #[test]

@@ -18,12 +18,12 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::scalar::ScalarValue;
 
 use bygone_replication::Lsn;
-use bygone_replication::table::quote_identifier;
 use bygone_sink::read::{Archive, Cut, TableHistory};
 use bygone_sink::timestamp::Timestamp;
 
 use super::super::moment::{self, Resolved};
 use super::super::views::relation_names;
+use super::names;
 use super::pushdown::Pushdown;
 use super::relation::{Shape, as_written};
 use super::scan::{Scan, What};
@@ -31,7 +31,7 @@ use crate::error::{Error, Result};
 
 const CATALOG: &str = "bygone";
 /// Names without a schema are looked for here, as in Postgres.
-const SCHEMA: &str = "public";
+pub(super) const SCHEMA: &str = "public";
 
 /// The relations of a history.
 pub(super) struct Catalog {
@@ -80,6 +80,7 @@ impl Catalog {
         let catalog = MemoryCatalogProvider::new();
         let mut schemas: BTreeMap<&str, Arc<MemorySchemaProvider>> = BTreeMap::new();
         let mut relations: Vec<(&str, String, Arc<dyn TableProvider>)> = Vec::new();
+        let mut functions: Vec<(String, Arc<dyn TableFunctionImpl>)> = Vec::new();
         for table in &self.tables {
             let Some(name) = self.names.get(&table.log_name) else { continue };
             let now: Arc<dyn TableProvider> = Arc::new(Relation::now(&self.archive, table, self.inexact));
@@ -94,9 +95,12 @@ impl Catalog {
                 table: Arc::clone(table),
                 inexact: self.inexact,
             });
-            // DataFusion looks for a function by its name as it was written, quotes and all.
-            let name = format!("{name}_as_of");
-            context.register_udtf(&quote_identifier(&name), Arc::clone(&function));
+            functions.push((names::qualified(SCHEMA, &format!("{name}_as_of")), Arc::clone(&function)));
+            let own = format!("{}_as_of", table.name.name);
+            functions.push((names::qualified(&table.name.schema, &own), function));
+        }
+        // Where two have a name, it is the first one's.
+        for (name, function) in functions.into_iter().rev() {
             context.register_udtf(&name, function);
         }
         let mut taken: BTreeSet<(&str, String)> = BTreeSet::new();

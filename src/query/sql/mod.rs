@@ -5,6 +5,7 @@
 //! everywhere; DataFusion joins, filters and counts.
 
 mod catalog;
+mod names;
 mod output;
 mod pushdown;
 mod relation;
@@ -13,9 +14,9 @@ mod statements;
 
 use std::io::{BufRead as _, IsTerminal as _, Read as _, Write as _};
 
-use datafusion::error::DataFusionError;
+use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::context::SQLOptions;
-use datafusion::prelude::SessionContext;
+use datafusion::prelude::{DataFrame, SessionContext};
 
 use super::arguments::Sql;
 use super::{lookup, open};
@@ -68,14 +69,20 @@ impl Session {
         // A history is read, never written; and files of this machine are no part of it.
         let only_reading =
             SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
-        let frame = self
-            .context
-            .sql_with_options(statement, only_reading)
-            .await
-            .map_err(|error| self.told(&error))?;
+        let frame = self.frame(statement, only_reading).await.map_err(|error| self.told(&error))?;
         let schema = std::sync::Arc::clone(frame.schema().inner());
         let batches = frame.execute_stream().await.map_err(|error| self.told(&error))?;
         output::print(&schema, batches, self.format, &|error| self.told(error)).await
+    }
+
+    async fn frame(&self, statement: &str, allowed: SQLOptions) -> DataFusionResult<DataFrame> {
+        let state = self.context.state();
+        let dialect = state.config_options().sql_parser.dialect;
+        let mut statement = state.sql_to_statement(statement, &dialect)?;
+        names::resolve(&mut statement);
+        let plan = state.statement_to_plan(statement).await?;
+        allowed.verify_plan(&plan)?;
+        self.context.execute_logical_plan(plan).await
     }
 
     /// Reads statements from a terminal until it ends. What goes wrong is said, and the next one is read.
@@ -130,8 +137,9 @@ impl Session {
         };
         let missing = text.split('\'').nth(1).filter(|_| text.ends_with("not found"));
         if let Some(missing) = missing {
-            let name = missing.strip_prefix("bygone.public.").or_else(|| missing.strip_prefix("bygone."));
-            let name = name.unwrap_or(missing);
+            let name = missing.replace('\0', ".");
+            let name = name.strip_prefix("bygone.").unwrap_or(&name);
+            let name = name.strip_prefix("public.").unwrap_or(name);
             let near = lookup::did_you_mean(name, self.names.iter().map(|name| name.replace("(moment)", "")));
             let all = if near.is_empty() { "; `show tables` lists what there is" } else { &near };
             return Error::other(format!("there is no relation {name}{all}"));
