@@ -23,6 +23,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::batch::{FactBatch, LargeCell, Span};
+use crate::content::Content;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::large_file::LargeFile;
@@ -111,6 +112,8 @@ pub struct WrittenFile {
     pub sha256: ContentHash,
     /// What it covers.
     pub span: Span,
+    /// What its facts say: see [`content`](crate::content).
+    pub digest: Option<ContentHash>,
     /// Its facts have values of megabytes.
     pub large: bool,
 }
@@ -135,7 +138,7 @@ impl WrittenFile {
             sha256: self.sha256,
             lsn: [Lsn::from_i64(self.span.lsn.0), Lsn::from_i64(self.span.lsn.1)],
             valid_from: [Timestamp(self.span.valid_from.0), Timestamp(self.span.valid_from.1)],
-            digest: None,
+            digest: self.digest,
             extra,
         }
     }
@@ -309,6 +312,7 @@ struct OpenFile {
     waiting_rows: usize,
     waiting_bytes: usize,
     writer: Option<ArrowWriter<Vec<u8>>>,
+    content: Content,
     rows: u64,
     span: Span,
 }
@@ -328,6 +332,7 @@ impl OpenFile {
         }
         if let Some(writer) = &mut self.writer {
             for batch in self.waiting.drain(..) {
+                self.content.add(&batch);
                 writer.write(&batch).map_err(parquet_bug)?;
             }
             if writer.in_progress_size() > parquet_layout::ROW_GROUP_BYTES {
@@ -371,6 +376,7 @@ impl Worker {
             waiting_rows: 0,
             waiting_bytes: 0,
             writer: None,
+            content: Content::default(),
             rows: 0,
             span,
         });
@@ -447,7 +453,8 @@ impl Worker {
         let body = Bytes::from(writer.into_inner().map_err(parquet_bug)?);
         self.bytes.fetch_add(body.len() as u64, Ordering::Relaxed);
         let permit = self.room(body.len())?;
-        let named = Named::new(&file.target, file.rows, file.span, Arc::clone(&self.numbers));
+        let mut named = Named::new(&file.target, file.rows, file.span, Arc::clone(&self.numbers));
+        named.digest = file.content.finish();
         let store = self.store.clone();
         self.uploads.push(self.runtime.spawn(async move { put(store, named, body, permit).await }));
         Ok(())
@@ -480,12 +487,14 @@ struct Named {
     leaf: u32,
     rows: u64,
     span: Span,
+    /// None of a file that is never merged.
+    digest: Option<ContentHash>,
     numbers: Arc<FileNumbers>,
 }
 
 impl Named {
     fn new(target: &Target, rows: u64, span: Span, numbers: Arc<FileNumbers>) -> Self {
-        Self { place: target.place.clone(), leaf: target.key.3, rows, span, numbers }
+        Self { place: target.place.clone(), leaf: target.key.3, rows, span, digest: None, numbers }
     }
 
     /// The retention class of its table.
@@ -511,8 +520,8 @@ impl Named {
             Place::Facts(schema) => (schema.log_name.clone(), schema.version),
             Place::Transactions => (TRANSACTIONS.to_owned(), 0),
         };
-        let Self { leaf, rows, span, .. } = self;
-        WrittenFile { path, table, schema, leaf, rows, bytes, sha256, span, large }
+        let Self { leaf, rows, span, digest, .. } = self;
+        WrittenFile { path, table, schema, leaf, rows, bytes, sha256, span, digest, large }
     }
 }
 

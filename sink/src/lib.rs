@@ -3,6 +3,7 @@
 pub mod batch;
 pub mod checkpoint;
 pub mod compaction;
+pub mod content;
 pub mod delta;
 pub mod encoder;
 mod entity;

@@ -3,6 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use arrow::array::{RecordBatch, UInt32Array};
+use arrow::compute::{concat_batches, take};
+use bygone_sink::log::ContentHash;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde_json::Value;
+
 use super::SHOP;
 use crate::support::bygone::Bygone;
 use crate::support::history::History;
@@ -92,6 +99,70 @@ fn whatever_is_done_to_a_history_is_named() {
         }
     }
     assert!(unnoticed.is_empty(), "{}", unnoticed.join("\n"));
+}
+
+/// Who may write to a history merges files, and alters facts while doing so. What was there before is gone.
+#[test]
+fn facts_that_are_altered_while_files_are_merged_are_named() {
+    let server = Postgres::start();
+    server.run(SHOP);
+    let scratch = Scratch::new("verify");
+    let sound = scratch.join("history");
+    let mut bygone = Bygone::new(server.url(), &sound);
+    // A merged file is merged again.
+    for round in 0..2 {
+        for total in 0..3 {
+            server.run(&format!("update orders set total = {round}{total} where id = 1"));
+            bygone.until_current();
+        }
+        bygone.ask(&["compact", "--all", "--grace", "1ms"]).well();
+    }
+    bygone.ask(&["verify"]).well();
+    let merged = fact_file(&sound);
+    let newest = (0..).take_while(|seq| log(&sound, *seq).exists()).last().unwrap();
+
+    let forge = |name: &str, alter: &dyn Fn(&mut Value)| {
+        let root = scratch.join(name);
+        copy_directory(&sound, &root);
+        let text = fs::read_to_string(log(&root, newest)).unwrap();
+        let mut commit: Value = serde_json::from_str(&text).unwrap();
+        let adds = commit["add"].as_array_mut().unwrap();
+        let add = adds.iter_mut().find(|add| add["path"] == *merged).expect("merged by the last commit");
+        assert!(add["digest"].is_string(), "{add}");
+        swap_totals(&root.join(&merged));
+        let bytes = fs::read(root.join(&merged)).unwrap();
+        add["bytes"] = bytes.len().into();
+        add["sha256"] = ContentHash::of(&bytes).to_string().into();
+        alter(add);
+        fs::write(log(&root, newest), format!("{commit}\n")).unwrap();
+        let told = Bygone::new(server.url(), &root).ask(&["verify"]);
+        assert_eq!(told.code(), Some(1), "{}{}", told.stdout, told.stderr);
+        assert!(told.stdout.contains(&merged), "{}", told.stdout);
+        told.stdout
+    };
+    let told = forge("as_it_was", &|_| ());
+    let words = format!("facts of commit {} were altered when files were merged", newest - 2);
+    assert!(told.contains(&words), "{told}");
+    let told = forge("without", &|add| drop(add.as_object_mut().unwrap().remove("digest")));
+    assert!(told.contains("said to hold other facts than the files that it replaces"), "{told}");
+}
+
+/// The last two facts of a file change their totals.
+fn swap_totals(path: &Path) {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(fs::File::open(path).unwrap()).unwrap();
+    let batches: Vec<RecordBatch> = reader.build().unwrap().map(Result::unwrap).collect();
+    let batch = concat_batches(&batches[0].schema(), &batches).unwrap();
+    let place = batch.schema().index_of("total").unwrap();
+    let last = u32::try_from(batch.num_rows() - 1).unwrap();
+    let order: Vec<u32> = (0..last - 1).chain([last, last - 1]).collect();
+    let mut columns = batch.columns().to_vec();
+    let altered = take(&columns[place], &UInt32Array::from(order), None).unwrap();
+    assert_ne!(&*altered, &*columns[place]);
+    columns[place] = altered;
+    let altered = RecordBatch::try_new(batch.schema(), columns).unwrap();
+    let mut writer = ArrowWriter::try_new(fs::File::create(path).unwrap(), batch.schema(), None).unwrap();
+    writer.write(&altered).unwrap();
+    writer.close().unwrap();
 }
 
 #[test]

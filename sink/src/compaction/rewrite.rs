@@ -1,15 +1,17 @@
-//! Writes the facts of several files into one.
+//! Writes the facts of several files into one, and reads it again: the others will be gone.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::record_batch::RecordBatchReader as _;
 use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
+use crate::content::{self, Content, Part, Proof};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fact_file::{self, damaged};
 use crate::failpoint;
-use crate::log::path::compacted_path;
+use crate::log::path::{compacted_path, compacted_seq};
 use crate::log::{Add, COMMITS, ContentHash};
 use crate::parquet_layout;
 use crate::store::{PutOutcome, StagedFile, Store};
@@ -29,6 +31,7 @@ pub(super) async fn rewrite(
 ) -> Result<Option<Add>> {
     let Some(first) = group.files.first() else { return Ok(None) };
     let mut writer: Option<Writer> = None;
+    let mut parts = Vec::with_capacity(group.files.len());
     for file in &group.files {
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
@@ -37,19 +40,17 @@ pub(super) async fn rewrite(
         let (add, store) = (file.add.clone(), store.clone());
         let before = writer.take();
         // Decoding and encoding keep a thread busy.
-        let task = tokio::task::spawn_blocking(move || copy(&store, before, &add, bytes));
-        writer = Some(task.await.map_err(|error| {
-            Error::new(ErrorKind::Io, "a task was ended", "compacting").with_source(error)
-        })??);
+        let copied = blocking(move || copy(&store, before, &add, bytes)).await?;
+        writer = Some(copied.0);
+        parts.push(Part { seq: file.added_by, rows: file.add.rows, content: copied.1 });
     }
     let Some(writer) = writer else { return Ok(None) };
     let adds = || group.files.iter().map(|file| &file.add);
     let rows = adds().map(|add| add.rows).sum();
-    let task = tokio::task::spawn_blocking(move || writer.into_inner().map_err(|error| failed(&error)));
-    let staged = task
-        .await
-        .map_err(|error| Error::new(ErrorKind::Io, "a task was ended", "compacting").with_source(error))??;
+    let staged = blocking(move || writer.into_inner().map_err(|error| failed(&error))).await?;
     let mut sealed = staged.seal().await?;
+    let again = sealed.reopen()?;
+    blocking(move || prove(again, &parts)).await?;
     // A name that nobody else takes, and that no capture takes for a left-over of its own.
     let path = compacted_path(&first.add.path, seq, rand::random());
     if sealed.publish_of_class(&path, class).await? == PutOutcome::AlreadyExists {
@@ -74,13 +75,23 @@ pub(super) async fn rewrite(
         sha256: sealed.sha256(),
         lsn: [least, greatest],
         valid_from: [earliest, latest],
-        digest: None,
+        digest: adds().map(|add| add.digest).collect::<Option<Vec<_>>>().map(content::of_parts),
         extra,
     }))
 }
 
-/// Adds the facts of a file, which has to be the one that the log names.
-fn copy(store: &Store, writer: Option<Writer>, add: &Add, bytes: Bytes) -> Result<Writer> {
+async fn blocking<T: Send + 'static>(task: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(task).await;
+    done.map_err(|error| Error::new(ErrorKind::Io, "a task was ended", "compacting").with_source(error))?
+}
+
+/// Adds the facts of a file, which has to be the one that the log names; gives what they say, too.
+fn copy(
+    store: &Store,
+    writer: Option<Writer>,
+    add: &Add,
+    bytes: Bytes,
+) -> Result<(Writer, Option<ContentHash>)> {
     if ContentHash::of(&bytes) != add.sha256 {
         return Err(damaged(&add.path, "its SHA-256 is not the one that the log says"));
     }
@@ -94,9 +105,11 @@ fn copy(store: &Store, writer: Option<Writer>, add: &Add, bytes: Bytes) -> Resul
         }
     };
     let mut rows = 0;
+    let mut content = Content::default();
     for batch in reader {
         let batch = batch.map_err(|error| damaged(&add.path, &error.to_string()))?;
         rows += batch.num_rows() as u64;
+        content.add(&batch);
         writer.write(&batch).map_err(|error| failed(&error))?;
         if writer.in_progress_size() > parquet_layout::ROW_GROUP_BYTES {
             writer.flush().map_err(|error| failed(&error))?;
@@ -105,7 +118,32 @@ fn copy(store: &Store, writer: Option<Writer>, add: &Add, bytes: Bytes) -> Resul
     if rows != add.rows {
         return Err(damaged(&add.path, &format!("it holds {rows} facts, and the log says {}", add.rows)));
     }
-    Ok(writer)
+    let found = content.finish();
+    if compacted_seq(&add.path).is_none() && add.digest.is_some() && add.digest != found {
+        return Err(damaged(&add.path, "its facts are not those that the log says"));
+    }
+    Ok((writer, found))
+}
+
+/// Reads a merged file: it has to say what the files said that became it.
+fn prove(file: std::fs::File, parts: &[Part]) -> Result<()> {
+    let other = |part: Part| {
+        Error::new(
+            ErrorKind::Io,
+            "a merged file does not hold what was written",
+            format!("facts of commit {} read differently; the files that were to be merged stay", part.seq),
+        )
+    };
+    let unreadable = |error: &dyn std::fmt::Display| {
+        Error::new(ErrorKind::Io, "a merged file cannot be read again", error.to_string())
+    };
+    let reader =
+        ParquetRecordBatchReaderBuilder::try_new(file).and_then(ParquetRecordBatchReaderBuilder::build);
+    let mut proof = Proof::new(parts);
+    for batch in reader.map_err(|error| unreadable(&error))? {
+        proof.add(&batch.map_err(|error| unreadable(&error))?).map_err(other)?;
+    }
+    proof.finish().map_err(other)
 }
 
 fn failed(error: &parquet::errors::ParquetError) -> Error {

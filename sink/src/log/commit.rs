@@ -160,9 +160,10 @@ pub struct Add {
     pub lsn: [Lsn; 2],
     /// The earliest and the latest `_valid_from`.
     pub valid_from: [Timestamp; 2],
-    /// A digest over the facts that a compaction keeps; not written yet.
+    /// What its facts say, however a file holds them: see [`content`](crate::content). Of a merged file, SHA-256 of those of
+    /// the files that became it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub digest: Option<String>,
+    pub digest: Option<ContentHash>,
     /// What else a later version says.
     #[serde(flatten)]
     pub extra: Map<String, Value>,

@@ -80,6 +80,7 @@ impl LiveFile {
         let (add, more) = (&mut self.add, &other.add);
         let commits = vec![one[0].min(two[0]), one[1].max(two[1])];
         add.extra.insert(COMMITS.to_owned(), commits.into());
+        add.digest = None;
         add.rows += more.rows;
         add.bytes += more.bytes;
         add.lsn = [add.lsn[0].min(more.lsn[0]), add.lsn[1].max(more.lsn[1])];

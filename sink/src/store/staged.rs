@@ -111,6 +111,18 @@ impl Sealed {
         Ok(outcome)
     }
 
+    /// The file, to read it again before it is published.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] where it cannot be opened; [`ErrorKind::Conflict`] where it was published.
+    pub(crate) fn reopen(&self) -> Result<std::fs::File> {
+        let path = self.path()?;
+        std::fs::File::open(path).map_err(|error| {
+            Error::new(ErrorKind::Io, "cannot read a file again", path.display().to_string())
+                .with_source(error)
+        })
+    }
+
     /// The file under its temporary name.
     pub(super) fn path(&self) -> Result<&Path> {
         self.file.as_ref().map(NamedTempFile::path).ok_or_else(|| {

@@ -1,11 +1,12 @@
 //! The chain of commits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use futures_util::{StreamExt, stream};
 
 use super::Expectation;
 use super::report::{Head, Problem, ProblemKind, Progress, Report};
+use crate::content::{self, Part};
 use crate::error::{ErrorKind, Result};
 use crate::log::path::{check_data_path, commit_path, commit_seq};
 use crate::log::{Add, Commit, ContentHash, Event, EventKind, LONGEST};
@@ -15,7 +16,15 @@ use crate::store::Store;
 const READ_AHEAD: usize = 16;
 
 /// Every path that a commit names, with what the log says of it while it is live.
-pub(super) type Named = BTreeMap<String, Option<Add>>;
+pub(super) type Named = BTreeMap<String, Option<Live>>;
+
+/// A live file.
+#[derive(Clone, Debug)]
+pub(super) struct Live {
+    pub(super) add: Add,
+    /// What it has to be made of, one after another; the whole file, where it was never merged.
+    pub(super) parts: Vec<Part>,
+}
 
 /// A commit as the next one must vouch for it.
 struct Seen {
@@ -189,37 +198,79 @@ fn verify_link(before: Option<&Seen>, seen: &Seen, report: &mut Report) -> Optio
 fn apply(commit: &Commit, commit_path: &str, named: &mut Named, report: &mut Report) {
     let lost = |event: &&Event| matches!(event.kind, EventKind::Gap | EventKind::Fork);
     report.gaps.extend(commit.body.events.iter().filter(lost).cloned());
-    // Facts that move, by table: what comes in less what goes out.
-    let mut moved: BTreeMap<String, i128> = BTreeMap::new();
+    let mut gone: VecDeque<Live> = VecDeque::new();
     for path in &commit.body.remove {
-        match named.get_mut(path) {
-            Some(live @ Some(_)) => {
-                if let Some(add) = live.take() {
-                    *moved.entry(add.table).or_default() -= i128::from(add.rows);
-                }
-            }
-            _ => {
-                let message = format!("the commit removes {path:?}, which is not live");
-                report.problem(ProblemKind::RemoveNotLive, commit_path, &message);
-            }
+        if let Some(live) = named.get_mut(path).and_then(Option::take) {
+            gone.push_back(live);
+        } else {
+            let message = format!("the commit removes {path:?}, which is not live");
+            report.problem(ProblemKind::RemoveNotLive, commit_path, &message);
         }
     }
+    let aside = commit.body.is_aside();
+    let whole = !aside || report_lost(commit, &gone, commit_path, report);
     for add in &commit.body.add {
-        *moved.entry(add.table.clone()).or_default() += i128::from(add.rows);
+        let parts = match (aside, whole) {
+            (false, _) => vec![Part { seq: commit.seq, rows: add.rows, content: add.digest }],
+            (true, true) => report_altered(add, &mut gone, commit_path, report),
+            // Where facts are missing, more cannot be said.
+            (true, false) => Vec::new(),
+        };
         if let Err(err) = check_data_path(&add.path) {
             report.problem(ProblemKind::UnsafePath, commit_path, &format!("the commit adds a file: {err}"));
         } else if named.contains_key(&add.path) {
             let message = format!("the commit adds {}, which was named before", add.path);
             report.problem(ProblemKind::DuplicateAdd, commit_path, &message);
         } else {
-            named.insert(add.path.clone(), Some(add.clone()));
+            named.insert(add.path.clone(), Some(Live { add: add.clone(), parts }));
         }
     }
-    if commit.body.is_aside() {
-        for (table, rows) in moved.into_iter().filter(|(_, rows)| *rows != 0) {
-            let message =
-                format!("the commit only moves facts, and that of {table} changes their number by {rows}");
-            report.problem(ProblemKind::LostFacts, commit_path, &message);
-        }
+}
+
+/// Of a commit that only moves facts: that as many come in as go out, table by table.
+fn report_lost(commit: &Commit, gone: &VecDeque<Live>, commit_path: &str, report: &mut Report) -> bool {
+    // What comes in less what goes out.
+    let mut moved: BTreeMap<&str, i128> = BTreeMap::new();
+    for add in &commit.body.add {
+        *moved.entry(&add.table).or_default() += i128::from(add.rows);
     }
+    for live in gone {
+        *moved.entry(&live.add.table).or_default() -= i128::from(live.add.rows);
+    }
+    moved.retain(|_, rows| *rows != 0);
+    for (table, rows) in &moved {
+        let message =
+            format!("the commit only moves facts, and that of {table} changes their number by {rows}");
+        report.problem(ProblemKind::LostFacts, commit_path, &message);
+    }
+    moved.is_empty()
+}
+
+/// Takes the next of the files that are gone for those that a merged file is of, and compares what they are said to hold. Gives
+/// the parts that the file has to be made of.
+fn report_altered(add: &Add, gone: &mut VecDeque<Live>, commit_path: &str, report: &mut Report) -> Vec<Part> {
+    let mut parts = Vec::new();
+    let mut digests = Vec::new();
+    let mut rows = 0;
+    while rows < add.rows
+        && let Some(live) = gone.pop_front_if(|live| live.add.table == add.table)
+    {
+        rows += live.add.rows;
+        parts.extend(live.parts);
+        digests.push(live.add.digest);
+    }
+    if rows != add.rows {
+        let message = format!("{} is not of the files that it replaces, one after another", add.path);
+        report.problem(ProblemKind::AlteredFacts, commit_path, &message);
+        return Vec::new();
+    }
+    let expected = digests.into_iter().collect::<Option<Vec<_>>>().map(content::of_parts);
+    if expected.is_some() && add.digest != expected {
+        let told =
+            |digest: Option<ContentHash>| digest.map_or_else(|| "none".to_owned(), |hash| hash.to_string());
+        let message = format!("{} is said to hold other facts than the files that it replaces", add.path);
+        let problem = Problem::new(ProblemKind::AlteredFacts, commit_path, &message);
+        report.problems.push(problem.values(told(expected), told(add.digest)));
+    }
+    parts
 }

@@ -6,13 +6,15 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use parquet::file::metadata::ParquetMetaDataReader;
 use sha2::{Digest, Sha256};
 
-use super::chain::Named;
+use super::chain::{Live, Named};
 use super::report::{Problem, ProblemKind, Progress, Report};
 use crate::checkpoint::CHECKPOINTS;
+use crate::content::{Part, Proof};
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::INDEX;
 use crate::log::path::{DATA, commit_seq, fact_seq};
 use crate::log::{Add, ContentHash, MANIFEST};
+use crate::read::file;
 use crate::slabs::SLABS;
 use crate::store::Store;
 
@@ -33,7 +35,8 @@ pub(super) async fn verify(
     let mut state =
         Progress { commits: report.commits, commits_total: report.commits, ..Progress::default() };
     let mut to_read = Vec::new();
-    for add in named.values().flatten() {
+    for live in named.values().flatten() {
+        let add = &live.add;
         state.files_total += 1;
         state.bytes_total = state.bytes_total.saturating_add(add.bytes);
         match objects.get(&add.path) {
@@ -52,18 +55,19 @@ pub(super) async fn verify(
                     .problems
                     .push(problem.values(format!("{} bytes", add.bytes), format!("{bytes} bytes")));
             }
-            Some(_) => to_read.push(add.clone()),
+            Some(_) => to_read.push(live),
         }
     }
     state.files = state.files_total - to_read.len() as u64;
 
-    let checks = stream::iter(to_read).map(|add| {
+    let checks = stream::iter(to_read).map(|live| {
         let store = store.clone();
+        let Live { add, parts } = live.clone();
         async move {
             // A task of its own: hashing uses every core, and a reader that panics takes nobody along.
             let task = tokio::spawn({
                 let add = add.clone();
-                async move { verify_file(&store, &add).await }
+                async move { verify_file(&store, &add, &parts).await }
             });
             let result = task.await.unwrap_or_else(|_| {
                 let what = "the file makes the Parquet reader fail";
@@ -118,7 +122,7 @@ fn is_derived(path: &str) -> bool {
 }
 
 /// Reads a file and compares it with what the log says of it.
-async fn verify_file(store: &Store, add: &Add) -> Result<Option<Problem>> {
+async fn verify_file(store: &Store, add: &Add, parts: &[Part]) -> Result<Option<Problem>> {
     let found = match hash(store, &add.path).await {
         Ok(hash) => hash,
         Err(err) if err.kind() == ErrorKind::NotFound => {
@@ -130,17 +134,37 @@ async fn verify_file(store: &Store, add: &Add) -> Result<Option<Problem>> {
         let problem = Problem::new(ProblemKind::AlteredFile, &add.path, "the file was altered");
         return Ok(Some(problem.values(add.sha256, found)));
     }
-    match row_count(store, &add.path, add.bytes).await {
-        Ok(rows) if rows == add.rows => Ok(None),
+    let proved = match row_count(store, &add.path, add.bytes).await {
+        Ok(rows) if rows == add.rows => verify_parts(store, add, parts).await,
         Ok(rows) => {
             let what = "the file holds another number of facts than the log says";
             Ok(Some(Problem::new(ProblemKind::RowCount, &add.path, what).values(add.rows, rows)))
         }
+        Err(err) => Err(err),
+    };
+    match proved {
         Err(err) if err.kind() == ErrorKind::Damaged => {
             Ok(Some(Problem::new(ProblemKind::UnreadableFile, &add.path, &err.to_string())))
         }
-        Err(err) => Err(err),
+        other => other,
     }
+}
+
+/// Holds a merged file against the files that it replaced, though they are gone. One that was never merged has the bytes that were
+/// written, and needs no more.
+async fn verify_parts(store: &Store, add: &Add, parts: &[Part]) -> Result<Option<Problem>> {
+    if parts.len() < 2 || parts.iter().all(|part| part.content.is_none()) {
+        return Ok(None);
+    }
+    let mut proof = Proof::new(parts);
+    let mut batches = file::read(&add.path, file::open(store, &add.path, add.bytes).await?)?;
+    while let Some(batch) = file::next(&add.path, &mut batches).await? {
+        if let Err(part) = proof.add(&batch) {
+            let what = format!("facts of commit {} were altered when files were merged", part.seq);
+            return Ok(Some(Problem::new(ProblemKind::AlteredFacts, &add.path, &what)));
+        }
+    }
+    Ok(None)
 }
 
 async fn hash(store: &Store, path: &str) -> Result<ContentHash> {

@@ -139,6 +139,8 @@ pub enum ProblemKind {
     RowCount,
     /// A commit that only moves facts from file to file moves out more, or fewer, than it moves in.
     LostFacts,
+    /// A merged file holds other facts than the files that it replaced did.
+    AlteredFacts,
     /// A checkpoint holds something else than the log says, or cannot be read.
     FalseCheckpoint,
     /// A slab holds other rows than the facts it was made from, or cannot be read.
