@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType as ArrowType, Field, Fields, Schema, SchemaRef, TimeUnit};
-use bygone_replication::table::{Column, Table, TableName};
+use bygone_replication::table::{Column, Table, TableKind, TableName};
 
+use crate::log::SchemaVersion;
 use crate::value::Kind;
 
 /// The columns that bygone adds, in file order: see "A fact" in `docs/design.md`.
@@ -71,6 +72,8 @@ pub struct TableSchema {
     pub key: Vec<usize>,
     /// Its retention class: what its files are tagged with in a bucket.
     pub retention: Option<String>,
+    /// Its rows lie in its partitions.
+    pub partitioned: bool,
     kinds: Vec<Kind>,
     arrow: SchemaRef,
 }
@@ -103,7 +106,8 @@ impl TableSchema {
                 }
             })
             .collect();
-        Self::of_columns(number, table.name.clone(), log_name, table.oid, version, columns, key)
+        let schema = Self::of_columns(number, table.name.clone(), log_name, table.oid, version, columns, key);
+        Self { partitioned: table.kind == TableKind::Partitioned, ..schema }
     }
 
     /// The schema of columns that are already known.
@@ -123,13 +127,25 @@ impl TableSchema {
             .collect();
         let kinds = columns.iter().map(|column| column.kind.clone()).collect();
         let arrow = Arc::new(Schema::new(fact_fields(&columns)));
-        Self { number, name, log_name, oid, version, columns, key, retention: None, kinds, arrow }
+        Self {
+            number,
+            name,
+            log_name,
+            oid,
+            version,
+            columns,
+            key,
+            retention: None,
+            partitioned: false,
+            kinds,
+            arrow,
+        }
     }
 
-    /// The same of a retention class.
+    /// The same of a table that is as the log says.
     #[must_use]
-    pub fn with_retention(self, retention: Option<String>) -> Self {
-        Self { retention, ..self }
+    pub fn as_in(self, version: &SchemaVersion) -> Self {
+        Self { retention: version.retention.clone(), partitioned: version.partitioned, ..self }
     }
 
     /// What sort of value each of the user's columns holds.

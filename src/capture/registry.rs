@@ -601,6 +601,7 @@ impl Registry {
         );
         // Files go on under the name and oid that the table had when it was attached.
         schema.retention = retention;
+        schema.partitioned |= old.partitioned;
         schema.name.clone_from(&old.name);
         schema.oid = old.oid;
         captured.physical.learn(&schema);
@@ -789,6 +790,7 @@ fn document(schema: &TableSchema) -> SchemaVersion {
         columns,
         key,
         retention: schema.retention.clone(),
+        partitioned: schema.partitioned,
         extra,
     }
 }
@@ -810,7 +812,7 @@ fn of_document(name: &str, version: &SchemaVersion) -> Result<(u32, TableSchema,
         columns,
         &version.key,
     )
-    .with_retention(version.retention.clone());
+    .as_in(version);
     Ok((number, schema, version.key.clone()))
 }
 

@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use bygone_sink::schema::SchemaColumn;
 use bygone_sink::value::{Field, Kind, Status};
 
+use super::lookup::reread;
 use super::moment;
 use super::value::text;
 use crate::error::{Error, Result};
@@ -75,12 +76,13 @@ impl Wanted {
             Kind::Text | Kind::Uuid | Kind::Bytes => Sort::Text,
             Kind::Json | Kind::Jsonb | Kind::Printed(_) | Kind::Other | Kind::List(_) => Sort::Exact,
         };
-        let literal = if matches!(column.kind, Kind::Uuid | Kind::Bytes) {
-            &literal.to_ascii_lowercase()
-        } else {
-            literal
+        let as_printed = match &column.kind {
+            Kind::Uuid => uuid(literal),
+            Kind::Bytes => bytea(literal),
+            Kind::List(_) => Some(reread(&column.kind, literal).unwrap_or_else(|| literal.to_owned())),
+            _ => Some(literal.to_owned()),
         };
-        let value = comparable(sort, literal).ok_or_else(|| {
+        let value = as_printed.and_then(|text| comparable(sort, &text)).ok_or_else(|| {
             Error::usage(format!("{literal:?} is no value of {} ({})", column.column.name, base.name))
         })?;
         Ok(Self { value, sort })
@@ -137,26 +139,209 @@ fn comparable(sort: Sort, text: &str) -> Option<Comparable> {
             _ => return None,
         }),
         Sort::Date | Sort::Time | Sort::ZonedTime if infinity.is_some() => Comparable::Moment(infinity?),
-        // A day is its first instant.
-        Sort::Date | Sort::Time => Comparable::Moment(
-            moment::parse_local_time(text).map_or_else(|| far(text), |us| Some(us.into()))?,
-        ),
-        Sort::ZonedTime => Comparable::Moment(
-            moment::parse_time(text).map_or_else(|| far(text), |time| Some(time.0.into()))?,
-        ),
+        // As Postgres has it: a date is without its time, and both are without their zone.
+        Sort::Date => {
+            let instant = Written::parse(text)?.micros;
+            Comparable::Moment(instant - instant.rem_euclid(DAY_US))
+        }
+        Sort::Time => Comparable::Moment(Written::parse(text)?.micros),
+        Sort::ZonedTime => Comparable::Moment(Written::parse(text)?.instant(text)?),
         Sort::Text | Sort::Exact => Comparable::Text(text.to_owned()),
         Sort::Padded => Comparable::Text(text.trim_end_matches(' ').to_owned()),
         Sort::Folded => Comparable::Text(text.to_lowercase()),
     })
 }
 
-/// Years beyond four digits, or before Christ: in order by the year alone.
-fn far(text: &str) -> Option<i128> {
-    let digits: String = text.chars().take_while(char::is_ascii_digit).collect();
-    let year: i128 = digits.parse().ok()?;
-    let rest = text.get(digits.len()..)?;
-    let year = if rest.ends_with(" BC") { 1 - year } else { year };
-    (digits.len() >= 4 && rest.starts_with('-')).then_some((year - 1970) * 31_556_952_000_000)
+const SECOND_US: i128 = 1_000_000;
+const DAY_US: i128 = 86_400 * SECOND_US;
+
+/// A date or a time as it is written, of any year.
+struct Written {
+    year: i64,
+    /// Microseconds since 1970 on the calendar and clock that it was read from.
+    micros: i128,
+    /// How far that clock is ahead of UTC, in seconds.
+    offset: Option<i128>,
+}
+
+impl Written {
+    /// Reads `2026-11-24`, `2026-11-24T10:00:00.5Z`, `10000-01-01 10:00 BC` and what lies between; the whole text has to be that.
+    fn parse(text: &str) -> Option<Self> {
+        let text = text.trim();
+        let (text, before_christ) = match text.len().checked_sub(3).and_then(|at| text.split_at_checked(at)) {
+            Some((rest, era)) if era.eq_ignore_ascii_case(" bc") => (rest, true),
+            Some((rest, era)) if era.eq_ignore_ascii_case(" ad") => (rest, false),
+            _ => (text, false),
+        };
+        let mut rest = Digits(text);
+        let year = rest.number(4..=7)?;
+        // There is no year 0: the one before 1 is 1 BC.
+        let year = if before_christ { 1 - year } else { year };
+        let month = rest.after('-')?.number(1..=2)?;
+        let day = rest.after('-')?.number(1..=2)?;
+        if (year < 1 && !before_christ) || !(1..=12).contains(&month) || day < 1 || day > days_in(year, month)
+        {
+            return None;
+        }
+        let mut micros = i128::from(days_from_epoch(year, month, day)) * DAY_US;
+        if rest.0.starts_with([' ', 'T', 't'])
+            && !rest.0.trim_start().starts_with(['+', '-', 'Z', 'z', 'U', 'u', 'G', 'g'])
+        {
+            rest.0 = rest.0.get(1..)?.trim_start();
+            micros += rest.clock()?;
+        }
+        let offset = rest.zone()?;
+        Some(Self { year, micros, offset })
+    }
+
+    /// The moment. Without a zone it is one of this machine's.
+    fn instant(&self, text: &str) -> Option<i128> {
+        match self.offset {
+            Some(offset) => Some(self.micros - offset * SECOND_US),
+            None if (1..=9999).contains(&self.year) => moment::parse_time(text).map(|time| time.0.into()),
+            None => Some(self.micros),
+        }
+    }
+}
+
+/// What is left of a text that begins with numbers.
+struct Digits<'a>(&'a str);
+
+impl<'a> Digits<'a> {
+    fn number(&mut self, digits: std::ops::RangeInclusive<usize>) -> Option<i64> {
+        let count = self.0.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, rest) = self.0.split_at_checked(count).filter(|_| digits.contains(&count))?;
+        self.0 = rest;
+        number.parse().ok()
+    }
+
+    fn after(&mut self, mark: char) -> Option<&mut Self> {
+        self.0 = self.0.strip_prefix(mark)?;
+        Some(self)
+    }
+
+    /// `10:00`, `10:00:00`, `10:00:00.123456`, in microseconds.
+    fn clock(&mut self) -> Option<i128> {
+        let hour = self.number(1..=2)?;
+        let minute = self.after(':')?.number(2..=2)?;
+        let second = match self.after(':') {
+            Some(rest) => rest.number(2..=2)?,
+            None => 0,
+        };
+        let fraction = match self.after('.') {
+            Some(rest) => rest.fraction()?,
+            None => 0,
+        };
+        let micros = i128::from((hour * 60 + minute) * 60 + second) * SECOND_US + fraction;
+        (hour <= 24 && minute <= 59 && second <= 60 && micros <= DAY_US).then_some(micros)
+    }
+
+    /// Digits of a second's fraction, to the nearest microsecond.
+    fn fraction(&mut self) -> Option<i128> {
+        let count = self.0.bytes().take_while(u8::is_ascii_digit).count();
+        let (digits, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        let tenths: i128 = format!("{digits:0<7}").get(..7)?.parse().ok()?;
+        Some((tenths + 5) / 10)
+    }
+
+    /// The zone that ends the text: none, or seconds ahead of UTC.
+    fn zone(&mut self) -> Option<Option<i128>> {
+        let zone = self.0.trim();
+        if zone.is_empty() {
+            return Some(None);
+        }
+        if ["z", "utc", "gmt"].contains(&zone.to_ascii_lowercase().as_str()) {
+            return Some(Some(0));
+        }
+        let (ahead, digits) = match zone.split_at_checked(1)? {
+            ("+", digits) => (1, digits),
+            ("-", digits) => (-1, digits),
+            _ => return None,
+        };
+        let parts: Vec<&str> = match digits.len() {
+            4 if !digits.contains(':') => vec![digits.get(..2)?, digits.get(2..)?],
+            _ => digits.split(':').collect(),
+        };
+        let mut seconds = 0;
+        for (part, unit) in parts.iter().zip([3_600, 60, 1]) {
+            let number = Digits(part).number(1..=2).filter(|_| part.len() <= 2)?;
+            seconds += unit * i128::from(number);
+        }
+        (parts.len() <= 3 && seconds < 16 * 3_600).then_some(Some(ahead * seconds))
+    }
+}
+
+fn days_in(year: i64, month: i64) -> i64 {
+    match month {
+        2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
+        2 => 28,
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    }
+}
+
+/// Days from 1970-01-01 to a day of the Gregorian calendar, which goes on for ever both ways.
+fn days_from_epoch(year: i64, month: i64, day: i64) -> i64 {
+    // Years from March on, so that the leap day is the last; eras of 400 years have as many days each.
+    let year = if month <= 2 { year - 1 } else { year };
+    let (era, of_era) = (year.div_euclid(400), year.rem_euclid(400));
+    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
+}
+
+/// A UUID as Postgres prints it, from any form that it takes: in capitals, in braces, with hyphens after any four digits.
+fn uuid(text: &str) -> Option<String> {
+    let text = text.trim().to_ascii_lowercase();
+    let inside = match text.strip_prefix('{') {
+        Some(rest) => rest.strip_suffix('}')?,
+        None => &text,
+    };
+    let mut digits = String::with_capacity(36);
+    let mut count = 0;
+    let mut last = '-';
+    for character in inside.chars() {
+        if character == '-' {
+            if count % 4 != 0 || last == '-' {
+                return None;
+            }
+        } else {
+            if !character.is_ascii_hexdigit() {
+                return None;
+            }
+            if [8, 12, 16, 20].contains(&count) {
+                digits.push('-');
+            }
+            digits.push(character);
+            count += 1;
+        }
+        last = character;
+    }
+    (count == 32 && last != '-').then_some(digits)
+}
+
+/// Bytes as Postgres prints them, from its hex or its escape form.
+fn bytea(text: &str) -> Option<String> {
+    if let Some(hex) = text.strip_prefix("\\x") {
+        let digits: String = hex.chars().filter(|character| !character.is_ascii_whitespace()).collect();
+        let even = digits.len().is_multiple_of(2) && digits.chars().all(|digit| digit.is_ascii_hexdigit());
+        return even.then(|| format!("\\x{}", digits.to_ascii_lowercase()));
+    }
+    let mut out = String::from("\\x");
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        let (byte, after) = match (byte, after) {
+            (b'\\', [b'\\', after @ ..]) => (b'\\', after),
+            (b'\\', [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', after @ ..]) => {
+                ((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'), after)
+            }
+            (b'\\', _) => return None,
+            other => other,
+        };
+        out.push_str(&format!("{byte:02x}"));
+        rest = after;
+    }
+    Some(out)
 }
 
 /// A number of any size, as its digits.
@@ -234,6 +419,108 @@ impl PartialOrd for Decimal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_read_whole_and_of_any_year() {
+        let time = |text| comparable(Sort::Time, text).map(|value| format!("{value:?}"));
+        let ten = time("2026-11-24 10:00:00");
+        assert!(ten.is_some());
+        for same in [
+            "2026-11-24T10:00:00Z",
+            "2026-11-24 10:00",
+            "2026-11-24 10:00:00+05:30",
+            " 2026-11-24 10:00:00.0000001 UTC",
+            "2026-11-24 10:00:00 -08",
+            "2026-11-24 10:00 AD",
+        ] {
+            assert_eq!(time(same), ten, "{same}");
+        }
+        for wrong in [
+            "",
+            "2026",
+            "2026-11",
+            "2026-13-01",
+            "2026-02-30",
+            "1900-02-29",
+            "0000-01-01",
+            "2026-nonsense",
+            "2026-11-24 25:00",
+            "2026-11-24 24:00:01",
+            "2026-11-24 10:60",
+            "2026-11-24 10:00 Europe/Berlin",
+            "2026-11-24 10:00+99",
+            "2026-11-24 10:00+00:00:00:00",
+            "2026-11-24x",
+            "26-11-24",
+        ] {
+            assert_eq!(time(wrong), None, "{wrong}");
+        }
+        let zoned = |text| comparable(Sort::ZonedTime, text);
+        assert_eq!(zoned("2026-11-24 10:00:00+00"), zoned("2026-11-24T15:30:00+0530"));
+        assert_eq!(
+            zoned("2026-11-24"),
+            moment::parse_time("2026-11-24").map(|time| Comparable::Moment(time.0.into()))
+        );
+        assert_eq!(comparable(Sort::Date, "2026-11-24 10:00"), comparable(Sort::Date, "2026-11-24"));
+        let order = [
+            "-infinity",
+            "4714-11-24 BC",
+            "0044-03-15 BC",
+            "0044-03-16 BC",
+            "0001-12-31 BC",
+            "0001-01-01",
+            "1969-12-31",
+            "1970-01-01",
+            "2000-02-29",
+            "9999-12-31",
+            "10000-01-01",
+            "10000-12-31",
+            "5874897-12-31",
+            "infinity",
+        ];
+        let moment = |text: &&str| match comparable(Sort::Date, text) {
+            Some(Comparable::Moment(moment)) => moment,
+            other => panic!("{text}: {other:?}"),
+        };
+        let moments: Vec<i128> = order.iter().map(moment).collect();
+        assert!(moments.is_sorted_by(|a, b| a < b), "{moments:?}");
+        // `select date '0001-01-01' - date '1970-01-01', date '4714-11-24 BC' - date '1970-01-01', date '5874897-12-31' - date '1970-01-01'`
+        for (text, days) in
+            [("0001-01-01", -719_162), ("4714-11-24 BC", -2_440_588), ("5874897-12-31", 2_145_042_905)]
+        {
+            assert_eq!(moment(&text), days * DAY_US, "{text}");
+        }
+    }
+
+    #[test]
+    fn uuids_and_bytes_are_taken_in_every_form_that_postgres_takes() {
+        let id = Some("a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11".to_owned());
+        for form in [
+            "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11",
+            "{a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11}",
+            "a0eebc999c0b4ef8bb6d6bb9bd380a11",
+            "a0ee-bc99-9c0b-4ef8-bb6d-6bb9-bd38-0a11",
+        ] {
+            assert_eq!(uuid(form), id, "{form}");
+        }
+        for wrong in [
+            "",
+            "no uuid",
+            "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a1",
+            "{a0eebc999c0b4ef8bb6d6bb9bd380a11",
+            "a-0eebc999c0b4ef8bb6d6bb9bd380a11",
+            "a0eebc999c0b4ef8bb6d6bb9bd380a11-",
+        ] {
+            assert_eq!(uuid(wrong), None, "{wrong}");
+        }
+        let bytes = |text| bytea(text);
+        assert_eq!(bytes(r"\xDE ad"), Some(r"\xdead".to_owned()));
+        assert_eq!(bytes(r"a\\\000\377"), Some(r"\x615c00ff".to_owned()));
+        assert_eq!(bytes(""), Some(r"\x".to_owned()));
+        for wrong in [r"\xa", r"\xzz", r"\9", r"\400", r"a\"] {
+            assert_eq!(bytea(wrong), None, "{wrong}");
+        }
+    }
 
     #[test]
     fn numbers_of_any_size_have_their_order() {

@@ -319,23 +319,6 @@ pub(crate) fn parse_time(text: &str) -> Option<Timestamp> {
     absolute(text.trim()).and_then(Result::ok)
 }
 
-/// A time without a zone, for columns that have none.
-pub(crate) fn parse_local_time(text: &str) -> Option<i64> {
-    let text = text.trim();
-    let zoneless = absolute_naive(text)?;
-    Some(zoneless.and_utc().timestamp_micros())
-}
-
-fn absolute_naive(text: &str) -> Option<NaiveDateTime> {
-    if let Ok(date) = NaiveDate::parse_from_str(text, "%Y-%m-%d") {
-        return Some(date.and_time(NaiveTime::MIN));
-    }
-    let text = text.replacen('T', " ", 1);
-    ["%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M"]
-        .iter()
-        .find_map(|form| NaiveDateTime::parse_from_str(&text, form).ok())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -169,7 +169,7 @@ fn a_table_that_was_renamed_is_found_by_both_names() {
         (&"public.notes".into(), &"now public.jottings".into())
     );
     let sql = shop.ask(&["restore", "jottings", "x,y", "1"]);
-    assert!(sql.contains(r#"update "public"."jottings""#), "{sql}");
+    assert!(sql.contains(r#"update only "public"."jottings""#), "{sql}");
     let told =
         super::engines::duckdb(&shop.ask(&["views", "duckdb"]), "select count(*)::int from jottings;\n");
     assert_eq!(told, [json!([2])]);

@@ -283,6 +283,40 @@ fn nothing_that_a_terminal_obeys_is_printed() {
     assert!(different.is_empty(), "{different:?}");
 }
 
+/// Rows of the same place or key in another partition, or in a table that inherits, are none of a restore's business.
+#[test]
+fn rows_beside_those_that_are_meant_stay_as_they_are() {
+    let mut shop = Shop::with(
+        "create table q (x int, y text) partition by list (x); create table q1 partition of q for values in (1);
+         create table q2 partition of q for values in (2); alter table q replica identity full;
+         alter table q1 replica identity full; alter table q2 replica identity full; insert into q values (1, 'precious');
+         create table parent (id int primary key, v text); create table child (extra int, primary key (id)) inherits (parent);
+         insert into parent values (1, 'parent'); insert into child values (1, 'child', 5), (7, 'seven', 5)",
+    );
+    for change in [
+        "insert into q values (2, 'mistake')",
+        "update q set y = 'gone' where x = 1; insert into q values (2, 'mistake')",
+        "update only parent set v = 'oops' where id = 1",
+        "delete from only parent where id = 1",
+        "insert into parent values (7, 'mistake')",
+    ] {
+        for applied in [true, false] {
+            let all = "select (select string_agg(q::text, ';' order by q) from q) || (select string_agg(p::text, ';' order by p) from only parent p)
+                || (select string_agg(c::text, ';' order by c) from child c)";
+            let before = shop.server.value(all);
+            let xid = shop.transact(change);
+            if applied {
+                shop.restore(&["--transaction", &xid, "--apply"]).well();
+            } else {
+                let sql = shop.restore(&["--transaction", &xid]).well().stdout;
+                shop.server.run(&sql);
+            }
+            assert_eq!(shop.server.value(all), before, "{change}, applied: {applied}");
+            shop.capture();
+        }
+    }
+}
+
 #[test]
 fn what_changed_again_later_is_not_undone_without_being_asked_for() {
     let mut shop = Shop::family();

@@ -25,6 +25,9 @@ pub struct SchemaVersion {
     /// The table's retention class: what its files are tagged with in a bucket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<String>,
+    /// The table is partitioned: its rows lie in other tables.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub partitioned: bool,
     /// What else there is to say.
     #[serde(flatten)]
     pub extra: Map<String, Value>,

@@ -260,5 +260,5 @@ fn schema_of(name: TableName, version: &SchemaVersion) -> Result<TableSchema> {
         columns,
         &key,
     )
-    .with_retention(version.retention.clone()))
+    .as_in(version))
 }

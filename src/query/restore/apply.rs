@@ -15,7 +15,7 @@ use super::super::changes::{Shown, damaged, is_unknown};
 use super::super::value::text;
 use super::listed;
 use super::plan::{Plan, Step};
-use super::statement::{Statement, Verb, one_row};
+use super::statement::{Statement, Verb, one_row, rows_of};
 use crate::error::{Error, Result};
 
 pub(super) async fn connect(source: &str) -> Result<Client> {
@@ -229,7 +229,7 @@ async fn differences(client: &Client, table: &TableHistory, last: &OwnedFact) ->
     let query = format!(
         "select {} from {} where {} for update",
         names.join(", "),
-        table.name.quoted(),
+        rows_of(table),
         one_row(table, &row)?
     );
     let told = client.simple_query(&query).await.map_err(|error| {

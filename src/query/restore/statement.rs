@@ -82,7 +82,7 @@ impl Statement {
         match (&then, &now) {
             (None, None) => Ok(None),
             (None, Some(now)) => {
-                let (name, row) = (table.name.quoted(), one_row(table, now)?);
+                let (name, row) = (rows_of(table), one_row(table, now)?);
                 let sql = format!("delete from {name} where {row}");
                 let done = format!("not exists (select from {name} where {row})");
                 Ok(Some(Self {
@@ -123,7 +123,7 @@ impl Statement {
             names.join(", "),
             values.join(", ")
         );
-        let name = table.name.quoted();
+        let name = rows_of(table);
         let row = one_row(table, as_now)?;
         let replacing =
             (!sets.is_empty()).then(|| format!("update {name} set {}\nwhere {row}", sets.join(", ")));
@@ -156,7 +156,7 @@ impl Statement {
                 unknown.join(", ")
             )));
         }
-        let (name, row) = (table.name.quoted(), one_row(table, now)?);
+        let (name, row) = (rows_of(table), one_row(table, now)?);
         let sql = format!("update {name} set {}\nwhere {row}", sets.join(", "));
         let done = is_there(table, newest, then)?;
         // Without a key its values name the row, which must not change in between.
@@ -170,7 +170,7 @@ fn is_there(table: &TableHistory, newest: &TableSchema, then: &Shown) -> Result<
     let known = settable(newest, then)?.into_iter().filter(|settable| settable.lost.is_none());
     let same: Vec<String> = known.map(|Settable { column, value, .. }| equal(column, &value)).collect();
     let same = if same.is_empty() { "true".to_owned() } else { same.join(" and ") };
-    Ok(format!("exists (select from {} where {same})", table.name.quoted()))
+    Ok(format!("exists (select from {} where {same})", rows_of(table)))
 }
 
 /// A value as Postgres prints it.
@@ -238,6 +238,12 @@ impl<'a> Settable<'a> {
     }
 }
 
+/// The table's own rows, to read or change: tables that inherit from it have theirs.
+pub(super) fn rows_of(table: &TableHistory) -> String {
+    let only = if table.newest().partitioned { "" } else { "only " };
+    format!("{only}{}", table.name.quoted())
+}
+
 /// A condition that holds for this row alone: its key; without one, one of the rows that are the same.
 pub(super) fn one_row(table: &TableHistory, row: &Shown) -> Result<String> {
     let schema = table.newest();
@@ -253,8 +259,11 @@ pub(super) fn one_row(table: &TableHistory, row: &Shown) -> Result<String> {
                 same.push(equal(column, &value));
             }
         }
-        let name = table.name.quoted();
-        return Ok(format!("ctid = (select ctid from {name} where {} limit 1)", same.join(" and ")));
+        // A ctid names one row of one partition.
+        let place = if schema.partitioned { "(tableoid, ctid)" } else { "ctid" };
+        let (name, same) = (rows_of(table), same.join(" and "));
+        let select = place.trim_matches(['(', ')']);
+        return Ok(format!("{place} = (select {select} from {name} where {same} limit 1)"));
     }
     let mut parts = Vec::new();
     for (at, column) in schema.key.iter().filter_map(|at| Some((*at, schema.columns.get(*at)?))) {
