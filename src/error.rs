@@ -74,6 +74,12 @@ impl Error {
         if matches!(self, Self::Usage(_)) { 2 } else { 1 }
     }
 
+    /// The server misses something that the stream needs, such as a publication: what is missing is found out, and
+    /// explained, by the checks of the next connect.
+    pub(crate) fn is_undefined(&self) -> bool {
+        matches!(self, Self::Source(error) if error.sqlstate() == Some("42704"))
+    }
+
     /// Whether connecting again may help: the one place where this is decided. The default is to stop.
     pub(crate) fn policy(&self) -> Policy {
         let retry = match self {

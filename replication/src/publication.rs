@@ -13,7 +13,7 @@ mod partial;
 mod state;
 
 pub use difference::{Difference, compare};
-pub use ensure::{Change, Ensured, drop, ensure, missing};
+pub use ensure::{Change, Ensured, Refused, drop, ensure, ensure_each, missing};
 pub use fingerprint::ParseFingerprintError;
 pub use partial::{Partial, check_user_made, restrict};
 pub(crate) use state::server_version;

@@ -1,13 +1,17 @@
 //! Replication slots: their state, and the commands of the replication connection that make and read them.
 
 use std::fmt::Write as _;
+use std::time::{Duration, Instant};
 
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
 use crate::Lsn;
 use crate::catalog::{CatalogError, ErrorKind, get, get_lsn};
 use crate::table::{quote_identifier, quote_literal};
+
+/// How long a session is waited for that was told to end.
+const ENDING: Duration = Duration::from_secs(5);
 
 /// Longest name of a slot in bytes (`NAMEDATALEN - 1`).
 const MAX_NAME: usize = 63;
@@ -155,6 +159,31 @@ pub async fn drop(client: &Client, name: &str) -> Result<bool, CatalogError> {
             }
         }
     }
+}
+
+/// Ends the making of a slot that is not made yet: the server goes on waiting for transactions to end though nobody asks for it
+/// any more. A slot that is there already stays.
+///
+/// # Errors
+/// [`ErrorKind::Rights`] where the session is another role's, and whatever else the server says.
+pub async fn abandon(client: &Client, name: &str) -> Result<(), CatalogError> {
+    let doing = "ending the making of a replication slot";
+    let end = "
+        select pg_catalog.pg_terminate_backend(active_pid) from pg_catalog.pg_replication_slots
+        where slot_name = $1 and active_pid is not null and confirmed_flush_lsn is null";
+    let left =
+        "select 1 from pg_catalog.pg_replication_slots where slot_name = $1 and active_pid is not null";
+    let name: [(&(dyn ToSql + Sync), Type); 1] = [(&name, Type::TEXT)];
+    if client.query_typed(end, &name).await.map_err(CatalogError::from_postgres(doing))?.is_empty() {
+        return Ok(());
+    }
+    let began = Instant::now();
+    while began.elapsed() < ENDING
+        && !client.query_typed(left, &name).await.map_err(CatalogError::from_postgres(doing))?.is_empty()
+    {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
 }
 
 /// A transaction that writes, or may commit later: making a slot waits for all that run when it begins, on the whole

@@ -1,9 +1,10 @@
 //! Attaching to a source: publications, slot, log and state are made or found, and fit each other.
 
 use std::collections::HashSet;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use bygone_replication::catalog::{ErrorKind as CatalogErrorKind, Loaded};
@@ -36,6 +37,8 @@ use crate::facts::Alone;
 
 /// How often it is said what the making of a slot waits for.
 const TELL_WAITING_EVERY: Duration = Duration::from_secs(5);
+/// How often what waits looks whether it is told to stop.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// A slot's exported snapshot. It lives as long as the connection does nothing else.
 #[derive(Debug)]
@@ -70,6 +73,7 @@ pub(super) async fn attach(
     store: &Store,
     memory: Memory,
     alone: Option<&Alone>,
+    stop: &AtomicBool,
 ) -> Result<Attached> {
     let sql = session::connect_sql(connect).await?;
     let server = preflight::read_server(&sql).await?;
@@ -144,8 +148,16 @@ pub(super) async fn attach(
         timeline: identified.timeline,
         database: server.server.database.clone(),
     };
-    let mut begin =
-        Begin { options, sql: &sql, store, names: &names, wanted: &wanted, server: &server, source: &source };
+    let mut begin = Begin {
+        options,
+        sql: &sql,
+        store,
+        names: &names,
+        wanted: &wanted,
+        server: &server,
+        source: &source,
+        stop,
+    };
     let (log, registry, recorded, exported, history_id) = if begun {
         drop(replication);
         begin.again(&identity, &loaded.tables).await?
@@ -174,7 +186,12 @@ pub(super) async fn attach(
         }
         None => None,
     };
-    versioning::catch_up(&state, store, rows.as_ref(), log.state(), &registry.schemas()).await?;
+    let schemas = registry.schemas();
+    // Of a long history this takes minutes. Left half way, it begins anew.
+    tokio::select! {
+        done = versioning::catch_up(&state, store, rows.as_ref(), log.state(), &schemas) => drop(done?),
+        () = stopped(stop) => return Err(Error::Stopped),
+    }
     Ok(Attached {
         log,
         state,
@@ -213,6 +230,7 @@ struct Begin<'a> {
     wanted: &'a Wanted,
     server: &'a preflight::ServerState,
     source: &'a Source,
+    stop: &'a AtomicBool,
 }
 
 impl Begin<'_> {
@@ -231,7 +249,9 @@ impl Begin<'_> {
         let existing = slot::read(self.sql, &self.wanted.slot).await?;
         match (&existing, self.owns_slot()) {
             (Some(_), true) if manifest => {
-                // Ours, from a start that did not come to its first commit.
+                // Ours, from a start that did not come to its first commit. If that was killed while the slot was being made, the
+                // server is at it still.
+                slot::abandon(self.sql, &self.wanted.slot).await?;
                 slot::drop(self.sql, &self.wanted.slot).await?;
             }
             (Some(slot), true) => {
@@ -263,9 +283,25 @@ impl Begin<'_> {
         let history = History::open_or_create(self.store, identity).await?;
         let history_id = history.manifest().id.clone();
         let recorded = publication::inspect(self.sql, &self.wanted.publications).await?;
+        // A slot that nobody reads keeps the source's WAL: what stands in the way of reading it comes to light before it is made.
+        let directory = state_directory(self.options.state.as_deref(), &history_id)?;
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
+        made.and_then(|()| tempfile::tempfile_in(&directory)).map_err(|error| {
+            Error::other(format!(
+                "the state directory {} cannot be written to: {error}; give --state another one",
+                directory.display()
+            ))
+        })?;
         let (point, exported) = if self.owns_slot() {
-            let exported =
-                export(self.sql, replication, &self.wanted.slot, self.server.server.version, false).await?;
+            let exported = export(
+                self.sql,
+                replication,
+                &self.wanted.slot,
+                self.server.server.version,
+                false,
+                self.stop,
+            )
+            .await?;
             (exported.point, Some(exported))
         } else {
             let confirmed = existing.and_then(|slot| slot.confirmed_flush_lsn).unwrap_or(Lsn::ZERO);
@@ -418,38 +454,75 @@ pub(super) fn temporary_slot(own: &str) -> String {
     format!("{}_copy_{}_{}", own.chars().take(40).collect::<String>(), std::process::id(), number % 100_000)
 }
 
-/// Makes a slot and exports the snapshot of its consistent point.
+/// Makes a slot and exports the snapshot of its consistent point. `stop` ends the wait for that with [`Error::Stopped`].
 pub(super) async fn export(
+    sql: &Client,
+    connection: Connection,
+    name: &str,
+    version: u32,
+    temporary: bool,
+    stop: &AtomicBool,
+) -> Result<Exported> {
+    let exported = export_within(sql, connection, name, version, temporary, stop, None).await?;
+    exported.ok_or(Error::Stopped)
+}
+
+/// The same; none where transactions that began before go on for longer than `patience`.
+pub(super) async fn export_within(
     sql: &Client,
     mut connection: Connection,
     name: &str,
     version: u32,
     temporary: bool,
-) -> Result<Exported> {
+    stop: &AtomicBool,
+    patience: Option<Duration>,
+) -> Result<Option<Exported>> {
     // Standbys keep a copy of a slot that is to stay, so that a failover loses nothing; on a standby there is no such thing.
     let failover =
         !temporary && version >= slot::FAILOVER_VERSION && !catalog::server_info(sql).await?.in_recovery;
     let options = CreateOptions { temporary, export_snapshot: true, failover };
     let command = slot::create_command(version, name, options)?;
-    let rows = wait_for_slot(sql, connection.simple_query(&command)).await?;
+    let made = wait_for_slot(sql, connection.simple_query(&command), stop, patience).await;
+    let rows = match made {
+        Ok(Some(rows)) => rows,
+        other => {
+            // The server would go on waiting, with a slot that nobody reads.
+            slot::abandon(sql, name).await?;
+            return other.map(|_| None);
+        }
+    };
     let field = |at: usize| rows.first().and_then(|row| row.get(at)).and_then(Option::as_deref);
     let (Some(point), Some(snapshot)) = (field(1).and_then(|lsn| lsn.parse().ok()), field(2)) else {
         return Err(Error::other("the server's answer to CREATE_REPLICATION_SLOT makes no sense"));
     };
     let at = catalog::server_time(sql).await?;
-    Ok(Exported { connection, name: snapshot.to_owned(), point, at })
+    Ok(Some(Exported { connection, name: snapshot.to_owned(), point, at }))
 }
 
-/// Waits while a slot is made, and says what that waits for: transactions that began before [28].
+/// Comes back once the process is told to stop.
+async fn stopped(stop: &AtomicBool) {
+    while !stop.load(Ordering::SeqCst) {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Waits while a slot is made, and says what that waits for: transactions that began before [28]. None where it takes too long.
 async fn wait_for_slot<T>(
     sql: &Client,
     made: impl Future<Output = bygone_replication::Result<T>>,
-) -> Result<T> {
+    stop: &AtomicBool,
+    patience: Option<Duration>,
+) -> Result<Option<T>> {
     let mut made = std::pin::pin!(made);
+    let now = tokio::time::Instant::now();
+    let deadline = now + patience.unwrap_or_default();
+    let mut tell = tokio::time::interval_at(now + TELL_WAITING_EVERY, TELL_WAITING_EVERY);
     loop {
         tokio::select! {
-            result = &mut made => return Ok(result?),
-            () = tokio::time::sleep(TELL_WAITING_EVERY) => {
+            result = &mut made => return Ok(Some(result?)),
+            () = stopped(stop) => return Err(Error::Stopped),
+            () = tokio::time::sleep_until(deadline), if patience.is_some() => return Ok(None),
+            _ = tell.tick() => {
                 if catalog::server_info(sql).await?.in_recovery {
                     // A standby knows what runs on its primary from records that an idle primary does not write.
                     tracing::warn!(

@@ -14,7 +14,7 @@ use bygone_sink::versioning;
 use tokio::sync::mpsc;
 
 use super::Capture;
-use super::attach::{Exported, export, temporary_slot};
+use super::attach::{Exported, export_within, temporary_slot};
 use super::pipeline::{Pipeline, Rest, Until};
 use super::snapshot::{self, Copied, CopySettings, Outcome, Wanted};
 use super::source::restrict;
@@ -22,6 +22,8 @@ use crate::error::{Error, Result};
 
 /// A table that is altered each time it is copied is given up after so many tries.
 const ATTEMPTS: usize = 5;
+/// How long the stream waits, at a start, for transactions that keep tables from being copied first.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Copied tables are committed together, so that thousands of small ones do not make thousands of commits.
 const COMMIT_EVERY: Duration = Duration::from_secs(10);
 
@@ -43,7 +45,13 @@ impl Capture {
                     self.copy_at(exported, missing, None).await?;
                 }
                 None => {
-                    let (exported, held) = self.copy_beside_stream(missing).await?;
+                    let Some((exported, held)) = self.copy_beside_stream(missing).await? else {
+                        tracing::warn!(
+                            "transactions that began before are still open: the stream goes on, and tables without a first copy \
+                             are copied beside it once these have ended"
+                        );
+                        return Ok(());
+                    };
                     // Facts are committed in the order of their positions: first the stream up to the copy's point.
                     let pipeline = self.pipeline()?;
                     pipeline.ceiling = Some(exported.at);
@@ -68,18 +76,20 @@ impl Capture {
         )))
     }
 
-    async fn copy_beside_stream(&mut self, missing: Vec<usize>) -> Result<(Exported, Vec<Copied>)> {
+    /// Copies tables at a point that is made for it; none where transactions that began before do not let it come about soon.
+    async fn copy_beside_stream(&mut self, missing: Vec<usize>) -> Result<Option<(Exported, Vec<Copied>)>> {
         let sql = session::connect_sql(&self.connect).await?;
         let connection = Connection::connect(&self.connect, Mode::Replication).await?;
         let version = connection.server_version();
         let name = temporary_slot(&self.wanted.slot);
-        let mut exported = export(&sql, connection, &name, version, true).await?;
+        let made = export_within(&sql, connection, &name, version, true, &self.stop, Some(PATIENCE)).await?;
+        let Some(mut exported) = made else { return Ok(None) };
         exported.point = self.pipeline()?.axis.of_history(exported.point);
         // The time axis never goes back: the copy is of no earlier moment than what is there already.
         exported.at = exported.at.max(self.pipeline()?.high_water.unwrap_or(i64::MIN));
         let mut held = Vec::new();
         let exported = self.copy_at(exported, missing, Some(&mut held)).await?;
-        Ok((exported, held))
+        Ok(Some((exported, held)))
     }
 
     /// Copies tables at a consistent point; what is done is committed from time to time, or held back.

@@ -180,7 +180,7 @@ impl Capture {
         self.drop_slot(sql).await?;
         let connection = Connection::connect(&self.connect, Mode::Replication).await?;
         let version = connection.server_version();
-        let exported = export(sql, connection, &self.wanted.slot, version, false).await?;
+        let exported = export(sql, connection, &self.wanted.slot, version, false, &self.stop).await?;
         exported.connection.close().await;
         Ok(exported.point)
     }

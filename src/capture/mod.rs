@@ -22,7 +22,7 @@ pub(crate) mod trial;
 mod wal_held;
 mod watcher;
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -173,13 +173,20 @@ pub(crate) async fn run(mut options: RunOptions) -> Result<()> {
     };
     let store = place.open()?;
     let memory = Memory::of(options.memory);
-    let attached = attach::attach(&options, &connect, &store, memory, alone.as_deref()).await?;
-    if let Some(alone) = &alone {
-        alone.deliver().await?;
-    }
+    // Before anything that may take long: whoever watches over the process sees that it is alive, though not ready.
     let metrics = Arc::new(Metrics::default());
     if let Some(address) = options.listen {
         metrics::listen(address, Arc::clone(&metrics), options.ready_within)?;
+    }
+    let attached = match attach::attach(&options, &connect, &store, memory, alone.as_deref(), &stop).await {
+        Err(Error::Stopped) if stop.load(Ordering::SeqCst) => {
+            tracing::info!("stopped before anything was captured; the next start begins there");
+            return Ok(());
+        }
+        attached => attached?,
+    };
+    if let Some(alone) = &alone {
+        alone.deliver().await?;
     }
     let mut capture = Capture::new(options, connect, store, place, memory, stop, attached, metrics, alone)?;
     capture.bridge_first().await?;
@@ -474,7 +481,7 @@ impl Capture {
             let waited = refused_since.get_or_insert_with(Instant::now).elapsed();
             let lags = matches!(error, Error::Refused(StartRefused::StandbyBehind { .. }));
             let in_use = matches!(error, Error::Refused(_)) && !lags;
-            if error.policy() == Policy::Stop
+            if (error.policy() == Policy::Stop && !error.is_undefined())
                 || (in_use && waited > ACTIVE_SLOT_PATIENCE)
                 || (!self.established && !in_use && !lags)
             {
@@ -629,6 +636,7 @@ fn watcher(
         patience: options.source_timeout,
         quiet_until: None,
         refused: HashSet::new(),
+        unpublished: HashMap::new(),
     })
 }
 

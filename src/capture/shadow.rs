@@ -243,7 +243,7 @@ async fn copy_once(
     let connection = Connection::connect(&settings.options, Mode::Replication).await?;
     let version = connection.server_version();
     let name = temporary_slot(&settings.slot);
-    let mut exported = export(&sql, connection, &name, version, true).await?;
+    let mut exported = export(&sql, connection, &name, version, true, stop).await?;
     exported.point = settings.axis.of_history(exported.point);
     failpoint::hit("copy.begun")?;
     let oids: Vec<u32> = tables.values().copied().collect();

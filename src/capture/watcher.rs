@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bygone_replication::catalog::{self, ErrorKind as CatalogErrorKind, watch};
 use bygone_replication::conninfo::ConnectOptions;
@@ -24,6 +24,9 @@ use tokio_postgres::Client;
 
 use super::wal_held::WalHeld;
 use crate::error::{Error, Result};
+
+/// Looks after which a table is tried again that could not be published. The server logs each refusal, too.
+const PUBLISHED_AGAIN: u32 = 6;
 
 /// The catalog as it was seen at one moment.
 #[derive(Clone, Debug)]
@@ -160,6 +163,8 @@ pub(super) struct Watcher {
     pub(super) quiet_until: Option<Lsn>,
     /// Tables that were refused for a clash of names: said once.
     pub(super) refused: HashSet<u32>,
+    /// Tables that could not be published, and when that is tried again.
+    pub(super) unpublished: HashMap<u32, Instant>,
 }
 
 impl Watcher {
@@ -210,7 +215,9 @@ impl Watcher {
         // In this order: what the mark does not show had not happened here.
         let here = watch::position(&sql).await?;
         let mark = watch::mark(&sql).await?;
-        let look = if last.as_ref() == Some(&mark) { None } else { Some(self.look(&sql).await?) };
+        // No mark shows that a right was given.
+        let again = self.unpublished.values().any(|again| *again <= Instant::now());
+        let look = if last.as_ref() == Some(&mark) && !again { None } else { Some(self.look(&sql).await?) };
         self.quiet_until = Some(here);
         self.shared.set_seen(here);
         self.held.look(&sql).await?;
@@ -245,12 +252,14 @@ impl Watcher {
         }
         match &self.own {
             Some(names) => {
-                let mine = |table: &&Table| wanted.contains(&table.oid) || captured.contains(&table.oid);
-                let mine: Vec<&Table> = tables.iter().filter(mine).collect();
-                let ensured = publication::ensure(sql, names, &mine).await?;
-                for statement in &ensured.statements {
-                    tracing::info!(statement, "publication");
-                }
+                let names = names.clone();
+                let left = self.publish(sql, &names, &tables, &wanted, &captured, &before).await?;
+                let is_left = |table: &Table| match table.kind {
+                    TableKind::Leaf { root } => left.contains(&table.oid) || left.contains(&root),
+                    _ => left.contains(&table.oid),
+                };
+                tables.retain(|table| !is_left(table));
+                wanted.retain(|oid| !left.contains(oid));
             }
             None => {
                 publication::restrict(&mut tables, &before);
@@ -275,6 +284,57 @@ impl Watcher {
         let clock = catalog::server_time(sql).await?;
         let at = watch::position(sql).await?;
         Ok(Look { since: self.quiet_until, at, clock, tables, wanted, publications, enums })
+    }
+
+    /// Has the tables published, each where its identity allows. Gives those of which nothing is captured for now: that could not be
+    /// published, and partitioned ones that are new and have such a partition.
+    async fn publish(
+        &mut self,
+        sql: &Client,
+        names: &publication::Names,
+        tables: &[Table],
+        wanted: &HashSet<u32>,
+        captured: &HashSet<u32>,
+        before: &PublicationState,
+    ) -> Result<HashSet<u32>> {
+        let now = Instant::now();
+        let waits = |oid: &u32| self.unpublished.get(oid).is_some_and(|again| *again > now);
+        let listed: HashSet<u32> = before
+            .publications
+            .iter()
+            .flat_map(|publication| publication.tables.iter().map(|member| member.oid))
+            .collect();
+        let mine = |table: &&Table| wanted.contains(&table.oid) || captured.contains(&table.oid);
+        let mine: Vec<&Table> = tables.iter().filter(mine).filter(|table| !waits(&table.oid)).collect();
+        let waits_on: HashSet<u32> =
+            tables.iter().map(|table| table.oid).filter(|oid| waits(oid) && !listed.contains(oid)).collect();
+        let (ensured, refused) = publication::ensure_each(sql, names, &mine).await?;
+        for statement in &ensured.statements {
+            tracing::info!(statement, "publication");
+        }
+        // What waited and is gone, or was published by somebody else, waits no more.
+        let waits = |oid: &u32| refused.iter().any(|refused| refused.oid == *oid) || waits_on.contains(oid);
+        self.unpublished.retain(|oid, _| waits(oid));
+        for refused in refused {
+            if self.unpublished.insert(refused.oid, now + PUBLISHED_AGAIN * self.every).is_none() {
+                tracing::warn!(
+                    table = %refused.table,
+                    error = %refused.error,
+                    "the table cannot be published as it has to be: its changes are not captured until then"
+                );
+            }
+        }
+        let mut left: HashSet<u32> =
+            self.unpublished.keys().copied().filter(|oid| !listed.contains(oid)).collect();
+        for table in tables {
+            if let TableKind::Leaf { root } = table.kind
+                && left.contains(&table.oid)
+                && !captured.contains(&root)
+            {
+                left.insert(root);
+            }
+        }
+        Ok(left)
     }
 
     fn is_acceptable(&mut self, table: &Table, captured: &HashSet<u32>) -> bool {

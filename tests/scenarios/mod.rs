@@ -24,6 +24,7 @@ mod trial;
 mod types;
 mod verify;
 mod versions;
+mod waiting;
 
 use std::path::Path;
 

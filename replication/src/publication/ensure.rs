@@ -16,6 +16,10 @@ const BATCH: usize = 64;
 
 /// How long a table's lock is waited for.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long each is, where it is one of several of which one is locked.
+const SHORT_LOCK_TIMEOUT: Duration = Duration::from_secs(1);
+
+const PREPARING: &str = "preparing the publications";
 
 /// What [`ensure`] did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,6 +60,17 @@ pub enum Change {
     },
 }
 
+/// A table that could not be published for now, while the others were.
+#[derive(Debug)]
+pub struct Refused {
+    /// Its oid.
+    pub oid: u32,
+    /// Its name.
+    pub table: TableName,
+    /// Why, with the remedy.
+    pub error: CatalogError,
+}
+
 impl Change {
     /// The publication that was made.
     fn made(&self) -> Option<&str> {
@@ -63,6 +78,25 @@ impl Change {
             Self::Created { publication } => Some(publication),
             Self::Added { .. } | Self::Moved { .. } => None,
         }
+    }
+
+    /// The table that is concerned.
+    fn table(&self) -> Option<(u32, &TableName)> {
+        match self {
+            Self::Created { .. } => None,
+            Self::Added { oid, table, .. } | Self::Moved { oid, table, .. } => Some((*oid, table)),
+        }
+    }
+
+    /// The statement that changes this table alone.
+    fn statement(&self) -> Option<String> {
+        let (publication, verb, table) = match self {
+            Self::Created { .. } => return None,
+            Self::Added { publication, table, .. } => (publication, "add", table),
+            Self::Moved { publication, table, .. } => (publication, "drop", table),
+        };
+        let publication = quote_identifier(publication);
+        Some(format!("alter publication {publication} {verb} table only {}", table.quoted()))
     }
 }
 
@@ -100,21 +134,17 @@ pub async fn ensure(client: &Client, names: &Names, tables: &[&Table]) -> Result
     let statements = plan.statements();
     let Plan { steps, unwanted } = plan;
     let mut ensured = Ensured { unwanted, ..Ensured::default() };
-    let doing = "preparing the publications";
-    if !steps.is_empty() && in_recovery(client, doing).await? {
-        return Err(on_the_primary(doing, "start again once the standby has replayed it", &statements));
+    if !steps.is_empty() && in_recovery(client, PREPARING).await? {
+        return Err(on_the_primary(PREPARING, "start again once the standby has replayed it", &statements));
     }
     for step in steps {
-        // One message, so the server runs both in one transaction and nothing of the setting stays behind.
-        let sql = format!("set local lock_timeout = {}; {}", LOCK_TIMEOUT.as_millis(), step.sql);
-        if let Err(error) = client.batch_execute(&sql).await {
-            let error = CatalogError::from_postgres(doing)(error);
+        if let Err(error) = run(client, &step.sql, LOCK_TIMEOUT).await {
             return Err(match error.kind() {
                 ErrorKind::Rights => {
                     // Ours would be in the way: its owner alone could add to it.
                     for made in ensured.changes.iter().filter_map(Change::made) {
                         let dropped = client.batch_execute(&drop_statement(made)).await;
-                        dropped.map_err(CatalogError::from_postgres(doing))?;
+                        dropped.map_err(CatalogError::from_postgres(PREPARING))?;
                     }
                     let again = ensured.changes.iter().any(|change| change.made().is_some());
                     let done = if again { 0 } else { ensured.statements.len() };
@@ -135,6 +165,70 @@ pub async fn ensure(client: &Client, names: &Names, tables: &[&Table]) -> Result
         ensured.statements.push(step.sql);
     }
     Ok(ensured)
+}
+
+/// The same while a capture runs: a table that cannot be published stands in the way of none of the others.
+///
+/// # Errors
+/// As [`ensure`], but for what concerns single tables, which is told beside what was done.
+pub async fn ensure_each(
+    client: &Client,
+    names: &Names,
+    tables: &[&Table],
+) -> Result<(Ensured, Vec<Refused>), CatalogError> {
+    let plan = plan(client, names, tables).await?;
+    let statements = plan.statements();
+    let Plan { steps, unwanted } = plan;
+    let (mut ensured, mut refused) = (Ensured { unwanted, ..Ensured::default() }, Vec::<Refused>::new());
+    if !steps.is_empty() && in_recovery(client, PREPARING).await? {
+        return Err(on_the_primary(
+            PREPARING,
+            "it is captured once the standby has replayed it",
+            &statements,
+        ));
+    }
+    for step in steps {
+        match run(client, &step.sql, LOCK_TIMEOUT).await {
+            Ok(()) => {
+                ensured.changes.extend(step.changes);
+                ensured.statements.push(step.sql);
+                continue;
+            }
+            Err(error) if !matches!(error.kind(), ErrorKind::Rights | ErrorKind::Busy) => return Err(error),
+            Err(error) if step.changes.iter().any(|change| change.table().is_none()) => return Err(error),
+            Err(_) => {}
+        }
+        for change in step.changes {
+            let (Some((oid, table)), Some(sql)) = (change.table(), change.statement()) else { continue };
+            // One that could not be added to the one publication stays in the other.
+            if refused.iter().any(|refused| refused.oid == oid) {
+                continue;
+            }
+            match run(client, &sql, SHORT_LOCK_TIMEOUT).await {
+                Ok(()) => {
+                    ensured.changes.push(change);
+                    ensured.statements.push(sql);
+                }
+                Err(error) if matches!(error.kind(), ErrorKind::Rights | ErrorKind::Busy) => {
+                    let error = match error.kind() {
+                        ErrorKind::Rights => error.with_remedy(&format!(
+                            "as the owner of the table, or as a superuser, run:\n{sql};"
+                        )),
+                        _ => error,
+                    };
+                    refused.push(Refused { oid, table: table.clone(), error });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok((ensured, refused))
+}
+
+async fn run(client: &Client, sql: &str, lock_timeout: Duration) -> Result<(), CatalogError> {
+    // One message, so the server runs both in one transaction and nothing of the setting stays behind.
+    let sql = format!("set local lock_timeout = {}; {sql}", lock_timeout.as_millis());
+    client.batch_execute(&sql).await.map_err(CatalogError::from_postgres(PREPARING))
 }
 
 /// The statements that [`ensure`] would run for tables, all of which it captures.
@@ -163,14 +257,7 @@ async fn plan(client: &Client, names: &Names, tables: &[&Table]) -> Result<Plan,
         for member in members.iter().filter(|member| oids.contains(&member.oid)) {
             let change =
                 Change::Moved { publication: other.clone(), oid: member.oid, table: member.name.clone() };
-            steps.push(Step {
-                sql: format!(
-                    "alter publication {} drop table only {}",
-                    quote_identifier(other),
-                    member.name.quoted()
-                ),
-                changes: vec![change],
-            });
+            steps.extend(change.statement().map(|sql| Step { sql, changes: vec![change] }));
         }
     }
 
@@ -261,7 +348,7 @@ fn check_own(publication: &Publication, operations: Operations) -> Result<(), Ca
     let conflict = |problem: String| {
         Err(CatalogError::new(
             ErrorKind::Conflict,
-            "preparing the publications",
+            PREPARING,
             format!("publication {:?} exists and {problem}", publication.name),
         ))
     };

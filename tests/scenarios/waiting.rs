@@ -1,0 +1,190 @@
+//! What others in the source hold up for long: a capture waits for no more than it has to, can be stopped while it does, and goes on with
+//! everything else.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use super::schema::{Diary, ITEMS};
+use crate::support::bygone::Bygone;
+use crate::support::history::History;
+use crate::support::postgres::{DATABASE, Postgres};
+use crate::support::process::{eventually, free_port};
+use crate::support::scratch::Scratch;
+use crate::support::store::Store;
+
+const SOON: Duration = Duration::from_secs(60);
+/// What a transaction of somebody else has written, that does not end.
+const OPEN: &str = "begin; create temp table mine (id int); insert into mine values (1)";
+
+fn slots(server: &Postgres) -> String {
+    server.value("select count(*) from pg_replication_slots").unwrap()
+}
+
+/// The first slot waits for all transactions of the server.
+#[test]
+fn the_making_of_a_slot_can_be_stopped_and_killed() {
+    let server = Postgres::start();
+    server.run(ITEMS);
+    let scratch = Scratch::new("history");
+    let port = free_port();
+    let listen = port.to_string();
+    let mut bygone = Bygone::new(server.url(), scratch.join("history")).options(&["--listen", &listen]);
+    let mut other = server.connect();
+    other.batch_execute(OPEN).unwrap();
+    let making = |server: &Postgres| eventually(SOON, || slots(server) == "1");
+
+    bygone.start("");
+    assert!(making(&server), "{}", bygone.said());
+    // It is alive, and says so; it is not ready.
+    let code = |path: &str| {
+        let asked = status_of(port, path);
+        asked.unwrap_or_else(|| panic!("{path} is not answered"))
+    };
+    assert_eq!((code("/healthz"), code("/readyz")), (200, 503));
+    bygone.terminate(Signal::TERM, Duration::from_secs(10));
+    assert!(eventually(SOON, || slots(&server) == "0"), "the server goes on making the slot");
+
+    bygone.start("");
+    assert!(making(&server), "{}", bygone.said());
+    bygone.kill();
+    bygone.start("");
+    let waits = eventually(SOON, || bygone.said().contains("waits for this transaction") || !bygone.alive());
+    assert!(waits && bygone.alive(), "{}", bygone.said());
+    assert_eq!(slots(&server), "1");
+    other.batch_execute("commit").unwrap();
+    let copied = eventually(SOON, || code("/readyz") == 200 || !bygone.alive());
+    assert!(copied && bygone.alive(), "{}", bygone.said());
+    bygone.terminate(Signal::TERM, Duration::from_secs(20));
+    assert_eq!(
+        bygone.ask(&["as-of", "items", "--at", "now", "--format", "csv"]).well().stdout.lines().count(),
+        51
+    );
+}
+
+fn status_of(port: u16, path: &str) -> Option<u16> {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    answer.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// A table that is new waits for a transaction that does not end; the others do not, also after a restart.
+#[test]
+fn a_table_that_cannot_be_copied_yet_holds_up_no_other() {
+    let mut diary = Diary::begin(true, ITEMS);
+    let mut other = diary.server.connect();
+    other.batch_execute(OPEN).unwrap();
+    diary.change(
+        "create table later (id int primary key); insert into later values (1), (2)",
+        &[("attach", "public.later")],
+    );
+    diary.bygone.terminate(Signal::TERM, Duration::from_secs(20));
+    diary.server.run("update items set n = n + 1");
+    diary.bygone.start("");
+    diary.save("items");
+    diary.bygone.kill();
+    diary.server.run("delete from items where id = 1");
+    diary.bygone.start("");
+    diary.save("items");
+    assert!(diary.events("snapshot", "public.later").is_empty());
+    // Stopped, it ends at once.
+    diary.bygone.terminate(Signal::TERM, Duration::from_secs(20));
+    diary.bygone.start("");
+    other.batch_execute("commit").unwrap();
+    let copied =
+        eventually(SOON, || !diary.events("snapshot", "public.later").is_empty() || !diary.bygone.alive());
+    assert!(copied && diary.bygone.alive(), "{}", diary.bygone.said());
+    diary.save("later");
+    diary.check();
+    assert_eq!(slots(&diary.server), "1", "slots of copies are left");
+}
+
+/// Of a table that somebody else made and the role may not publish nothing is known; of all others everything.
+#[test]
+fn a_table_that_cannot_be_published_holds_up_no_other() {
+    let server = Postgres::start();
+    server.run(&format!(
+        "{ITEMS}; create role app login replication; create role owner; grant owner to app; grant create on database {DATABASE} to app;
+         grant usage on schema public to app; alter table items owner to owner"
+    ));
+    let scratch = Scratch::new("history");
+    let mut bygone = Bygone::new(server.url_as("app", DATABASE), scratch.join("history")).options(&[
+        "--commit-interval",
+        "100ms",
+        "--catalog-interval",
+        "200ms",
+    ]);
+    bygone.start("");
+    let events = |kind: &str, table: &str| {
+        let history = History::read(Store::directory(scratch.join("history")));
+        history.events(kind).iter().filter(|event| event["table"] == table).count()
+    };
+    assert!(eventually(SOON, || events("snapshot", "public.items") == 1), "{}", bygone.said());
+    server.run("create table theirs (id int primary key); insert into theirs values (1)");
+    let told = eventually(SOON, || bygone.said().contains("cannot be published"));
+    assert!(told, "{}", bygone.said());
+    server.run(
+        "create table ours (id int primary key); alter table ours owner to owner; insert into ours values (5);
+         alter table items alter n type bigint using n * 100",
+    );
+    let followed = eventually(SOON, || {
+        events("snapshot", "public.ours") == 1 && events("reconcile", "public.items") == 1
+    });
+    assert!(followed && bygone.alive(), "{}", bygone.said());
+    assert_eq!(events("attach", "public.theirs"), 0);
+    bygone.terminate(Signal::TERM, Duration::from_secs(20));
+    // So does a run that ends by itself, on a history that is there.
+    bygone.until_current();
+    let rows = |table: &str| {
+        bygone.ask(&["as-of", table, "--at", "now", "--format", "csv", "--where", "id <= 5"]).well().stdout
+    };
+    assert!(rows("items").contains("\n5,a5,500,v5\n"), "{}", rows("items"));
+    assert_eq!(rows("ours"), "id\n5\n");
+
+    // Once it may be published, it is captured.
+    bygone.start("");
+    server.run("alter table theirs owner to owner");
+    assert!(eventually(SOON, || events("snapshot", "public.theirs") == 1), "{}", bygone.said());
+    bygone.terminate(Signal::TERM, Duration::from_secs(20));
+}
+
+/// The server notices before a look at the catalog does.
+#[test]
+fn a_publication_that_is_dropped_under_the_stream_is_explained_and_led_over() {
+    for go_on in [false, true] {
+        let server = Postgres::start();
+        server.run(ITEMS);
+        let scratch = Scratch::new("history");
+        let mut options = vec!["--commit-interval", "100ms", "--catalog-interval", "1h"];
+        if go_on {
+            options.extend(["--on-gap", "reconcile"]);
+        }
+        let mut bygone = Bygone::new(server.url(), scratch.join("history")).options(&options);
+        bygone.start("");
+        let history = || History::read(Store::directory(scratch.join("history")));
+        let copied = eventually(SOON, || {
+            !history().events("snapshot").is_empty() && bygone.said().contains("streaming")
+        });
+        assert!(copied, "{}", bygone.said());
+        server.run("drop publication bygone; update items set a = 'unheard' where id = 1");
+        if go_on {
+            let led_over = eventually(SOON, || !history().events("gap").is_empty() || !bygone.alive());
+            assert!(led_over && bygone.alive(), "{}", bygone.said());
+            server.run("update items set a = 'heard' where id = 2");
+            bygone.terminate(Signal::TERM, Duration::from_secs(20));
+            bygone.until_current();
+            let rows =
+                bygone.ask(&["as-of", "items", "--at", "now", "--format", "csv", "--where", "id <= 2"]);
+            assert!(rows.well().stdout.contains("1,unheard,1,v1\n2,heard,2,v2"));
+        } else {
+            let status = bygone.ending(SOON);
+            assert!(!status.success());
+            let said = bygone.said();
+            assert!(said.contains("publication") && said.contains("--on-gap reconcile"), "{said}");
+        }
+    }
+}
