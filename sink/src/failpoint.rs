@@ -20,7 +20,8 @@ use crate::error::{Error, ErrorKind, Result};
 pub const VARIABLE: &str = "BYGONE_FAILPOINTS";
 
 /// Every failpoint there is, in the order in which a commit passes them.
-pub const NAMES: [&str; 27] = [
+pub const NAMES: [&str; 28] = [
+    "catalog.asked",
     "snapshot.after_slot",
     "gap.after_slot",
     "copy.begun",

@@ -19,6 +19,7 @@ use bygone_replication::{Lsn, catalog, session};
 use bygone_sink::error::ErrorKind as SinkErrorKind;
 use bygone_sink::failpoint;
 use bygone_sink::history::{History, Identity};
+use bygone_sink::log::path::{DATA, fact_seq};
 use bygone_sink::log::{Event, EventKind, LogWriter, ManifestSource, Source, table_text};
 use bygone_sink::schema::TableSchema;
 use bygone_sink::state::{Identity as StateIdentity, State};
@@ -246,6 +247,7 @@ impl Begin<'_> {
         manifest: bool,
         mut replication: Connection,
     ) -> Result<Begun> {
+        self.check_log_is_there().await?;
         let existing = slot::read(self.sql, &self.wanted.slot).await?;
         match (&existing, self.owns_slot()) {
             (Some(_), true) if manifest => {
@@ -344,6 +346,24 @@ impl Begin<'_> {
             "attached"
         );
         Ok((log, registry, recorded, exported, history_id))
+    }
+
+    /// The first commit names no files, so there are none before it. Where there are, the log has been lost, or is not there yet: to begin anew
+    /// would take them for what a writer left that died.
+    async fn check_log_is_there(&self) -> Result<()> {
+        let mut files = 0;
+        for directory in DATA {
+            let objects = self.store.list(directory).await?;
+            files += objects.iter().filter(|object| fact_seq(&object.path).is_some()).count();
+        }
+        if files == 0 {
+            return Ok(());
+        }
+        Err(Error::other(format!(
+            "{} holds {files} files of facts and no log that names them: put log/ back where it was copied or restored without \
+             it, or give --history another place; nothing was changed",
+            self.store.describe()
+        )))
     }
 
     /// Goes on where the log ends. What has become of the tables in the meantime is found by the watcher.
@@ -553,9 +573,9 @@ pub(super) async fn has_orphans(log: &LogWriter) -> Result<bool> {
     {
         return Ok(true);
     }
-    for directory in ["tables", "transactions"] {
+    for directory in DATA {
         for object in log.store().list(directory).await? {
-            if bygone_sink::log::path::fact_seq(&object.path).is_some() && !log.state().names(&object.path) {
+            if fact_seq(&object.path).is_some() && !log.state().names(&object.path) {
                 return Ok(true);
             }
         }

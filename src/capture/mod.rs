@@ -370,7 +370,12 @@ impl Capture {
             },
             metrics: Arc::clone(&metrics),
             gauged: None,
-            catalog: CatalogReader::new(connect.clone(), runtime.clone(), options.publications.clone()),
+            catalog: CatalogReader::new(
+                connect.clone(),
+                runtime.clone(),
+                options.publications.clone(),
+                Arc::clone(&stop),
+            ),
             runtime,
             cut_at: CutAt {
                 age: options.commit_interval,

@@ -1,5 +1,10 @@
 //! The source: connecting to it, and the checks that come before its stream [1, 2, 3].
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bygone_replication::backoff::Backoff;
 use bygone_replication::catalog::Attribute;
 use bygone_replication::conninfo::ConnectOptions;
 use bygone_replication::preflight::{self, Current, Recorded, StartRefused};
@@ -7,7 +12,8 @@ use bygone_replication::publication::{self, Difference, PublicationState};
 use bygone_replication::slot;
 use bygone_replication::table::Table;
 use bygone_replication::wire::{Connection, Mode};
-use bygone_replication::{Lsn, catalog, session};
+use bygone_replication::{Lsn, Policy, catalog, session};
+use bygone_sink::failpoint;
 use tokio::runtime::Handle;
 use tokio_postgres::Client;
 
@@ -122,11 +128,17 @@ pub(crate) struct CatalogReader {
     client: Option<Client>,
     /// Publications that the operator made.
     made: Vec<String>,
+    stop: Arc<AtomicBool>,
 }
 
 impl CatalogReader {
-    pub(crate) fn new(options: ConnectOptions, runtime: Handle, made: Vec<String>) -> Self {
-        Self { options, runtime, client: None, made }
+    pub(crate) fn new(
+        options: ConnectOptions,
+        runtime: Handle,
+        made: Vec<String>,
+        stop: Arc<AtomicBool>,
+    ) -> Self {
+        Self { options, runtime, client: None, made, stop }
     }
 
     /// Uses a connection that is there already.
@@ -146,19 +158,41 @@ impl CatalogReader {
     }
 
     /// Reads over the connection that is there, or another one where that has failed.
+    ///
+    /// It is tried until it succeeds, or the process is told to stop: facts of the transaction that is asked for have been made
+    /// already, and would be made again if the stream were begun anew because of an error that passes. An error of another
+    /// kind ends the process.
     fn read<T>(&mut self, read: impl AsyncFn(&Client) -> Result<T>) -> Result<T> {
         let runtime = self.runtime.clone();
-        runtime.block_on(async {
-            if let Some(client) = self.client.as_ref().filter(|client| !client.is_closed())
-                && let Ok(found) = read(client).await
-            {
-                return Ok(found);
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        loop {
+            let error = match runtime.block_on(self.read_once(&read)) {
+                Ok(found) => return Ok(found),
+                Err(error) => error,
+            };
+            if error.policy() == Policy::Stop || self.stop.load(Ordering::SeqCst) {
+                return Err(error);
             }
-            let client = session::connect_sql(&self.options).await?;
-            let found = read(&client).await?;
-            self.client = Some(client);
-            Ok(found)
-        })
+            let pause = backoff.next_pause();
+            tracing::warn!(%error, pause = pause.as_secs_f64(), "the catalog is asked again");
+            let until = Instant::now() + pause;
+            while Instant::now() < until && !self.stop.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(50).min(pause));
+            }
+        }
+    }
+
+    async fn read_once<T>(&mut self, read: &impl AsyncFn(&Client) -> Result<T>) -> Result<T> {
+        failpoint::hit("catalog.asked")?;
+        if let Some(client) = self.client.as_ref().filter(|client| !client.is_closed())
+            && let Ok(found) = read(client).await
+        {
+            return Ok(found);
+        }
+        let client = session::connect_sql(&self.options).await?;
+        let found = read(&client).await?;
+        self.client = Some(client);
+        Ok(found)
     }
 }
 

@@ -171,6 +171,27 @@ fn a_role_that_may_not_publish_or_read() {
     Bygone::new(&url, case.history()).until_current();
 }
 
+/// A copy of a history whose log did not come along, or not yet: nothing is begun anew over it.
+#[test]
+fn a_history_whose_log_is_missing() {
+    let case = Case::new();
+    case.bygone().until_current();
+    case.server.run("update orders set total = 0");
+    case.bygone().until_current();
+    let (log, aside) = (case.history().join("log"), case.history().join("../log-elsewhere"));
+    std::fs::rename(&log, &aside).unwrap();
+    let slot = "select confirmed_flush_lsn from pg_replication_slots where slot_name = 'bygone'";
+    let before = case.server.value(slot);
+    case.refuses(&mut case.bygone(), &["no log that names them", "put log/ back"]);
+    assert_eq!(case.server.value(slot), before);
+    let told = case.bygone().ask(&["verify"]);
+    assert_eq!(told.code(), Some(1));
+    assert!(told.stdout.contains("the log is missing"), "{}", told.stdout);
+    std::fs::rename(&aside, &log).unwrap();
+    case.bygone().ask(&["verify"]).well();
+    case.bygone().until_current();
+}
+
 #[test]
 fn a_table_that_is_not_there() {
     let case = Case::new();

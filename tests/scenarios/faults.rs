@@ -25,7 +25,7 @@ use crate::support::disk::Disk;
 use crate::support::history::History;
 use crate::support::link::Link;
 use crate::support::moto::Moto;
-use crate::support::postgres::{DATABASE, Postgres};
+use crate::support::postgres::{DATABASE, Postgres, Stop};
 use crate::support::process::eventually;
 use crate::support::s3_proxy::{Fate, Proxy};
 use crate::support::scratch::{Scratch, copy_directory};
@@ -49,6 +49,41 @@ fn impatient(source: &Source, link: &Link) -> Bygone {
 /// The database through a link.
 pub(super) fn through(link: &Link) -> String {
     format!("postgres://postgres@127.0.0.1:{}/{DATABASE}", link.port())
+}
+
+/// A transaction is half made facts of when the catalog is asked for the next table in it, and the server goes away at that very moment.
+#[test]
+fn a_source_that_goes_away_in_the_middle_of_a_transaction_doubles_nothing() {
+    let mut server = Postgres::start();
+    server.run(
+        "create table a (id int primary key, v int); create table b (id int primary key, v int);
+         insert into a values (1, 0); insert into b values (1, 0)",
+    );
+    let scratch = Scratch::new("history");
+    let root = scratch.join("history");
+    let mut bygone = Bygone::new(server.url(), &root).options(&["--commit-interval", "100ms"]);
+    bygone.start("catalog.asked=sleep(4000)@2");
+    assert!(eventually(Duration::from_secs(60), || bygone.said().contains("streaming")), "{}", bygone.said());
+    server.run("begin; update a set v = 1; update b set v = 1; commit");
+    std::thread::sleep(Duration::from_secs(1));
+    server.stop(Stop::Immediate);
+    std::thread::sleep(Duration::from_secs(5));
+    server.start_again();
+    server.run("begin; update b set v = 2; update a set v = 2; commit");
+    let facts = |table: &str| {
+        let mut facts = History::read(Store::directory(&root)).texts(table, &["_version", "v"]);
+        facts.sort();
+        facts
+    };
+    let came = eventually(Duration::from_secs(60), || facts("public.a").len() >= 3 || !bygone.alive());
+    assert!(came && bygone.alive(), "{}", bygone.said());
+    assert!(bygone.said().contains("the catalog is asked again"), "{}", bygone.said());
+    bygone.terminate(Signal::TERM, Duration::from_secs(20));
+    bygone.until_current();
+    for table in ["public.a", "public.b"] {
+        let told = |version: &str, v: &str| vec![Some(version.to_owned()), Some(v.to_owned())];
+        assert_eq!(facts(table), [told("1", "0"), told("2", "1"), told("3", "2")], "{table}");
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::store::check_path;
 pub const TRANSACTIONS: &str = "transactions";
 
 /// Directories that hold what commits name.
-pub(crate) const DATA: [&str; 2] = ["tables", "transactions"];
+pub const DATA: [&str; 2] = ["tables", "transactions"];
 
 /// The path of commit `seq`: `log/00000000000000000042.json`.
 #[must_use]

@@ -12,6 +12,7 @@ mod report;
 use std::collections::BTreeMap;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::log::path::{commit_seq, fact_seq};
 use crate::log::{ContentHash, MANIFEST, Manifest};
 use crate::store::Store;
 
@@ -43,6 +44,12 @@ pub async fn verify(
     let objects: BTreeMap<String, u64> =
         store.list("").await?.into_iter().map(|object| (object.path, object.bytes)).collect();
     verify_manifest(store, &objects, &mut report).await?;
+    if !objects.keys().any(|path| commit_seq(path).is_some())
+        && let Some(path) = objects.keys().find(|path| fact_seq(path).is_some())
+    {
+        let what = "there are files of facts, and no commit at all: the log is missing";
+        report.problem(ProblemKind::MissingCommit, path, what);
+    }
     let named = chain::verify(store, &objects, expected, &mut report, &mut progress).await?;
     files::verify(store, &objects, &named, &mut report, &mut progress).await?;
     if report.is_ok() {
