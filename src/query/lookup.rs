@@ -1,6 +1,7 @@
 //! Tables, columns and rows by the names that people give them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher as _, RandomState};
 
 use bygone_replication::pgoutput::Cell as WireCell;
 use bygone_replication::table::TableName;
@@ -16,6 +17,9 @@ use crate::error::{Error, Result};
 
 /// Names that are offered in place of one that is not known.
 const SUGGESTIONS: usize = 3;
+/// Keys that are compared with one that is not there, and characters of each.
+const COMPARED: usize = 50_000;
+const LONGEST_COMPARED: usize = 40;
 
 /// Finds a table by `name` or `schema.name`, with or without quotes: as it is called now, else as it was when it was
 /// attached.
@@ -272,16 +276,27 @@ pub(crate) async fn versions_of(
     Ok(found)
 }
 
+/// As much of a key as it is compared by: the time goes with the square of it.
+fn beginning(key: &str) -> &str {
+    key.char_indices().nth(LONGEST_COMPARED).map_or(key, |(at, _)| key.get(..at).unwrap_or(key))
+}
+
 /// The error for a row that there never was: it names the keys nearest to it.
 ///
 /// # Errors
 /// Where the history cannot be read.
 pub(crate) async fn no_such_row(archive: &Archive, table: &TableHistory, entity_id: &str) -> Result<Error> {
     let mut near: Vec<(f64, String)> = Vec::new();
+    let mut seen: HashSet<u64> = HashSet::new();
+    let hasher = RandomState::new();
+    let wanted = beginning(entity_id);
     let mut look = |fact: &bygone_sink::read::Fact<'_>| {
         let other = &fact.head.entity_id;
-        let likeness = strsim::normalized_damerau_levenshtein(entity_id, other);
-        if likeness >= 0.5 && !near.iter().any(|(_, known)| known == other) {
+        if seen.len() >= COMPARED || !seen.insert(hasher.hash_one(other)) {
+            return Flow::Continue(());
+        }
+        let likeness = strsim::normalized_damerau_levenshtein(wanted, beginning(other));
+        if likeness >= 0.5 {
             near.push((likeness, other.clone()));
             near.sort_by(|(a, x), (b, y)| {
                 b.total_cmp(a).then_with(|| x.len().cmp(&y.len())).then_with(|| x.cmp(y))

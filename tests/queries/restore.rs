@@ -283,6 +283,21 @@ fn nothing_that_a_terminal_obeys_is_printed() {
     assert!(different.is_empty(), "{different:?}");
 }
 
+/// A chain of rows of which each refers to the one before comes back whatever its length: no attempt leaves a lock behind.
+#[test]
+fn a_long_chain_of_rows_comes_back() {
+    let mut shop = Shop::with(
+        "create table tree (id int primary key, parent int references tree on delete cascade);
+         insert into tree select 1000 - n, nullif(1001 - n, 1000) from generate_series(1, 600) n",
+    );
+    let all = "select string_agg(t::text, ';' order by id) from tree t";
+    let before = shop.server.value(all);
+    let xid = shop.transact("delete from tree where id = 999");
+    assert_eq!(shop.server.value("select count(*) from tree").as_deref(), Some("0"));
+    shop.restore(&["--transaction", &xid, "--apply"]).well();
+    assert_eq!(shop.server.value(all), before);
+}
+
 /// Rows of the same place or key in another partition, or in a table that inherits, are none of a restore's business.
 #[test]
 fn rows_beside_those_that_are_meant_stay_as_they_are() {

@@ -18,6 +18,9 @@ use super::plan::{Plan, Step};
 use super::statement::{Statement, Verb, one_row, rows_of};
 use crate::error::{Error, Result};
 
+/// What undoes a statement. A savepoint that is only rolled back to stays, with a lock of its own.
+const TAKEN_BACK: &str = "rollback to savepoint row; release savepoint row";
+
 pub(super) async fn connect(source: &str) -> Result<Client> {
     let options = ConnectOptions::parse(source)?.with_application_name("bygone restore");
     Ok(session::connect_sql(&options).await?)
@@ -100,7 +103,19 @@ pub(super) async fn apply(client: &Client, plan: &mut Plan, message: &str, force
     let mut done = Vec::with_capacity(waiting.len());
     // A row that another one has to make room for, or to come before, waits for it.
     let (mut refused, mut taken_along, mut roomy) = (0, Vec::new(), HashSet::new());
+    let mut round = waiting.len();
     while let Some(step) = waiting.pop_front() {
+        round = match round.checked_sub(1) {
+            Some(left) => left,
+            None => {
+                // Those that waited for each other did so in this order, so they may go through in the other one: a row
+                // for which a whole chain waits is often the last of it.
+                waiting.push_front(step);
+                waiting.make_contiguous().reverse();
+                round = waiting.len();
+                continue;
+            }
+        };
         client.batch_execute("savepoint row").await.map_err(sql)?;
         match client.execute(step.statement.sql.as_str(), &[]).await {
             Ok(1) => {
@@ -121,13 +136,13 @@ pub(super) async fn apply(client: &Client, plan: &mut Plan, message: &str, force
                 )));
             }
             Err(error) if refused < waiting.len() && is_about_another_row(&error) => {
-                client.batch_execute("rollback to savepoint row").await.map_err(sql)?;
+                client.batch_execute(TAKEN_BACK).await.map_err(sql)?;
                 waiting.push_back(step);
                 refused += 1;
             }
             // All wait for each other: one of them gives its value away until the others have theirs.
             Err(error) if roomy.insert((step.table, step.entity_id.clone())) => {
-                client.batch_execute("rollback to savepoint row").await.map_err(sql)?;
+                client.batch_execute(TAKEN_BACK).await.map_err(sql)?;
                 let room = room(client, &step, &error).await?;
                 let Some(room) = room else { return Err(stuck(&plan.name_of(&step), &error)) };
                 client.batch_execute(&room.statement.sql).await.map_err(sql)?;

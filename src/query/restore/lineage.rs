@@ -58,10 +58,13 @@ impl<'a> Lineages<'a> {
         let mut end = self.of(entity).last()?;
         let mut later = Vec::new();
         let mut moved = false;
-        // Each key follows upon another one: there are no more than there are versions.
-        for _ in 0..self.versions.values().map(Vec::len).sum() {
-            let Some((versions, at)) = self.next(end) else { break };
+        let mut most = None;
+        while let Some((versions, at)) = self.next(end) {
             moved = true;
+            // Each key follows upon another one: there are no more than there are versions.
+            let left = most.get_or_insert_with(|| self.versions.values().map(Vec::len).sum::<usize>());
+            let Some(fewer) = left.checked_sub(1) else { break };
+            *left = fewer;
             let rest = versions.get(at + 1..).unwrap_or_default();
             // It goes on up to where it gets yet another key.
             let on = rest.iter().position(|fact| self.next(fact).is_some());
