@@ -322,7 +322,8 @@ impl Capture {
             // Until its snapshot is in the log, nothing of a table is taken from the stream.
             versioner.add_table(&table.versions, table.snapshot.unwrap_or(Lsn(u64::MAX)));
         }
-        let shared = Shared::new(registry.oids(), recorded.clone());
+        let patterns = Patterns::parse(&options.tables).map_err(CatalogError::from)?;
+        let shared = Shared::new(registry.oids(), registry.left_out(&patterns), recorded.clone());
         shared.set_seen(log.state().catalog_seen.map_or(Lsn::ZERO, |seen| axis.of_source(seen)));
         let looks = if options.discard {
             None

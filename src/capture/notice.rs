@@ -77,9 +77,15 @@ impl Pipeline {
             .filter(|(_, oid)| !there.contains(oid) || leaves.contains(oid))
             .collect();
         for (index, oid) in gone {
-            // A table that became a partition goes on as a part of its root.
-            let is_leaf = leaves.contains(&oid);
-            let op = if is_leaf { Op::Reconcile } else { Op::Drop };
+            // A table that became a partition goes on as a part of its root; one that is left out goes on without us.
+            let reason = if leaves.contains(&oid) {
+                Some("it became a partition")
+            } else if self.shared.left_out.contains(&oid) {
+                Some("--table leaves it out")
+            } else {
+                None
+            };
+            let op = if reason.is_some() { Op::Reconcile } else { Op::Drop };
             let facts = self.bury(index, op, None, origin, feedback)?;
             let relations = self.follower.registry.relations_of(index);
             for oid in relations {
@@ -90,14 +96,16 @@ impl Pipeline {
             table.dropped = true;
             table.doubt = None;
             let name = table.schema().log_name.clone();
-            let kind = if is_leaf { EventKind::Detach } else { EventKind::Drop };
-            tracing::info!(table = name, rows = facts, is_leaf, "the table is no longer there");
+            let kind = if reason.is_some() { EventKind::Detach } else { EventKind::Drop };
+            match reason {
+                Some(reason) => tracing::warn!(table = name, rows = facts, reason, "not captured any more"),
+                None => tracing::info!(table = name, rows = facts, "the table is no longer there"),
+            }
             let event = Event::at(kind, Some(name), origin.lsn).with("oid", oid);
             let event = event.with("since", since.to_string()).with("rows", facts);
-            self.follower.registry.new_events.push(if is_leaf {
-                event.with("reason", "it became a partition")
-            } else {
-                event
+            self.follower.registry.new_events.push(match reason {
+                Some(reason) => event.with("reason", reason),
+                None => event,
             });
         }
         Ok(())

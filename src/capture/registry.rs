@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use bygone_replication::Lsn;
+use bygone_replication::pattern::Patterns;
 use bygone_replication::pgoutput::Relation;
 use bygone_replication::table::{Column, ReplicaIdentity, Table, TableKind, TableName};
 use bygone_sink::log::{
@@ -256,6 +257,9 @@ impl Registry {
                 registry.relations.insert(*part, (index, *part));
             }
         }
+        // The stream may go on with rows of a table that was let go of.
+        let Self { tables, relations, .. } = &mut registry;
+        relations.retain(|_, (index, _)| tables.get(*index).is_some_and(|table| !table.dropped));
         Ok(registry)
     }
 
@@ -700,6 +704,15 @@ impl Registry {
     /// The oids of all captured tables and their leaves.
     pub(crate) fn oids(&self) -> HashSet<u32> {
         self.relations.keys().copied().collect()
+    }
+
+    /// Oids of tables that the patterns select no longer, and of their leaves.
+    pub(crate) fn left_out(&self, patterns: &Patterns) -> HashSet<u32> {
+        let is_left_out = |table: &Captured| {
+            !table.dropped && !patterns.select(&table.present_name) && !patterns.select(&table.schema().name)
+        };
+        let left_out = self.tables.iter().enumerate().filter(|(_, table)| is_left_out(table));
+        left_out.flat_map(|(index, _)| self.relations_of(index)).collect()
     }
 
     /// The leaf partitions of tables.

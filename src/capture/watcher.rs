@@ -83,6 +83,9 @@ pub(super) struct Shared {
     /// The publications as they were when they were last looked at, and nothing spoke against it: the log says the same, or
     /// will once the stream has come that far.
     pub(super) recorded: Mutex<PublicationState>,
+    /// Oids of captured tables, with their leaves, that are to be captured no longer: the patterns select neither the name that they have
+    /// nor the one that they had when they were attached. Those that were renamed out of the patterns are not among them.
+    pub(super) left_out: HashSet<u32>,
     /// Somebody wants to know now.
     pub(super) now: Notify,
     /// The publications were as recorded when the source's WAL ended here; 0 where that is not known.
@@ -90,9 +93,14 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(captured: HashSet<u32>, recorded: PublicationState) -> Arc<Self> {
+    pub(super) fn new(
+        captured: HashSet<u32>,
+        left_out: HashSet<u32>,
+        recorded: PublicationState,
+    ) -> Arc<Self> {
         Arc::new(Self {
             captured: Mutex::new(captured),
+            left_out,
             recorded: Mutex::new(recorded),
             now: Notify::new(),
             seen: AtomicU64::new(0),
@@ -243,7 +251,8 @@ impl Watcher {
             loaded.into_iter().filter(|table| self.is_acceptable(table, &captured)).collect();
         let mut wanted: HashSet<u32> = tables.iter().map(|table| table.oid).collect();
         // Tables that were renamed out of the patterns are captured all the same.
-        let others: Vec<u32> = captured.iter().copied().filter(|oid| !wanted.contains(oid)).collect();
+        let others = captured.iter().copied().filter(|oid| !wanted.contains(oid));
+        let others: Vec<u32> = others.filter(|oid| !self.shared.left_out.contains(oid)).collect();
         tables.extend(catalog::load_tables_by_oid(sql, &others).await?);
         let differences = publication::compare(&self.shared.recorded(), &before);
         let harm = harmful(&differences, &tables);

@@ -545,6 +545,47 @@ fn tables_that_are_made_under_load_are_exact_from_their_snapshot_on() {
     assert!(starts.len() >= 2, "all tables were copied at one place: {starts:?}");
 }
 
+/// Other patterns than before: a table that they leave out is let go of, and taken anew once they select it again. One that was renamed
+/// out of them stays.
+#[test]
+fn a_table_that_is_left_out_from_a_start_on_is_let_go_of() {
+    let server = Postgres::start();
+    server.run(&format!(
+        "{ITEMS}; create table audit_log (id int primary key, who text); insert into audit_log values (1, 'ann'), (2, 'bob');
+         create table item_notes (id int primary key, note text); insert into item_notes values (1, 'first')"
+    ));
+    let scratch = Scratch::new("history");
+    let run = |patterns: &[&str]| {
+        Bygone::new(server.url(), scratch.join("history")).tables(patterns).until_current();
+    };
+    run(&["public.item*", "public.audit*"]);
+    server.run("alter table item_notes rename to notes");
+    run(&["public.item*", "public.audit*"]);
+    // The first run without it, which notices it, and then one that has nothing of it to notice.
+    for note in ["second", "third"] {
+        server.run(&format!("update notes set note = '{note}'"));
+        run(&["public.item*"]);
+        server.run(&format!("insert into audit_log values ({}, 'a secret')", 10 + note.len()));
+    }
+    let bygone = Bygone::new(server.url(), scratch.join("history"));
+    let history = || History::read(Store::directory(scratch.join("history")));
+    let detached = history().events("detach").into_iter().cloned().collect::<Vec<_>>();
+    assert_eq!(detached.len(), 1, "{detached:?}");
+    assert_eq!(detached[0]["table"], "public.audit_log");
+    assert!(
+        history().texts("public.audit_log", &["who"]).iter().all(|who| who[0].as_deref() != Some("a secret"))
+    );
+    bygone.ask(&["as-of", "audit_log", "--at", "now"]).refused(&["public.audit_log went out of capture"]);
+    let notes = bygone.ask(&["as-of", "notes", "--at", "now", "--format", "csv"]).well().stdout;
+    assert_eq!(notes, "id,note\n1,third\n");
+
+    run(&["public.item*", "public.audit*"]);
+    let rows = bygone.ask(&["as-of", "audit_log", "--at", "now", "--format", "csv"]).well().stdout;
+    assert_eq!(rows, "id,who\n1,ann\n2,bob\n15,a secret\n16,a secret\n");
+    bygone.ask(&["verify"]).well();
+    history().verify(true);
+}
+
 #[test]
 fn publications_that_leave_something_out_are_taken_on_request_and_the_history_says_so() {
     let server = Postgres::start();
