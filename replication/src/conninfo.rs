@@ -11,8 +11,10 @@ mod url;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::io::Read;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -112,11 +114,16 @@ pub struct Host {
     pub(crate) command: Option<String>,
 }
 
+/// How long a password command may take.
+const LONGEST_COMMAND: Duration = Duration::from_secs(30);
+/// Bytes of a password that a command prints.
+const LONGEST_PASSWORD: usize = 4096;
+
 impl Host {
     /// The password to log in with. The password file is read each time: passwords are rotated.
-    pub(crate) fn password_now(&self, database: &str, user: &str) -> Option<Password> {
+    pub(crate) async fn password_now(&self, database: &str, user: &str) -> Option<Password> {
         if let Some(command) = &self.command {
-            return printed_by(command);
+            return printed_by(command).await;
         }
         let Some((file, name)) = &self.passfile else { return self.password.clone() };
         let entries = passfile::read(file)?;
@@ -139,25 +146,73 @@ impl Host {
     }
 }
 
-/// What a shell command prints, without the line's end; none where it fails, which the log says.
-fn printed_by(command: &str) -> Option<Password> {
-    let ran =
-        std::process::Command::new("sh").arg("-c").arg(command).stdin(std::process::Stdio::null()).output();
-    match ran {
-        Ok(output) if output.status.success() => {
-            let text = String::from_utf8_lossy(&output.stdout);
-            Some(Password(text.trim_end_matches(['\n', '\r']).to_owned()))
-        }
-        Ok(output) => {
-            let said = String::from_utf8_lossy(&output.stderr);
-            tracing::warn!(status = %output.status, said = said.trim(), "the password command has failed");
+/// What a shell command prints, without the line's end; none where it fails, says too much, or takes too long, which the log
+/// says. It ends with whoever waits for it.
+async fn printed_by(command: &str) -> Option<Password> {
+    match tokio::time::timeout(LONGEST_COMMAND, run(command)).await {
+        Ok(Ok(text)) => Some(Password(text)),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the password command has failed");
             None
         }
-        Err(error) => {
-            tracing::warn!(%error, "the password command cannot be run");
+        Err(_) => {
+            tracing::warn!(
+                seconds = LONGEST_COMMAND.as_secs(),
+                "the password command does not end: it is given up"
+            );
             None
         }
     }
+}
+
+/// A process that ends with whoever waits for it.
+struct Shell(Child);
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+async fn run(command: &str) -> std::io::Result<String> {
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(command);
+    shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut shell = Shell(shell.spawn()?);
+    let (out, errors) = (beginning(shell.0.stdout.take()), beginning(shell.0.stderr.take()));
+    let (out, errors) = (out.await?, errors.await?);
+    if out.len() > LONGEST_PASSWORD {
+        let error = format!("it says more than {LONGEST_PASSWORD} bytes, which no password has");
+        return Err(std::io::Error::other(error));
+    }
+    let status = loop {
+        match shell.0.try_wait()? {
+            Some(status) => break status,
+            None => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    };
+    if !status.success() {
+        let said = String::from_utf8_lossy(&errors);
+        return Err(std::io::Error::other(format!("{status}: {}", said.trim())));
+    }
+    let text = String::from_utf8_lossy(&out);
+    Ok(text.trim_end_matches(['\n', '\r']).to_owned())
+}
+
+/// What a command says, as far as a password may go and a byte more. It is read by a thread of its own, for which nobody has to wait: what
+/// the command has started may hold on to its output.
+fn beginning(from: Option<impl Read + Send + 'static>) -> impl Future<Output = std::io::Result<Vec<u8>>> {
+    let (tell, said) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let mut from = from.map(|from| from.take(LONGEST_PASSWORD as u64 + 1));
+        let read = from.as_mut().map_or(Ok(0), |from| from.read_to_end(&mut bytes));
+        // Nobody listens any more where it was given up.
+        let _ = tell.send(read.map(|_| bytes));
+    });
+    async { said.await.unwrap_or_else(|_| Err(std::io::Error::other("what it says cannot be read"))) }
 }
 
 impl fmt::Display for Host {

@@ -96,6 +96,7 @@ impl Connection {
                 match Box::pin(Self::connect_host(options, host, mode)).await {
                     Ok(mut connection) if connection.parameters.suit(*wanted) => {
                         connection.take_any_bytes().await?;
+                        connection.take_any_time(options).await?;
                         return Ok(connection);
                     }
                     Ok(connection) => {
@@ -123,6 +124,16 @@ impl Connection {
     async fn take_any_bytes(&mut self) -> Result<()> {
         if self.parameter("server_encoding") == Some("SQL_ASCII") {
             self.simple_query("set client_encoding = 'SQL_ASCII'").await?;
+        }
+        Ok(())
+    }
+
+    /// A role's limit to transactions would end each copy that takes longer. Servers before 17 do not know it, and refuse
+    /// a connection that speaks of it.
+    async fn take_any_time(&mut self, options: &ConnectOptions) -> Result<()> {
+        let own = options.options.as_ref().is_some_and(|own| own.contains("transaction_timeout"));
+        if self.server_version() >= 170_000 && !own {
+            self.simple_query("set transaction_timeout = 0").await?;
         }
         Ok(())
     }
@@ -180,7 +191,7 @@ impl Connection {
         let mut io = io.encrypt(encryption, host, options).await?;
         let mut frames = FrameBuffer::default();
         send(&mut io, &startup_message(options, mode)?).await?;
-        let password = host.password_now(&options.database, &options.user);
+        let password = host.password_now(&options.database, &options.user).await;
         auth::authenticate(&mut io, &mut frames, options, password.as_ref()).await?;
 
         let mut parameters = Parameters::default();

@@ -191,7 +191,7 @@ pub(super) async fn attach(
     // Of a long history this takes minutes. Left half way, it begins anew.
     tokio::select! {
         done = versioning::catch_up(&state, store, rows.as_ref(), log.state(), &schemas) => drop(done?),
-        () = stopped(stop) => return Err(Error::Stopped),
+        () = stopped(stop, Duration::ZERO) => return Err(Error::Stopped),
     }
     Ok(Attached {
         log,
@@ -519,11 +519,12 @@ pub(super) async fn export_within(
     Ok(Some(Exported { connection, name: snapshot.to_owned(), point, at }))
 }
 
-/// Comes back once the process is told to stop.
-async fn stopped(stop: &AtomicBool) {
+/// Comes back once the process has been told to stop, so long ago.
+pub(super) async fn stopped(stop: &AtomicBool, ago: Duration) {
     while !stop.load(Ordering::SeqCst) {
         tokio::time::sleep(LOOK_EVERY).await;
     }
+    tokio::time::sleep(ago).await;
 }
 
 /// Waits while a slot is made, and says what that waits for: transactions that began before [28]. None where it takes too long.
@@ -540,7 +541,7 @@ async fn wait_for_slot<T>(
     loop {
         tokio::select! {
             result = &mut made => return Ok(Some(result?)),
-            () = stopped(stop) => return Err(Error::Stopped),
+            () = stopped(stop, Duration::ZERO) => return Err(Error::Stopped),
             () = tokio::time::sleep_until(deadline), if patience.is_some() => return Ok(None),
             _ = tell.tick() => {
                 if catalog::server_info(sql).await?.in_recovery {

@@ -72,6 +72,9 @@ const EMPTY_COMMITS: usize = 3;
 
 const ACTIVE_SLOT_PAUSE: Duration = Duration::from_secs(1);
 
+/// How long attaching may take to come to its end after a signal.
+const STOPPING: Duration = Duration::from_secs(3);
+
 /// What `bygone run` was asked to do.
 #[derive(Clone, Debug)]
 pub(crate) struct RunOptions {
@@ -178,7 +181,13 @@ pub(crate) async fn run(mut options: RunOptions) -> Result<()> {
     if let Some(address) = options.listen {
         metrics::listen(address, Arc::clone(&metrics), options.ready_within)?;
     }
-    let attached = match attach::attach(&options, &connect, &store, memory, alone.as_deref(), &stop).await {
+    let attaching = attach::attach(&options, &connect, &store, memory, alone.as_deref(), &stop);
+    let attached = tokio::select! {
+        attached = attaching => attached,
+        // What takes long looks at the signal itself; this is for a source, or a command for its password, that does not answer.
+        () = attach::stopped(&stop, STOPPING) => Err(Error::Stopped),
+    };
+    let attached = match attached {
         Err(Error::Stopped) if stop.load(Ordering::SeqCst) => {
             tracing::info!("stopped before anything was captured; the next start begins there");
             return Ok(());

@@ -72,6 +72,25 @@ fn status_of(port: u16, path: &str) -> Option<u16> {
     answer.split_whitespace().nth(1)?.parse().ok()
 }
 
+/// A command for the password that does not end, or says without end what is none.
+#[test]
+fn a_password_command_that_goes_wrong_holds_nothing_up() {
+    let server = Postgres::start();
+    server.run(ITEMS);
+    let scratch = Scratch::new("history");
+    let with = |command: &str| {
+        Bygone::new(server.url(), scratch.join("history")).options(&["--password-command", command])
+    };
+    let mut bygone = with("sleep 600");
+    bygone.start("");
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(bygone.alive(), "{}", bygone.said());
+    bygone.terminate(Signal::TERM, Duration::from_secs(10));
+    // No password is asked for here.
+    let told = with("yes").until_current();
+    assert!(told.stderr.contains("says more than 4096 bytes"), "{}", told.stderr);
+}
+
 /// A table that is new waits for a transaction that does not end; the others do not, also after a restart.
 #[test]
 fn a_table_that_cannot_be_copied_yet_holds_up_no_other() {
