@@ -15,6 +15,7 @@ mod error;
 mod facts;
 mod follower;
 mod hash;
+mod http;
 mod install;
 mod live;
 mod manual;

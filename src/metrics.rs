@@ -13,9 +13,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bygone_replication::Lsn;
 use bygone_sink::encoder::WrittenFile;
 use serde_json::{Map, Value};
-use tiny_http::{Header, Method, Response, Server};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::http::{self, Answer};
 
 /// Not known.
 const UNKNOWN: i64 = i64::MIN;
@@ -374,43 +374,27 @@ pub(crate) fn parse_address(text: &str) -> std::result::Result<SocketAddr, Strin
 /// Answers at an address, in a thread of its own, until the process ends. `ready_within` is the lag in bytes up to which a capture is
 /// ready.
 pub(crate) fn listen(address: SocketAddr, metrics: Arc<Metrics>, ready_within: u64) -> Result<()> {
-    let server = Server::http(address).map_err(|error| {
-        Error::other(format!("cannot listen at {address}: {error}; give --listen another port"))
-    })?;
+    http::serve(address, "metrics", move |method, path| answer(method, path, &metrics, ready_within))?;
     tracing::info!(%address, "metrics at /metrics, /healthz, /readyz, /status");
-    std::thread::Builder::new()
-        .name("metrics".to_owned())
-        .spawn(move || {
-            for request in server.incoming_requests() {
-                let (code, kind, body) = answer(request.method(), request.url(), &metrics, ready_within);
-                let mut response = Response::from_string(body).with_status_code(code);
-                if let Ok(header) = Header::from_bytes("Content-Type", kind) {
-                    response = response.with_header(header);
-                }
-                // Whoever asked may have gone.
-                let _ = request.respond(response);
-            }
-        })
-        .map_err(|error| Error::other(format!("cannot start a thread: {error}")))?;
     Ok(())
 }
 
-const TEXT: &str = "text/plain; charset=utf-8";
-
-fn answer(method: &Method, url: &str, metrics: &Metrics, ready_within: u64) -> (u16, &'static str, String) {
-    if !matches!(method, Method::Get | Method::Head) {
-        return (405, TEXT, "only GET\n".to_owned());
+fn answer(method: &str, path: &str, metrics: &Metrics, ready_within: u64) -> Answer {
+    if !matches!(method, "GET" | "HEAD") {
+        return Answer::text(405, "only GET\n");
     }
-    match url.split('?').next().unwrap_or_default() {
-        "/metrics" => (200, "text/plain; version=0.0.4; charset=utf-8", metrics.text()),
-        "/status" => (200, "application/json", metrics.json()),
-        "/healthz" => (200, TEXT, "alive\n".to_owned()),
-        "/readyz" if !metrics.streaming.load(Ordering::Relaxed) => (503, TEXT, "not streaming\n".to_owned()),
-        "/readyz" if metrics.lag_bytes() > ready_within => {
-            (503, TEXT, format!("{} bytes behind\n", metrics.lag_bytes()))
+    match path {
+        "/metrics" => {
+            Answer { code: 200, kind: "text/plain; version=0.0.4; charset=utf-8", body: metrics.text() }
         }
-        "/readyz" => (200, TEXT, "streaming\n".to_owned()),
-        _ => (404, TEXT, "there is /metrics, /healthz, /readyz and /status\n".to_owned()),
+        "/status" => Answer { code: 200, kind: "application/json", body: metrics.json() },
+        "/healthz" => Answer::text(200, "alive\n"),
+        "/readyz" if !metrics.streaming.load(Ordering::Relaxed) => Answer::text(503, "not streaming\n"),
+        "/readyz" if metrics.lag_bytes() > ready_within => {
+            Answer::text(503, format!("{} bytes behind\n", metrics.lag_bytes()))
+        }
+        "/readyz" => Answer::text(200, "streaming\n"),
+        _ => Answer::text(404, "there is /metrics, /healthz, /readyz and /status\n"),
     }
 }
 
@@ -451,8 +435,8 @@ mod tests {
             "{}",
             metrics.text()
         );
-        assert_eq!(answer(&Method::Get, "/readyz", &metrics, 0).0, 503);
-        assert_eq!(answer(&Method::Post, "/metrics", &metrics, 0).0, 405);
-        assert_eq!(answer(&Method::Get, "/", &metrics, 0).0, 404);
+        assert_eq!(answer("GET", "/readyz", &metrics, 0).code, 503);
+        assert_eq!(answer("POST", "/metrics", &metrics, 0).code, 405);
+        assert_eq!(answer("GET", "/", &metrics, 0).code, 404);
     }
 }
