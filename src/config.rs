@@ -127,7 +127,9 @@ fn read(path: &Path) -> Result<BTreeMap<String, Settings>> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| Error::other(format!("cannot read {}: {error}", path.display())))?;
     let file: Table = text.parse().map_err(|error: toml::de::Error| {
-        Error::other(format!("{}: {}", path.display(), error.to_string().trim_end()))
+        // Without the line itself: there may be a password in it.
+        let at = error.span().map(|span| place(&text, span.start)).unwrap_or_default();
+        Error::other(format!("{}{at}: {}", path.display(), error.message().trim_end()))
     })?;
     let command = run_command();
     let mut shared = Settings::new();
@@ -168,6 +170,14 @@ fn read(path: &Path) -> Result<BTreeMap<String, Settings>> {
         }
     }
     Ok(captures)
+}
+
+/// Line and column of a byte, for people.
+fn place(text: &str, at: usize) -> String {
+    let before = text.get(..at).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    format!(", line {line}, column {column}")
 }
 
 fn run_command() -> ClapCommand {

@@ -92,6 +92,30 @@ fn what_makes_no_sense_is_refused_with_the_nearest_name() {
 }
 
 #[test]
+fn a_line_that_cannot_be_read_is_named_and_not_shown() {
+    let scratch = Scratch::new("config");
+    let file = scratch.join("bygone.toml");
+    let path = file.to_str().unwrap();
+    for (text, line) in [
+        ("history = \"./h\"\nsource = \"postgres://app:hunter2@db/shop\n", "line 2, column"),
+        ("source = postgres://app:hunter2@db/shop\n", "line 1, column"),
+        ("[capture.a]\n\nsource = 'postgres://app:hunter2@db/shop' x\n", "line 3, column"),
+        (
+            "source = \"postgres://app:hunter2@db/shop\"\nsource = \"postgres://app:hunter2@db/shop\"\n",
+            "line 2, column",
+        ),
+    ] {
+        fs::write(&file, text).unwrap();
+        for command in [&["config", "--config", path][..], &["run", "--config", path]] {
+            let outcome = bygone().command(command);
+            let said = outcome.stdout + &outcome.stderr;
+            assert!(said.contains(line) && said.contains("bygone.toml"), "{said}");
+            assert!(!said.contains("hunter2") && !said.contains("db/shop"), "{said}");
+        }
+    }
+}
+
+#[test]
 fn captures_of_one_file_run_together_or_by_name_with_passwords_that_a_command_prints() {
     let server = Postgres::start();
     server.run("create database billing; ");
