@@ -76,7 +76,11 @@ fn check<'a>(path: &Path, captures: impl Iterator<Item = (&'a str, &'a Run)>) ->
             Location::parse(history).map_err(|error| wrong("history", error.to_string()))?;
         }
         let facts = run.facts.facts.as_ref().map(|facts| format!("{facts} {}", run.facts.facts_schema));
+        // However it is written: `./state/` is `state`.
+        let state = run.state.as_ref().map(|state| state.components().collect::<PathBuf>());
+        let state = state.map(|state| state.strip_prefix(".").unwrap_or(&state).display().to_string());
         let own = [
+            ("state directory", state),
             ("slot", Some(format!("{} {slot}", run.source))),
             ("history", run.history.clone()),
             ("fact tables", facts),

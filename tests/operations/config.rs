@@ -81,6 +81,10 @@ fn what_makes_no_sense_is_refused_with_the_nearest_name() {
         (twice("", ""), &["captures a and b", "history"]),
         (twice("history = \"./a\"\nname = \"n\"", "name = \"n\""), &["captures a and b", "slot"]),
         (twice("history = \"./a\"\nlisten = \"9464\"", "listen = 9464"), &["captures a and b", "listen"]),
+        (
+            twice("history = \"./a\"\nstate = \"./s\"", "state = \"s/\""),
+            &["captures a and b", "share one state directory"],
+        ),
     ] {
         refused(&text, words);
     }
