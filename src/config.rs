@@ -15,7 +15,7 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Command as ClapCommand, CommandFactory as _, Parser as _};
 use toml::{Table, Value};
 
-use crate::cli::{Cli, Command, Config, Run};
+use crate::cli::{Cli, Command, Config, LogFormat, Run};
 use crate::error::{Error, Result};
 use crate::query::lookup::did_you_mean;
 use crate::screen::tell;
@@ -94,6 +94,12 @@ fn check<'a>(path: &Path, captures: impl Iterator<Item = (&'a str, &'a Run)>) ->
         }
     }
     Ok(())
+}
+
+/// How log lines are to be written, as far as a command line tells that is otherwise wrong.
+pub(crate) fn log_format(arguments: &[String]) -> LogFormat {
+    let given = lenient(arguments).ok();
+    given.and_then(|given| given.get_one("log_format").copied()).unwrap_or(LogFormat::Text)
 }
 
 /// What flags and environment say, whether or not that is enough.

@@ -68,10 +68,11 @@ fn main() -> ExitCode {
         Ok(Some(mut captures)) if !captures.is_empty() => (captures.remove(0).cli, captures),
         Ok(_) => (Cli::parse(), Vec::new()),
         Err(error) => {
-            eprintln!("bygone: {error}");
+            say_why(config::log_format(&arguments), &error);
             return ExitCode::from(2);
         }
     };
+    let log_format = cli.log_format;
     READS.store(matches!(cli.command, Command::Query(_) | Command::Verify(_)), Ordering::Relaxed);
     if writes(&cli.command) {
         // What is kept is for its owner alone: files are made 0600, directories 0700.
@@ -81,7 +82,7 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("bygone: cannot start: {error}");
+            say_why(log_format, &Error::other(format!("cannot start: {error}")));
             return ExitCode::FAILURE;
         }
     };
@@ -91,8 +92,20 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("bygone: {error}");
+            say_why(log_format, &error);
             ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// The last line: why a command ends. No filter of the log's leaves it out.
+fn say_why(format: LogFormat, error: &Error) {
+    match format {
+        LogFormat::Text => eprintln!("bygone: {error}"),
+        LogFormat::Json => {
+            let now = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
+            let message = error.to_string();
+            eprintln!("{}", serde_json::json!({"timestamp": now, "level": "ERROR", "message": message}));
         }
     }
 }

@@ -5,11 +5,12 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use serde_json::Value;
 
 use crate::support::bygone::Bygone;
 use crate::support::history::History;
 use crate::support::postgres::{DATABASE, Postgres};
-use crate::support::process::eventually;
+use crate::support::process::{eventually, free_port};
 use crate::support::scratch::Scratch;
 use crate::support::store::Store;
 
@@ -116,6 +117,37 @@ fn a_line_that_cannot_be_read_is_named_and_not_shown() {
             assert!(said.contains(line) && said.contains("bygone.toml"), "{said}");
             assert!(!said.contains("hunter2") && !said.contains("db/shop"), "{said}");
         }
+    }
+}
+
+/// Each line as the JSON object that it has to be.
+#[track_caller]
+fn objects(lines: &str) -> Vec<Value> {
+    let object = |line: &str| match serde_json::from_str(line) {
+        Ok(Value::Object(object)) => Value::Object(object),
+        other => panic!("{other:?}: {line}"),
+    };
+    lines.lines().map(object).collect()
+}
+
+#[test]
+fn the_error_that_ends_a_command_is_json_like_the_lines_before_it() {
+    let scratch = Scratch::new("config");
+    let file = scratch.join("bygone.toml");
+    fs::write(&file, "nothing\n").unwrap();
+    let history = scratch.join("history");
+    let history = history.to_str().unwrap();
+    let unreachable = format!("postgres://nobody@127.0.0.1:{}/none", free_port());
+    for (arguments, word) in [
+        (&["run", "--log-format", "json", "--source", &unreachable, "--history", history][..], "connect"),
+        (&["run", "--config", file.to_str().unwrap(), "--log-format", "json"], "line 1"),
+    ] {
+        let outcome = bygone().command(arguments);
+        let lines = objects(&outcome.stderr);
+        let last = lines.last().unwrap();
+        assert_eq!(last["level"], "ERROR", "{last}");
+        assert!(last["timestamp"].as_str().unwrap().ends_with('Z'), "{last}");
+        assert!(last["message"].as_str().unwrap().contains(word), "{last}");
     }
 }
 
