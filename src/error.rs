@@ -74,6 +74,15 @@ impl Error {
         if matches!(self, Self::Usage(_)) { 2 } else { 1 }
     }
 
+    /// The source could not be reached, or went while it was spoken to.
+    pub(crate) fn is_lost_source(&self) -> bool {
+        match self {
+            Self::Source(error) => error.policy() == Policy::Retry,
+            Self::Catalog(error) => error.kind() == CatalogErrorKind::Connection,
+            _ => false,
+        }
+    }
+
     /// Whether connecting again may help: the one place where this is decided. The default is to stop.
     pub(crate) fn policy(&self) -> Policy {
         let retry = match self {

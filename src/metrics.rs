@@ -371,10 +371,24 @@ pub(crate) fn parse_address(text: &str) -> std::result::Result<SocketAddr, Strin
         .map_err(|_| "expected a port or an address with one, as in 9464 or 127.0.0.1:9464".to_owned())
 }
 
+/// What is shown at which address.
+static SHOWN: Mutex<BTreeMap<SocketAddr, Arc<Mutex<Arc<Metrics>>>>> = Mutex::new(BTreeMap::new());
+
 /// Answers at an address, in a thread of its own, until the process ends. `ready_within` is the lag in bytes up to which a capture is
-/// ready.
+/// ready. A capture that begins anew in this process takes the place of its earlier try.
 pub(crate) fn listen(address: SocketAddr, metrics: Arc<Metrics>, ready_within: u64) -> Result<()> {
-    http::serve(address, "metrics", move |method, path| answer(method, path, &metrics, ready_within))?;
+    let mut all = SHOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(shown) = all.get(&address).filter(|_| address.port() != 0) {
+        *shown.lock().unwrap_or_else(PoisonError::into_inner) = metrics;
+        return Ok(());
+    }
+    let shown = Arc::new(Mutex::new(metrics));
+    let asked = Arc::clone(&shown);
+    http::serve(address, "metrics", move |method, path| {
+        let metrics = Arc::clone(&asked.lock().unwrap_or_else(PoisonError::into_inner));
+        answer(method, path, &metrics, ready_within)
+    })?;
+    all.insert(address, shown);
     tracing::info!(%address, "metrics at /metrics, /healthz, /readyz, /status");
     Ok(())
 }
@@ -407,6 +421,25 @@ mod tests {
         assert_eq!(parse_address("9464").unwrap().to_string(), "127.0.0.1:9464");
         assert_eq!(parse_address("0.0.0.0:1").unwrap().to_string(), "0.0.0.0:1");
         assert!(parse_address("here").is_err());
+    }
+
+    #[test]
+    fn a_capture_that_begins_anew_is_shown_where_its_earlier_try_was() {
+        use std::io::{Read as _, Write as _};
+        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let ready = || {
+            let mut stream = std::net::TcpStream::connect(address).unwrap();
+            stream.write_all(b"GET /readyz HTTP/1.1\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            answer.starts_with("HTTP/1.1 200 ")
+        };
+        let tries = [(); 2].map(|()| Arc::new(Metrics::default()));
+        tries[1].streaming.store(true, Ordering::Relaxed);
+        listen(address, Arc::clone(&tries[0]), 0).unwrap();
+        assert!(!ready());
+        listen(address, Arc::clone(&tries[1]), 0).unwrap();
+        assert!(ready());
     }
 
     #[test]

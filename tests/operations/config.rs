@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::support::bygone::Bygone;
 use crate::support::history::History;
-use crate::support::postgres::{DATABASE, Postgres};
+use crate::support::postgres::{DATABASE, Postgres, Stop};
 use crate::support::process::{eventually, free_port};
 use crate::support::scratch::Scratch;
 use crate::support::store::Store;
@@ -149,6 +149,57 @@ fn the_error_that_ends_a_command_is_json_like_the_lines_before_it() {
         assert!(last["timestamp"].as_str().unwrap().ends_with('Z'), "{last}");
         assert!(last["message"].as_str().unwrap().contains(word), "{last}");
     }
+}
+
+#[test]
+fn a_capture_of_several_waits_for_a_source_that_is_down_and_each_line_says_whose_it_is() {
+    let mut servers = [Postgres::start(), Postgres::start()];
+    for server in &servers {
+        server.run("create table t (id int primary key); insert into t values (1)");
+    }
+    servers[1].stop(Stop::Fast);
+    let scratch = Scratch::new("config");
+    let file = scratch.join("bygone.toml");
+    let port = free_port();
+    let text = format!(
+        "commit-interval = \"100ms\"\n[capture.up]\nsource = \"{up}\"\nhistory = \"{root}/up\"\n\
+         [capture.down]\nsource = \"{down}\"\nhistory = \"{root}/down\"\nlisten = {port}\n",
+        up = servers[0].url(),
+        down = servers[1].url(),
+        root = scratch.path().display(),
+    );
+    fs::write(&file, text).unwrap();
+    let path = file.to_str().unwrap();
+    let facts = |name: &str| {
+        let root = scratch.join(name);
+        let begun = root.join("log/00000000000000000000.json").exists();
+        if begun { History::read(Store::directory(&root)).fact_count() } else { 0 }
+    };
+    let mut bygone = bygone();
+    bygone.start_bare(&["run", "--log-format", "json", "--config", path]);
+    let tried = || bygone.said().matches("tried again").count() >= 2;
+    assert!(eventually(Duration::from_secs(60), || facts("up") == 1 && tried()), "{}", bygone.said());
+    assert!(bygone.alive());
+    servers[1].start_again();
+    assert!(eventually(Duration::from_secs(90), || facts("down") == 1), "{}", bygone.said());
+    bygone.terminate(Signal::TERM, Duration::from_secs(60));
+    let said = bygone.said();
+    // The first line may be cut.
+    let lines = objects(said.split_once('\n').unwrap().1);
+    let of = |name: &str| lines.iter().filter(|line| line["span"]["capture"] == name).count();
+    assert!(of("up") > 0 && of("down") > 0, "{said}");
+    let nobodys = lines.iter().find(|line| line["span"]["capture"].is_null());
+    assert!(nobodys.is_none(), "{nobodys:?}");
+    // A signal ends the waiting, too; and whoever wants to be current hears at once that it cannot be.
+    servers[1].stop(Stop::Fast);
+    bygone.start_bare(&["run", "--config", path]);
+    assert!(
+        eventually(Duration::from_secs(60), || bygone.said().contains("tried again")),
+        "{}",
+        bygone.said()
+    );
+    bygone.terminate(Signal::TERM, Duration::from_secs(20));
+    bygone.command(&["run", "--config", path, "--until-current"]).refused(&["capture=down", "connect"]);
 }
 
 #[test]
