@@ -1,10 +1,10 @@
 //! A directory as a store.
 //!
-//! An object appears under its name in one step: it is written and fsynced as `.staging/<instance>-<random>`, then given
-//! its name by `renameat2(RENAME_NOREPLACE)` or, where the file system lacks that, by a hard link; both refuse to replace
-//! a file. Then its directory is fsynced, and for every directory that this process has not yet seen made durable, the
-//! parent up to the history's own. A crash before the naming leaves a file in `.staging`; a crash after it and before the
-//! fsync leaves the object or nothing, and nobody was told.
+//! An object appears under its name in one step: it is written and fsynced as `.staging/<instance>-<random>`, under a lock
+//! that tells it from what was left over, then given its name by `renameat2(RENAME_NOREPLACE)` or, where the file system
+//! lacks that, by a hard link; both refuse to replace a file. Then its directory is fsynced, and for every directory that
+//! this process has not yet seen made durable, the parent up to the history's own. A crash before the naming leaves a file
+//! in `.staging`; a crash after it and before the fsync leaves the object or nothing, and nobody was told.
 //!
 //! The first fsync or naming that fails latches the store: the kernel may have dropped the dirty pages and say "fine"
 //! the next time.
