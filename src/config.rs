@@ -15,7 +15,7 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Command as ClapCommand, CommandFactory as _, Parser as _};
 use toml::{Table, Value};
 
-use crate::cli::{Cli, Command, Config, Run};
+use crate::cli::{Cli, Command, Config, LogFormat, Run};
 use crate::error::{Error, Result};
 use crate::query::lookup::did_you_mean;
 use crate::screen::tell;
@@ -76,7 +76,11 @@ fn check<'a>(path: &Path, captures: impl Iterator<Item = (&'a str, &'a Run)>) ->
             Location::parse(history).map_err(|error| wrong("history", error.to_string()))?;
         }
         let facts = run.facts.facts.as_ref().map(|facts| format!("{facts} {}", run.facts.facts_schema));
+        // However it is written: `./state/` is `state`.
+        let state = run.state.as_ref().map(|state| state.components().collect::<PathBuf>());
+        let state = state.map(|state| state.strip_prefix(".").unwrap_or(&state).display().to_string());
         let own = [
+            ("state directory", state),
             ("slot", Some(format!("{} {slot}", run.source))),
             ("history", run.history.clone()),
             ("fact tables", facts),
@@ -90,6 +94,12 @@ fn check<'a>(path: &Path, captures: impl Iterator<Item = (&'a str, &'a Run)>) ->
         }
     }
     Ok(())
+}
+
+/// How log lines are to be written, as far as a command line tells that is otherwise wrong.
+pub(crate) fn log_format(arguments: &[String]) -> LogFormat {
+    let given = lenient(arguments).ok();
+    given.and_then(|given| given.get_one("log_format").copied()).unwrap_or(LogFormat::Text)
 }
 
 /// What flags and environment say, whether or not that is enough.
@@ -127,7 +137,9 @@ fn read(path: &Path) -> Result<BTreeMap<String, Settings>> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| Error::other(format!("cannot read {}: {error}", path.display())))?;
     let file: Table = text.parse().map_err(|error: toml::de::Error| {
-        Error::other(format!("{}: {}", path.display(), error.to_string().trim_end()))
+        // Without the line itself: there may be a password in it.
+        let at = error.span().map(|span| place(&text, span.start)).unwrap_or_default();
+        Error::other(format!("{}{at}: {}", path.display(), error.message().trim_end()))
     })?;
     let command = run_command();
     let mut shared = Settings::new();
@@ -168,6 +180,14 @@ fn read(path: &Path) -> Result<BTreeMap<String, Settings>> {
         }
     }
     Ok(captures)
+}
+
+/// Line and column of a byte, for people.
+fn place(text: &str, at: usize) -> String {
+    let before = text.get(..at).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    format!(", line {line}, column {column}")
 }
 
 fn run_command() -> ClapCommand {

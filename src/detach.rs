@@ -1,11 +1,12 @@
 //! `bygone detach`: the source is left as it was found.
 
+use bygone_replication::catalog::ErrorKind;
 use bygone_replication::conninfo::ConnectOptions;
 use bygone_replication::publication::{self, Names};
 use bygone_replication::{session, slot};
 
 use crate::cli::Detach;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Removes the slot, then the publications that it reads.
 pub(crate) async fn detach(arguments: &Detach) -> Result<()> {
@@ -13,7 +14,12 @@ pub(crate) async fn detach(arguments: &Detach) -> Result<()> {
     let sql = session::connect_sql(&options).await?;
     slot::check_name(&arguments.name)?;
     let names = Names::new(&arguments.name)?;
-    let dropped_slot = slot::drop(&sql, &arguments.name).await?;
+    let dropped_slot = slot::drop(&sql, &arguments.name).await.map_err(|error| match error.kind() {
+        ErrorKind::Busy => Error::other(format!(
+            "{error}; stop the bygone run of this capture first (a server may take a moment to notice that it is gone)"
+        )),
+        _ => error.into(),
+    })?;
     let statements = match publication::drop(&sql, &names).await {
         Ok(statements) => statements,
         Err(error) => {

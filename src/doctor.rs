@@ -69,7 +69,7 @@ async fn source(
     };
     let oids: Vec<u32> = loaded.tables.iter().map(|table| table.oid).collect();
     let rights = catalog::table_rights(sql, &oids).await?;
-    checks.extend(doctor::tables(state.server.version, &loaded, &state.role, &rights));
+    checks.extend(doctor::tables(&state.server, &loaded, &state.role, &rights));
     checks.extend(doctor::publishing(sql, names, &loaded, &state.role, &rights).await?);
     checks.extend(doctor::cascades(sql, &loaded).await?);
     checks.extend(columns(&loaded));

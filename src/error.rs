@@ -80,6 +80,15 @@ impl Error {
         matches!(self, Self::Source(error) if error.sqlstate() == Some("42704"))
     }
 
+    /// The source could not be reached, or went while it was spoken to.
+    pub(crate) fn is_lost_source(&self) -> bool {
+        match self {
+            Self::Source(error) => error.policy() == Policy::Retry,
+            Self::Catalog(error) => error.kind() == CatalogErrorKind::Connection,
+            _ => false,
+        }
+    }
+
     /// Whether connecting again may help: the one place where this is decided. The default is to stop.
     pub(crate) fn policy(&self) -> Policy {
         let retry = match self {

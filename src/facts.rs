@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use crate::cli::{BackfillFacts, BackfillHistory, FactsArgument, FactsPartition};
 use crate::error::{Error, Result};
-use crate::follower::{PATIENCE, Place, Sink, is_final};
+use crate::follower::{PATIENCE, Place, Sink, is_final, pause};
 
 /// For files that are made from rows: as a capture with the default memory has them.
 const LIMITS: EncoderLimits =
@@ -157,9 +157,10 @@ impl Alone {
             if is_final(&error) || stopped {
                 return Err(error);
             }
-            let pause = backoff.next_pause();
-            tracing::warn!(%error, pause = pause.as_secs_f64(), "the fact tables cannot be written: tried again, nothing is acknowledged");
-            crate::follower::rest(pause, &self.stop).await;
+            pause(&mut backoff, &self.stop, |pause| {
+                tracing::warn!(%error, pause = pause.as_secs_f64(), "the fact tables cannot be written: tried again, nothing is acknowledged");
+            })
+            .await;
         }
     }
 

@@ -15,6 +15,8 @@ use crate::error::{Error, Result};
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long the end of a run waits for a target that does not answer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+/// The longest pause between tries in that time.
+const LAST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Where a history is kept.
 #[derive(Clone, Debug)]
@@ -85,9 +87,10 @@ async fn follow<S: Sink>(sink: S, place: Place, ending: Arc<AtomicBool>) -> Resu
             tracing::warn!(%error, "left behind, to be caught up at the next start: {what}");
             return Ok(());
         }
-        let pause = backoff.next_pause();
-        tracing::warn!(%error, pause = pause.as_secs_f64(), "behind, and tried again: {what}");
-        rest(pause, &ending).await;
+        pause(&mut backoff, &ending, |pause| {
+            tracing::warn!(%error, pause = pause.as_secs_f64(), "behind, and tried again: {what}");
+        })
+        .await;
     }
 }
 
@@ -122,8 +125,22 @@ async fn follow_once<S: Sink>(
     }
 }
 
+/// Pauses after a try that has failed, once it is said for how long. Where the end comes meanwhile, the next try comes at once;
+/// where it has come before, tries are made in the time that is left, with pauses between them.
+pub(crate) async fn pause(backoff: &mut Backoff, ending: &AtomicBool, say: impl FnOnce(Duration)) {
+    let pause = backoff.next_pause();
+    if ending.load(Ordering::SeqCst) {
+        let pause = pause.min(LAST_PAUSE);
+        say(pause);
+        tokio::time::sleep(pause).await;
+    } else {
+        say(pause);
+        rest(pause, ending).await;
+    }
+}
+
 /// Sleeps, but not for long once the end has come.
-pub(crate) async fn rest(pause: Duration, ending: &AtomicBool) {
+async fn rest(pause: Duration, ending: &AtomicBool) {
     const STEP: Duration = Duration::from_millis(50);
     let until = Instant::now() + pause;
     tokio::time::sleep(STEP).await;

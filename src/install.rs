@@ -22,13 +22,21 @@ pub(crate) async fn install(arguments: &Install) -> Result<()> {
         print(&statements);
         return Ok(());
     }
-    let (doing, done) = match arguments.what {
-        Installed::Ddl => {
-            ("installing event triggers", "event triggers bygone_ddl_end and bygone_sql_drop are installed")
-        }
-        Installed::Context => ("installing triggers", "the trigger bygone_context is on the tables"),
+    let (doing, done, remedy) = match arguments.what {
+        Installed::Ddl => (
+            "installing event triggers",
+            "event triggers bygone_ddl_end and bygone_sql_drop are installed",
+            "event triggers belong to superusers: have one run what this command prints with --print",
+        ),
+        Installed::Context => (
+            "installing triggers",
+            "the trigger bygone_context is on the tables",
+            "a trigger is put on a table by its owner, and the schema bygone_installed takes the right CREATE on the database: \
+             have a role that has both, or a superuser, run what this command prints with --print, or leave tables of others \
+             out with --table '-SCHEMA.TABLE'",
+        ),
     };
-    run(arguments.source.as_deref(), doing, &statements).await?;
+    run(arguments.source.as_deref(), doing, &statements, remedy).await?;
     eprintln!("bygone: {done}, with the schema bygone_installed; bygone uninstall removes them");
     Ok(())
 }
@@ -52,16 +60,18 @@ pub(crate) async fn uninstall(arguments: &Uninstall) -> Result<()> {
         print(&statements);
         return Ok(());
     }
-    run(arguments.source.as_deref(), "removing event triggers", &statements).await?;
+    let remedy = "what install has put there belongs to whoever ran it: have that role, or a superuser, run what this command \
+                  prints with --print";
+    run(arguments.source.as_deref(), "removing what was installed", &statements, remedy).await?;
     eprintln!("bygone: nothing that bygone install put there is left");
     Ok(())
 }
 
-async fn run(source: Option<&str>, doing: &'static str, statements: &[String]) -> Result<()> {
+async fn run(source: Option<&str>, doing: &'static str, statements: &[String], remedy: &str) -> Result<()> {
     let source = source.ok_or_else(|| Error::other("--source is needed"))?;
     let options = ConnectOptions::parse(source)?.with_application_name("bygone");
     let sql = session::connect_sql(&options).await?;
-    Ok(ddl::execute(&sql, doing, statements).await?)
+    Ok(ddl::execute(&sql, doing, statements, remedy).await?)
 }
 
 fn print(statements: &[String]) {

@@ -4,6 +4,7 @@
 //! `bygone_sink` make facts of what it sees.
 
 mod capture;
+mod captures;
 mod cli;
 mod compact;
 mod config;
@@ -15,6 +16,7 @@ mod error;
 mod facts;
 mod follower;
 mod hash;
+mod http;
 mod install;
 mod live;
 mod manual;
@@ -63,35 +65,38 @@ fn main() -> ExitCode {
     let arguments: Vec<String> =
         std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
     // Settings of a file are added to the command line; without one, it is whole as it is.
-    let (cli, captures) = match config::captures(&arguments) {
+    let (cli, others) = match config::captures(&arguments) {
         Ok(Some(mut captures)) if !captures.is_empty() => (captures.remove(0).cli, captures),
         Ok(_) => (Cli::parse(), Vec::new()),
         Err(error) => {
-            eprintln!("bygone: {error}");
+            say_why(config::log_format(&arguments), &error);
             return ExitCode::from(2);
         }
     };
+    let log_format = cli.log_format;
     READS.store(matches!(cli.command, Command::Query(_) | Command::Verify(_)), Ordering::Relaxed);
     if writes(&cli.command) {
         // What is kept is for its owner alone: files are made 0600, directories 0700.
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     }
     start_logging(&cli);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("bygone: cannot start: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let result = runtime.block_on(execute_all(cli.command, captures));
-    // Threads that wait for a connection need not be waited for.
-    runtime.shutdown_background();
-    match result {
+    match execute_all(cli.command, others) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("bygone: {error}");
+            say_why(log_format, &error);
             ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// The last line: why a command ends. No filter of the log's leaves it out.
+fn say_why(format: LogFormat, error: &Error) {
+    match format {
+        LogFormat::Text => eprintln!("bygone: {error}"),
+        LogFormat::Json => {
+            let now = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
+            let message = error.to_string();
+            eprintln!("{}", serde_json::json!({"timestamp": now, "level": "ERROR", "message": message}));
         }
     }
 }
@@ -102,23 +107,25 @@ const fn writes(command: &Command) -> bool {
     matches!(command, Run(_) | Compact(_) | Reconcile(_) | BackfillFacts(_) | BackfillHistory(_) | Delta(_))
 }
 
-/// Runs a command, and beside it the other captures of a file. Each goes on when another has failed, and says so at once.
-async fn execute_all(command: Command, others: Vec<config::Capture>) -> Result<ExitCode> {
-    if others.is_empty() {
-        return execute(command).await;
+/// Runs a command, and beside it the other captures of a file.
+fn execute_all(command: Command, others: Vec<config::Capture>) -> Result<ExitCode> {
+    match command {
+        Command::Run(run) if !others.is_empty() => {
+            let runs = std::iter::once(*run).chain(others.into_iter().map(|capture| capture.run)).collect();
+            Ok(if captures::run(runs)? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        command => {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build()
+                .map_err(|error| Error::other(format!("cannot start: {error}")))?;
+            let result = runtime.block_on(Box::pin(execute(command)));
+            // Threads that wait for a connection need not be waited for.
+            runtime.shutdown_background();
+            result
+        }
     }
-    let commands = std::iter::once(command)
-        .chain(others.into_iter().map(|capture| Command::Run(Box::new(capture.run))))
-        .map(|command| async move {
-            let name = if let Command::Run(run) = &command { run.name.clone() } else { String::new() };
-            let ended = execute(command).await;
-            if let Err(error) = &ended {
-                tracing::error!(capture = name, "{error}");
-            }
-            ended.is_ok()
-        });
-    let ended = futures_util::future::join_all(commands).await;
-    Ok(if ended.into_iter().all(|well| well) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn execute(command: Command) -> Result<ExitCode> {
@@ -214,7 +221,8 @@ fn start_logging(cli: &Cli) {
     match cli.log_format {
         LogFormat::Text => lines.with_ansi(screen::has_colours(&std::io::stderr())).init(),
         LogFormat::Json => {
-            lines.json().flatten_event(true).with_current_span(false).with_span_list(false).init()
+            // Of several captures, the span says whose a line is.
+            lines.json().flatten_event(true).with_current_span(true).with_span_list(false).init()
         }
     }
 }

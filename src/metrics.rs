@@ -13,9 +13,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bygone_replication::Lsn;
 use bygone_sink::encoder::WrittenFile;
 use serde_json::{Map, Value};
-use tiny_http::{Header, Method, Response, Server};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::http::{self, Answer};
 
 /// Not known.
 const UNKNOWN: i64 = i64::MIN;
@@ -371,46 +371,44 @@ pub(crate) fn parse_address(text: &str) -> std::result::Result<SocketAddr, Strin
         .map_err(|_| "expected a port or an address with one, as in 9464 or 127.0.0.1:9464".to_owned())
 }
 
+/// What is shown at which address.
+static SHOWN: Mutex<BTreeMap<SocketAddr, Arc<Mutex<Arc<Metrics>>>>> = Mutex::new(BTreeMap::new());
+
 /// Answers at an address, in a thread of its own, until the process ends. `ready_within` is the lag in bytes up to which a capture is
-/// ready.
+/// ready. A capture that begins anew in this process takes the place of its earlier try.
 pub(crate) fn listen(address: SocketAddr, metrics: Arc<Metrics>, ready_within: u64) -> Result<()> {
-    let server = Server::http(address).map_err(|error| {
-        Error::other(format!("cannot listen at {address}: {error}; give --listen another port"))
+    let mut all = SHOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(shown) = all.get(&address).filter(|_| address.port() != 0) {
+        *shown.lock().unwrap_or_else(PoisonError::into_inner) = metrics;
+        return Ok(());
+    }
+    let shown = Arc::new(Mutex::new(metrics));
+    let asked = Arc::clone(&shown);
+    http::serve(address, "metrics", move |method, path| {
+        let metrics = Arc::clone(&asked.lock().unwrap_or_else(PoisonError::into_inner));
+        answer(method, path, &metrics, ready_within)
     })?;
+    all.insert(address, shown);
     tracing::info!(%address, "metrics at /metrics, /healthz, /readyz, /status");
-    std::thread::Builder::new()
-        .name("metrics".to_owned())
-        .spawn(move || {
-            for request in server.incoming_requests() {
-                let (code, kind, body) = answer(request.method(), request.url(), &metrics, ready_within);
-                let mut response = Response::from_string(body).with_status_code(code);
-                if let Ok(header) = Header::from_bytes("Content-Type", kind) {
-                    response = response.with_header(header);
-                }
-                // Whoever asked may have gone.
-                let _ = request.respond(response);
-            }
-        })
-        .map_err(|error| Error::other(format!("cannot start a thread: {error}")))?;
     Ok(())
 }
 
-const TEXT: &str = "text/plain; charset=utf-8";
-
-fn answer(method: &Method, url: &str, metrics: &Metrics, ready_within: u64) -> (u16, &'static str, String) {
-    if !matches!(method, Method::Get | Method::Head) {
-        return (405, TEXT, "only GET\n".to_owned());
+fn answer(method: &str, path: &str, metrics: &Metrics, ready_within: u64) -> Answer {
+    if !matches!(method, "GET" | "HEAD") {
+        return Answer::text(405, "only GET\n");
     }
-    match url.split('?').next().unwrap_or_default() {
-        "/metrics" => (200, "text/plain; version=0.0.4; charset=utf-8", metrics.text()),
-        "/status" => (200, "application/json", metrics.json()),
-        "/healthz" => (200, TEXT, "alive\n".to_owned()),
-        "/readyz" if !metrics.streaming.load(Ordering::Relaxed) => (503, TEXT, "not streaming\n".to_owned()),
-        "/readyz" if metrics.lag_bytes() > ready_within => {
-            (503, TEXT, format!("{} bytes behind\n", metrics.lag_bytes()))
+    match path {
+        "/metrics" => {
+            Answer { code: 200, kind: "text/plain; version=0.0.4; charset=utf-8", body: metrics.text() }
         }
-        "/readyz" => (200, TEXT, "streaming\n".to_owned()),
-        _ => (404, TEXT, "there is /metrics, /healthz, /readyz and /status\n".to_owned()),
+        "/status" => Answer { code: 200, kind: "application/json", body: metrics.json() },
+        "/healthz" => Answer::text(200, "alive\n"),
+        "/readyz" if !metrics.streaming.load(Ordering::Relaxed) => Answer::text(503, "not streaming\n"),
+        "/readyz" if metrics.lag_bytes() > ready_within => {
+            Answer::text(503, format!("{} bytes behind\n", metrics.lag_bytes()))
+        }
+        "/readyz" => Answer::text(200, "streaming\n"),
+        _ => Answer::text(404, "there is /metrics, /healthz, /readyz and /status\n"),
     }
 }
 
@@ -423,6 +421,25 @@ mod tests {
         assert_eq!(parse_address("9464").unwrap().to_string(), "127.0.0.1:9464");
         assert_eq!(parse_address("0.0.0.0:1").unwrap().to_string(), "0.0.0.0:1");
         assert!(parse_address("here").is_err());
+    }
+
+    #[test]
+    fn a_capture_that_begins_anew_is_shown_where_its_earlier_try_was() {
+        use std::io::{Read as _, Write as _};
+        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let ready = || {
+            let mut stream = std::net::TcpStream::connect(address).unwrap();
+            stream.write_all(b"GET /readyz HTTP/1.1\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            answer.starts_with("HTTP/1.1 200 ")
+        };
+        let tries = [(); 2].map(|()| Arc::new(Metrics::default()));
+        tries[1].streaming.store(true, Ordering::Relaxed);
+        listen(address, Arc::clone(&tries[0]), 0).unwrap();
+        assert!(!ready());
+        listen(address, Arc::clone(&tries[1]), 0).unwrap();
+        assert!(ready());
     }
 
     #[test]
@@ -451,8 +468,8 @@ mod tests {
             "{}",
             metrics.text()
         );
-        assert_eq!(answer(&Method::Get, "/readyz", &metrics, 0).0, 503);
-        assert_eq!(answer(&Method::Post, "/metrics", &metrics, 0).0, 405);
-        assert_eq!(answer(&Method::Get, "/", &metrics, 0).0, 404);
+        assert_eq!(answer("GET", "/readyz", &metrics, 0).code, 503);
+        assert_eq!(answer("POST", "/metrics", &metrics, 0).code, 405);
+        assert_eq!(answer("GET", "/", &metrics, 0).code, 404);
     }
 }

@@ -188,11 +188,12 @@ pub fn uninstall_statements() -> [&'static str; 3] {
 /// Runs statements as one transaction.
 ///
 /// # Errors
-/// [`ErrorKind::Rights`] with the statements that a superuser has to run.
+/// [`ErrorKind::Rights`], with `remedy`, which says whose rights it takes.
 pub async fn execute(
     client: &Client,
     doing: &'static str,
     statements: &[String],
+    remedy: &str,
 ) -> Result<(), CatalogError> {
     let sql = format!("begin; {}; commit", statements.join("; "));
     let Err(error) = client.batch_execute(&sql).await else { return Ok(()) };
@@ -200,9 +201,7 @@ pub async fn execute(
     client.batch_execute("rollback").await.map_err(CatalogError::from_postgres(doing))?;
     let error = CatalogError::from_postgres(doing)(error);
     Err(match error.kind() {
-        ErrorKind::Rights => error.with_remedy(
-            "event triggers belong to superusers: have one run what this command prints with --print",
-        ),
+        ErrorKind::Rights => error.with_remedy(remedy),
         _ => error,
     })
 }

@@ -73,6 +73,27 @@ impl Slot {
         let lost = self.conflicting == Some(true) || self.wal_status.as_deref() == Some("lost");
         lost.then_some("wal_removed")
     }
+
+    /// Whose it is, where it is not a slot of pgoutput in the database that one is connected to.
+    fn foreign(&self) -> String {
+        let whose = match (self.plugin.as_deref(), self.database.as_deref()) {
+            (None, _) => "is a physical one, of a standby or of whoever archives the WAL".to_owned(),
+            (Some("pgoutput"), database) => {
+                format!(
+                    "belongs to database {:?}, to which the connection is not",
+                    database.unwrap_or_default()
+                )
+            }
+            (Some(plugin), database) => {
+                format!("is of the output plugin {plugin:?} in database {:?}", database.unwrap_or_default())
+            }
+        };
+        format!(
+            "{:?} {whose}: whoever reads it would lose changes with it, so it is left alone. Only a slot of pgoutput in the \
+             database of the connection is dropped: connect to the capture's database, and give its name",
+            self.name
+        )
+    }
 }
 
 /// Reads one slot; `None` when there is none of that name.
@@ -141,14 +162,26 @@ fn slot(row: &Row) -> Result<Slot, CatalogError> {
 
 /// Drops a slot over an ordinary connection. `false` when there is none of that name.
 ///
+/// Slots are the whole server's, and whoever reads one loses changes with it: only a slot of pgoutput in the connection's own
+/// database is touched.
+///
 /// # Errors
-/// [`ErrorKind::Busy`] while somebody reads from it, [`ErrorKind::Rights`] with the SQL to run.
+/// [`ErrorKind::Conflict`] where the slot is somebody else's, [`ErrorKind::Busy`] while somebody reads from it,
+/// [`ErrorKind::Rights`] with the SQL to run.
 pub async fn drop(client: &Client, name: &str) -> Result<bool, CatalogError> {
-    let sql = "select pg_catalog.pg_drop_replication_slot($1)";
+    const DOING: &str = "dropping the replication slot";
+    // In one statement, so that no other slot can take the name in between.
+    let sql = "
+        select pg_catalog.pg_drop_replication_slot(s.slot_name) from pg_catalog.pg_replication_slots s
+        where s.slot_name = $1 and s.plugin = 'pgoutput' and s.database = pg_catalog.current_database()";
     match client.query_typed(sql, &[(&name, Type::TEXT)]).await {
-        Ok(_) => Ok(true),
+        Ok(rows) if !rows.is_empty() => Ok(true),
+        Ok(_) => match read(client, name).await? {
+            Some(slot) => Err(CatalogError::new(ErrorKind::Conflict, DOING, slot.foreign())),
+            None => Ok(false),
+        },
         Err(error) => {
-            let error = CatalogError::from_postgres("dropping the replication slot")(error);
+            let error = CatalogError::from_postgres(DOING)(error);
             match error.kind() {
                 ErrorKind::Missing => Ok(false),
                 ErrorKind::Rights => Err(error.with_remedy(&format!(

@@ -208,9 +208,10 @@ impl Encoder {
             bytes: Arc::clone(&bytes),
         };
         let shared = Arc::clone(&failure);
+        let span = tracing::Span::current();
         let thread = std::thread::Builder::new()
             .name("encoder".to_owned())
-            .spawn(move || worker.run(&inbox, &shared))
+            .spawn(move || span.in_scope(|| worker.run(&inbox, &shared)))
             .map_err(|error| {
                 Error::new(ErrorKind::Io, "cannot start a thread", "encoder").with_source(error)
             })?;

@@ -5,11 +5,12 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use serde_json::Value;
 
 use crate::support::bygone::Bygone;
 use crate::support::history::History;
-use crate::support::postgres::{DATABASE, Postgres};
-use crate::support::process::eventually;
+use crate::support::postgres::{DATABASE, Postgres, Stop};
+use crate::support::process::{eventually, free_port};
 use crate::support::scratch::Scratch;
 use crate::support::store::Store;
 
@@ -81,6 +82,10 @@ fn what_makes_no_sense_is_refused_with_the_nearest_name() {
         (twice("", ""), &["captures a and b", "history"]),
         (twice("history = \"./a\"\nname = \"n\"", "name = \"n\""), &["captures a and b", "slot"]),
         (twice("history = \"./a\"\nlisten = \"9464\"", "listen = 9464"), &["captures a and b", "listen"]),
+        (
+            twice("history = \"./a\"\nstate = \"./s\"", "state = \"s/\""),
+            &["captures a and b", "share one state directory"],
+        ),
     ] {
         refused(&text, words);
     }
@@ -89,6 +94,112 @@ fn what_makes_no_sense_is_refused_with_the_nearest_name() {
     let outcome = bygone().command(&["run", "--config", path, "shpo"]);
     assert!(outcome.stderr.contains("did you mean shop"), "{}", outcome.stderr);
     bygone().command(&["run", "--source", "x", "--history", "y", "shop"]).refused(&["--config"]);
+}
+
+#[test]
+fn a_line_that_cannot_be_read_is_named_and_not_shown() {
+    let scratch = Scratch::new("config");
+    let file = scratch.join("bygone.toml");
+    let path = file.to_str().unwrap();
+    for (text, line) in [
+        ("history = \"./h\"\nsource = \"postgres://app:hunter2@db/shop\n", "line 2, column"),
+        ("source = postgres://app:hunter2@db/shop\n", "line 1, column"),
+        ("[capture.a]\n\nsource = 'postgres://app:hunter2@db/shop' x\n", "line 3, column"),
+        (
+            "source = \"postgres://app:hunter2@db/shop\"\nsource = \"postgres://app:hunter2@db/shop\"\n",
+            "line 2, column",
+        ),
+    ] {
+        fs::write(&file, text).unwrap();
+        for command in [&["config", "--config", path][..], &["run", "--config", path]] {
+            let outcome = bygone().command(command);
+            let said = outcome.stdout + &outcome.stderr;
+            assert!(said.contains(line) && said.contains("bygone.toml"), "{said}");
+            assert!(!said.contains("hunter2") && !said.contains("db/shop"), "{said}");
+        }
+    }
+}
+
+/// Each line as the JSON object that it has to be.
+#[track_caller]
+fn objects(lines: &str) -> Vec<Value> {
+    let object = |line: &str| match serde_json::from_str(line) {
+        Ok(Value::Object(object)) => Value::Object(object),
+        other => panic!("{other:?}: {line}"),
+    };
+    lines.lines().map(object).collect()
+}
+
+#[test]
+fn the_error_that_ends_a_command_is_json_like_the_lines_before_it() {
+    let scratch = Scratch::new("config");
+    let file = scratch.join("bygone.toml");
+    fs::write(&file, "nothing\n").unwrap();
+    let history = scratch.join("history");
+    let history = history.to_str().unwrap();
+    let unreachable = format!("postgres://nobody@127.0.0.1:{}/none", free_port());
+    for (arguments, word) in [
+        (&["run", "--log-format", "json", "--source", &unreachable, "--history", history][..], "connect"),
+        (&["run", "--config", file.to_str().unwrap(), "--log-format", "json"], "line 1"),
+    ] {
+        let outcome = bygone().command(arguments);
+        let lines = objects(&outcome.stderr);
+        let last = lines.last().unwrap();
+        assert_eq!(last["level"], "ERROR", "{last}");
+        assert!(last["timestamp"].as_str().unwrap().ends_with('Z'), "{last}");
+        assert!(last["message"].as_str().unwrap().contains(word), "{last}");
+    }
+}
+
+#[test]
+fn a_capture_of_several_waits_for_a_source_that_is_down_and_each_line_says_whose_it_is() {
+    let mut servers = [Postgres::start(), Postgres::start()];
+    for server in &servers {
+        server.run("create table t (id int primary key); insert into t values (1)");
+    }
+    servers[1].stop(Stop::Fast);
+    let scratch = Scratch::new("config");
+    let file = scratch.join("bygone.toml");
+    let port = free_port();
+    let text = format!(
+        "commit-interval = \"100ms\"\n[capture.up]\nsource = \"{up}\"\nhistory = \"{root}/up\"\n\
+         [capture.down]\nsource = \"{down}\"\nhistory = \"{root}/down\"\nlisten = {port}\n",
+        up = servers[0].url(),
+        down = servers[1].url(),
+        root = scratch.path().display(),
+    );
+    fs::write(&file, text).unwrap();
+    let path = file.to_str().unwrap();
+    let facts = |name: &str| {
+        let root = scratch.join(name);
+        let begun = root.join("log/00000000000000000000.json").exists();
+        if begun { History::read(Store::directory(&root)).fact_count() } else { 0 }
+    };
+    let mut bygone = bygone();
+    bygone.start_bare(&["run", "--log-format", "json", "--config", path]);
+    let tried = || bygone.said().matches("tried again").count() >= 2;
+    assert!(eventually(Duration::from_secs(60), || facts("up") == 1 && tried()), "{}", bygone.said());
+    assert!(bygone.alive());
+    servers[1].start_again();
+    assert!(eventually(Duration::from_secs(90), || facts("down") == 1), "{}", bygone.said());
+    bygone.terminate(Signal::TERM, Duration::from_secs(60));
+    let said = bygone.said();
+    // The first line may be cut.
+    let lines = objects(said.split_once('\n').unwrap().1);
+    let of = |name: &str| lines.iter().filter(|line| line["span"]["capture"] == name).count();
+    assert!(of("up") > 0 && of("down") > 0, "{said}");
+    let nobodys = lines.iter().find(|line| line["span"]["capture"].is_null());
+    assert!(nobodys.is_none(), "{nobodys:?}");
+    // A signal ends the waiting, too; and whoever wants to be current hears at once that it cannot be.
+    servers[1].stop(Stop::Fast);
+    bygone.start_bare(&["run", "--config", path]);
+    assert!(
+        eventually(Duration::from_secs(60), || bygone.said().contains("tried again")),
+        "{}",
+        bygone.said()
+    );
+    bygone.terminate(Signal::TERM, Duration::from_secs(20));
+    bygone.command(&["run", "--config", path, "--until-current"]).refused(&["capture=down", "connect"]);
 }
 
 #[test]

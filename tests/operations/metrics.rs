@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -106,5 +106,58 @@ fn a_capture_shows_metrics_that_are_those_of_the_docs_the_dashboard_and_the_aler
     let not_ready =
         eventually(Duration::from_secs(30), || get(port, "/readyz").is_some_and(|(code, _)| code == 503));
     assert!(not_ready && get(port, "/healthz").is_some_and(|(code, _)| code == 200), "{}", bygone.said());
+    bygone.kill();
+}
+
+#[test]
+fn no_client_of_the_endpoint_ends_the_capture_or_keeps_others_from_an_answer() {
+    let server = Postgres::start();
+    server.run("create table t (id int primary key)");
+    let scratch = Scratch::new("history");
+    let port = free_port();
+    let listen = port.to_string();
+    let mut bygone = Bygone::new(server.url(), scratch.join("history")).options(&["--listen", &listen]);
+    bygone.start("");
+    let healthy = || get(port, "/healthz").is_some_and(|(code, _)| code == 200);
+    assert!(eventually(Duration::from_secs(60), healthy), "{}", bygone.said());
+    let send = |text: &str| {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.write_all(text.as_bytes()).unwrap();
+        stream
+    };
+    // A body of any length is announced: the head alone is looked at, and nobody waits for the rest.
+    for length in ["18446744073709551615", "50000000000", "-1", "a lot"] {
+        for method in ["GET", "POST"] {
+            let mut stream =
+                send(&format!("{method} /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\nx"));
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            let code = if method == "GET" { "200" } else { "405" };
+            assert!(answer.starts_with(&format!("HTTP/1.1 {code} ")), "{length}: {answer}");
+            assert!(bygone.alive() && healthy(), "{length}: {}", bygone.said());
+        }
+    }
+    // A head without an end.
+    let mut stream = send(&format!("GET /healthz HTTP/1.1\r\nx: {}", "y".repeat(10_000)));
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer);
+    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+    // Clients that ask for much and read nothing, and clients that do not come to the end of their question.
+    let asking = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(2000);
+    let clients: Vec<TcpStream> = (0..400)
+        .map(|n| {
+            let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            stream.set_nonblocking(true).unwrap();
+            let text = if n % 2 == 0 { asking.as_str() } else { "GET /heal" };
+            let _ = stream.write(text.as_bytes());
+            stream
+        })
+        .collect();
+    for _ in 0..5 {
+        let began = Instant::now();
+        assert!(healthy() && began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    }
+    drop(clients);
     bygone.kill();
 }

@@ -173,6 +173,27 @@ fn catalog(server: &Postgres) -> Vec<String> {
 }
 
 #[test]
+fn a_role_that_may_not_install_is_told_whose_rights_it_takes() {
+    let server = Postgres::start();
+    server.run(
+        "create table theirs (id int primary key); create role own login; grant create on database shop to own; grant all on schema public to own; \
+         set role own; create table ours (id int primary key); reset role",
+    );
+    let url = server.url_as("own", DATABASE);
+    let bygone = Bygone::new(server.url(), "/nonexistent");
+    let install = ["install", "context", "--source", &url];
+    let refused = bygone.command(&[&install[..], &["--table", "public.*"]].concat());
+    let refused = refused.refused(&["theirs", "its owner", "--print", "--table '-"]);
+    assert!(!refused.stderr.contains("event trigger"), "{}", refused.stderr);
+    bygone.command(&[&install[..], &["--table", "public.*", "--table", "-public.theirs"]].concat()).well();
+    server.run("create role other login");
+    let other = server.url_as("other", DATABASE);
+    bygone.command(&["uninstall", "--source", &other]).refused(&["whoever ran it", "--print"]);
+    bygone.command(&["uninstall", "--source", &url]).well();
+    bygone.command(&["install", "ddl", "--source", &url]).refused(&["event triggers belong to superusers"]);
+}
+
+#[test]
 fn an_installed_trigger_says_who_and_uninstall_leaves_nothing() {
     let server = Postgres::start();
     server.run(SHOP);

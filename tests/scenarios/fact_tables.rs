@@ -9,7 +9,7 @@ use crate::support::bygone::Bygone;
 use crate::support::history::History;
 use crate::support::majors::on_each_major;
 use crate::support::postgres::{Postgres, Stop};
-use crate::support::process::eventually;
+use crate::support::process::{eventually, free_port};
 use crate::support::scratch::Scratch;
 use crate::support::store::Store;
 use crate::support::workload::{Habits, TABLES, Workload};
@@ -63,6 +63,17 @@ fn names(table: &str) -> (String, String) {
     let name = table.replace('"', "");
     let base = name.trim_start_matches("public.").to_owned();
     (name, base)
+}
+
+#[test]
+fn the_end_of_a_run_tries_a_target_that_is_not_there_with_pauses_in_between() {
+    let source = Source::start();
+    let nowhere = format!("postgres://postgres@127.0.0.1:{}/none", free_port());
+    let mut bygone = source.bygone().options(&["--facts", &nowhere]);
+    let outcome = bygone.until_current();
+    let tries = outcome.stderr.matches("behind, and tried again").count();
+    assert!((2..20).contains(&tries), "{tries} tries:\n{}", outcome.stderr);
+    assert!(outcome.stderr.contains("left behind"), "{}", outcome.stderr);
 }
 
 /// The facts of all tables of the workload are those of the history. Gives how many there are.

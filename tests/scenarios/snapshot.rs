@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use super::{SHOP, Source};
 use crate::support::bygone::Bygone;
 use crate::support::history::History;
-use crate::support::postgres::Postgres;
+use crate::support::postgres::{DATABASE, Postgres};
 use crate::support::process::eventually;
 use crate::support::scratch::Scratch;
 use crate::support::store::Store;
@@ -266,6 +266,43 @@ fn what_a_capture_creates_is_named_after_it_and_detach_removes_it() {
     let mut history = History::read(Store::directory(scratch.join("history")));
     history.verify(true);
     crate::support::comparison::assert_flawless(&history.violations);
+}
+
+#[test]
+fn detach_leaves_alone_what_is_another_databases_a_standbys_another_tools_or_being_read() {
+    let server = Postgres::start();
+    server.run(SHOP);
+    server.run("create database other");
+    let scratch = Scratch::new("history");
+    let mut bygone = Bygone::new(server.url(), scratch.join("history"));
+    bygone.until_current();
+    let traces = server.traces();
+    let detach = |bygone: &Bygone, url: &str, words: &[&str]| {
+        bygone.command(&["detach", "--source", url]).refused(words);
+    };
+    // The capture stands still for a moment, and somebody gives the address of another database.
+    let elsewhere = server.url_as("postgres", "other");
+    detach(&bygone, &elsewhere, &["\"bygone\" belongs to database", DATABASE, "left alone"]);
+    assert_eq!(server.traces(), traces);
+    // It is at work.
+    bygone.start("");
+    let active = "select 1 from pg_replication_slots where slot_name = 'bygone' and active";
+    let mut client = server.connect();
+    assert!(eventually(Duration::from_secs(60), || client.query_opt(active, &[]).unwrap().is_some()));
+    detach(&bygone, &server.url(), &["is active", "stop the bygone run"]);
+    assert_eq!(server.traces(), traces);
+    bygone.terminate(Signal::TERM, Duration::from_secs(60));
+    bygone.command(&["detach", "--source", &server.url()]).well();
+    // The name is a standby's, then another tool's.
+    for (make, words) in [
+        ("pg_create_physical_replication_slot('bygone')", ["physical", "left alone"]),
+        ("pg_create_logical_replication_slot('bygone', 'test_decoding')", ["test_decoding", "left alone"]),
+    ] {
+        server.run(&format!("select {make}"));
+        detach(&bygone, &server.url(), &words);
+        assert_eq!(server.traces(), ["slot bygone"]);
+        server.run("select pg_drop_replication_slot('bygone')");
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
 use super::Check;
-use crate::catalog::{CatalogError, Loaded, RoleRights, TableRights, get};
+use crate::catalog::{CatalogError, Loaded, RoleRights, ServerInfo, TableRights, get};
 use crate::publication::{self, Names};
 use crate::table::{ReplicaIdentity, Table, TableKind, TableName, quote_identifier};
 
@@ -22,7 +22,7 @@ const GENERATED_PUBLISHED: u32 = 180_000;
 
 /// Checks tables that the patterns select, and what the role may do with them.
 #[must_use]
-pub fn tables(version: u32, loaded: &Loaded, role: &RoleRights, rights: &[TableRights]) -> Vec<Check> {
+pub fn tables(server: &ServerInfo, loaded: &Loaded, role: &RoleRights, rights: &[TableRights]) -> Vec<Check> {
     let mut checks = Vec::new();
     let roots = || loaded.tables.iter().filter(|table| !matches!(table.kind, TableKind::Leaf { .. }));
     let partitioned = roots().filter(|table| table.kind == TableKind::Partitioned).count();
@@ -42,8 +42,8 @@ pub fn tables(version: u32, loaded: &Loaded, role: &RoleRights, rights: &[TableR
         checks.push(Check::warning("not_captured", skipped.to_string()));
     }
     checks.extend(identities(loaded));
-    checks.extend(readable(loaded, role, rights));
-    checks.extend(generated(version, loaded));
+    checks.extend(readable(&server.database, loaded, role, rights));
+    checks.extend(generated(server.version, loaded));
     checks
 }
 
@@ -77,7 +77,7 @@ fn identities(loaded: &Loaded) -> Vec<Check> {
     checks
 }
 
-fn readable(loaded: &Loaded, role: &RoleRights, rights: &[TableRights]) -> Vec<Check> {
+fn readable(database: &str, loaded: &Loaded, role: &RoleRights, rights: &[TableRights]) -> Vec<Check> {
     let mut checks = Vec::new();
     let name = quote_identifier(&role.role);
     let physical = || loaded.tables.iter().filter(|table| table.kind != TableKind::Partitioned);
@@ -118,7 +118,10 @@ fn readable(loaded: &Loaded, role: &RoleRights, rights: &[TableRights]) -> Vec<C
                 "publications",
                 format!("role {:?} may not make publications in this database", role.role),
             )
-            .fix(format!("grant create on database … to {name}; -- or make them, and give --publication")),
+            .fix(format!(
+                "grant create on database {} to {name}; -- or make them, and give --publication",
+                quote_identifier(database)
+            )),
         );
     }
     checks
@@ -159,10 +162,6 @@ pub async fn publishing(
     role: &RoleRights,
     rights: &[TableRights],
 ) -> Result<Vec<Check>, CatalogError> {
-    // That the role may not make any is another finding.
-    if !role.superuser && !role.create_in_database {
-        return Ok(Vec::new());
-    }
     let unowned: Vec<&Table> = loaded
         .tables
         .iter()
@@ -176,7 +175,10 @@ pub async fn publishing(
         publication::missing(client, names, &loaded.tables).await.unwrap_or_default()
     };
     if missing.is_empty() {
-        return Ok(vec![Check::ok("publications", format!("role {:?} may make them", role.role))]);
+        // That the role may not make any is another finding.
+        let may = role.superuser || role.create_in_database;
+        let well = || Check::ok("publications", format!("role {:?} may make them", role.role));
+        return Ok(may.then(well).into_iter().collect());
     }
     let message = format!(
         "role {:?} does not own {}, and only owners publish tables",

@@ -52,7 +52,9 @@ impl Compactor {
         let shared = Arc::<Shared>::default();
         let merging = Merging { rows, writer, directory };
         let theirs = shared.clone();
+        let span = tracing::Span::current();
         let thread = std::thread::Builder::new().name("state-merge".into()).spawn(move || {
+            let _entered = span.entered();
             merging.run(&theirs);
             drop(merging);
             theirs.queue().stopped = true;

@@ -1,16 +1,16 @@
 //! A directory as a store.
 //!
-//! An object appears under its name in one step: it is written and fsynced as `.staging/<instance>-<random>`, then given
-//! its name by `renameat2(RENAME_NOREPLACE)` or, where the file system lacks that, by a hard link; both refuse to replace
-//! a file. Then its directory is fsynced, and for every directory that this process has not yet seen made durable, the
-//! parent up to the history's own. A crash before the naming leaves a file in `.staging`; a crash after it and before the
-//! fsync leaves the object or nothing, and nobody was told.
+//! An object appears under its name in one step: it is written and fsynced as `.staging/<instance>-<random>`, under a lock
+//! that tells it from what was left over, then given its name by `renameat2(RENAME_NOREPLACE)` or, where the file system
+//! lacks that, by a hard link; both refuse to replace a file. Then its directory is fsynced, and for every directory that
+//! this process has not yet seen made durable, the parent up to the history's own. A crash before the naming leaves a file
+//! in `.staging`; a crash after it and before the fsync leaves the object or nothing, and nobody was told.
 //!
 //! The first fsync or naming that fails latches the store: the kernel may have dropped the dirty pages and say "fine"
 //! the next time.
 
 use std::collections::HashSet;
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt};
@@ -71,9 +71,7 @@ impl LocalStore {
         self.refuse_if_latched()?;
         let directory = self.root.join(STAGING);
         self.ensure_directory(&directory)?;
-        tempfile::Builder::new()
-            .prefix(&format!("{}-", self.instance))
-            .tempfile_in(&directory)
+        locked_file(&directory, &format!("{}-", self.instance))
             .map_err(|err| Error::from_io("cannot create a file", &directory, err))
     }
 
@@ -265,7 +263,42 @@ impl LocalStore {
     }
 }
 
-/// Removes the files of a directory whose name is chosen; says how many. A missing directory holds none.
+/// A file under a name of its own, locked while it is open: so it is told from those that a process has left which died. Other
+/// stores of this process may write into the directory, and other processes.
+pub(super) fn locked_file(directory: &Path, prefix: &str) -> io::Result<NamedTempFile> {
+    loop {
+        let file = tempfile::Builder::new().prefix(prefix).tempfile_in(directory)?;
+        match file.as_file().try_lock() {
+            // Whoever removes what is left over may have come between the file and its lock.
+            Ok(()) if !file.path().exists() => {}
+            Err(TryLockError::WouldBlock) => {}
+            // A file system without locks is no reason not to write.
+            Ok(()) | Err(TryLockError::Error(_)) => return Ok(file),
+        }
+    }
+}
+
+/// Removes a file unless somebody has it open by [`locked_file`]; says whether it did.
+fn remove_unless_locked(path: &Path) -> io::Result<bool> {
+    let file = match File::options().read(true).write(true).open(path) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(false),
+        opened => opened.ok(),
+    };
+    if let Some(file) = &file
+        && matches!(file.try_lock(), Err(TryLockError::WouldBlock))
+    {
+        return Ok(false);
+    }
+    // The lock is held until the file is gone.
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(err) => Err(err),
+    }
+}
+
+/// Removes the files of a directory whose name is chosen and that nobody writes any more; says how many. A missing directory holds
+/// none.
 pub(super) fn remove_files_of_others(directory: &Path, chosen: impl Fn(&str) -> bool) -> Result<usize> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
@@ -276,9 +309,8 @@ pub(super) fn remove_files_of_others(directory: &Path, chosen: impl Fn(&str) -> 
     for entry in entries {
         let entry = entry.map_err(|err| Error::from_io("cannot list a directory", directory, err))?;
         if entry.file_name().to_str().is_some_and(&chosen) {
-            match fs::remove_file(entry.path()) {
-                Ok(()) => removed += 1,
-                Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+            match remove_unless_locked(&entry.path()) {
+                Ok(gone) => removed += usize::from(gone),
                 Err(err) => return Err(Error::from_io("cannot remove", &entry.path(), err)),
             }
         }
@@ -410,6 +442,35 @@ mod tests {
         assert_eq!(next.remove_stale_staging().await.unwrap(), 1);
 
         assert!(own.path().exists());
+    }
+
+    #[tokio::test]
+    async fn a_file_that_another_store_is_writing_is_not_left_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let [writing, cleaning] = [(); 2].map(|()| LocalStore::new(directory.path().to_owned()));
+        let written = writing.staging_file().unwrap();
+        assert_eq!(cleaning.remove_stale_staging().await.unwrap(), 0);
+        assert!(written.path().exists());
+        written.keep().unwrap();
+        assert_eq!(cleaning.remove_stale_staging().await.unwrap(), 1);
+
+        // Not at the moment of its making, either.
+        let done = Arc::new(AtomicBool::new(false));
+        let cleaner = std::thread::spawn({
+            let (done, staging) = (Arc::clone(&done), directory.path().join(STAGING));
+            move || {
+                while !done.load(Ordering::SeqCst) {
+                    remove_files_of_others(&staging, |_| true).unwrap();
+                }
+            }
+        });
+        for _ in 0..2000 {
+            let file = writing.staging_file().unwrap();
+            std::thread::yield_now();
+            assert!(file.path().exists());
+        }
+        done.store(true, Ordering::SeqCst);
+        cleaner.join().unwrap();
     }
 
     #[tokio::test]

@@ -37,7 +37,7 @@ use tempfile::NamedTempFile;
 
 use super::aws_profile::Profile;
 use super::bucket::{Bucket, Protection};
-use super::local::remove_files_of_others;
+use super::local::{locked_file, remove_files_of_others};
 use super::remote_error::translate;
 use super::{Location, Object, PutOutcome, RETENTION_TAG, Sealed, StoreOptions, blocking};
 use crate::error::{Error, ErrorKind, Result};
@@ -344,8 +344,7 @@ impl RemoteStore {
         if self.spool.is_some() {
             std::fs::create_dir_all(&directory).map_err(failed)?;
         }
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(&format!("{SPOOL_PREFIX}{}-", self.instance)).tempfile_in(&directory).map_err(failed)
+        locked_file(&directory, &format!("{SPOOL_PREFIX}{}-", self.instance)).map_err(failed)
     }
 
     fn spool_directory(&self) -> PathBuf {
