@@ -1,5 +1,7 @@
 //! The versions of rows: what each changed, and what happened together.
 
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 
 use super::Shop;
@@ -129,6 +131,41 @@ fn a_row_whose_key_changed_says_where_it_went_on() {
     assert!(old.stderr.contains("was given the key 70: bygone history public.orders 70"), "{}", old.stderr);
     let new = shop.bygone.ask(&["history", "orders", "70"]).well();
     assert!(new.stderr.contains("had the key 1: bygone history public.orders 1"), "{}", new.stderr);
+}
+
+#[test]
+fn long_values_are_cut_short_for_people_and_whole_for_programs() {
+    let mut shop = Shop::with(
+        "create table pages (id int primary key, picture bytea, body text, note text);
+         insert into pages values (1, convert_to(repeat('x', 500000), 'UTF8'), repeat('é', 1000000), 'old')",
+    );
+    shop.server.run("update pages set body = repeat('ü', 1000000), note = 'new' where id = 1");
+    shop.capture();
+    for (arguments, said) in [
+        (&["as-of", "pages", "--at", "now"][..], "2 long values are cut short"),
+        (&["history", "pages", "1"], "2 long values are cut short"),
+        (&["blame", "pages", "1"], "2 long values are cut short"),
+        (&["sql", "select body from pages"], "a long value is cut short"),
+    ] {
+        let begun = Instant::now();
+        let told = shop.bygone.ask(arguments).well();
+        // Wrapping all of it took some hundred times as long.
+        assert!(begun.elapsed() < Duration::from_secs(10), "{arguments:?}: {:?}", begun.elapsed());
+        assert!(told.stdout.contains('…') && told.stdout.len() < 100_000, "{arguments:?}: {}", told.stdout);
+        assert!(told.stderr.contains(said) && told.stderr.contains("--format csv"), "{}", told.stderr);
+    }
+    // Both sides of a change are seen, and what changed beside it.
+    let versions = shop.ask(&["history", "pages", "1"]);
+    for part in ["é…", "ü…", "note: old -> new"] {
+        assert!(versions.contains(part), "{part}: {versions}");
+    }
+    let (old, new) = ("é".repeat(1_000_000), "ü".repeat(1_000_000));
+    let versions = shop.json(&["history", "pages", "1"]);
+    assert!(versions[1]["changes"]["body"] == serde_json::json!({"old": old, "new": new}));
+    let csv = shop.ask(&["history", "pages", "1", "--format", "csv"]);
+    assert!(csv.contains(&format!("body: {old} -> {new}")));
+    let now = shop.ask(&["as-of", "pages", "--at", "now", "--format", "csv"]);
+    assert!(now.contains(&new) && now.contains(&"78".repeat(500_000)));
 }
 
 #[test]
