@@ -209,3 +209,16 @@ pub(crate) fn live_at<'a>(versions: &'a [OwnedFact], cut: &bygone_sink::read::Cu
 pub(crate) fn is_unknown(field: &Field<'_>) -> bool {
     field.status == Status::Unknown
 }
+
+/// Why values of a column are not known.
+pub(crate) const fn why_unknown(column: &SchemaColumn) -> &'static str {
+    if column.column.left_out {
+        "the column is left out of the history"
+    } else if column.column.hashed.is_some() {
+        "the column is hashed, and these rows are older than that"
+    } else if column.sent {
+        "large values that were never seen"
+    } else {
+        "the source does not send generated columns"
+    }
+}

@@ -40,6 +40,31 @@ fn each_column_has_the_version_that_last_changed_it() {
 }
 
 #[test]
+fn of_a_value_that_is_not_known_no_version_is_blamed() {
+    let mut shop = Shop::with(
+        "create table sums (id int primary key, n int, twice int generated always as (n * 2) stored);
+         insert into sums values (1, 1), (2, 5)",
+    );
+    shop.server.run("update sums set n = 2 where id = 1");
+    shop.capture();
+    let told = shop.bygone.ask(&["blame", "sums", "1", "--format", "csv"]).well();
+    assert!(told.stdout.contains("\ntwice,,,,,,\n"), "{}", told.stdout);
+    assert!(
+        told.stderr.contains("twice is not known") && told.stderr.contains("generated columns"),
+        "{}",
+        told.stderr
+    );
+    // The copy at the start read it.
+    let known = shop.bygone.ask(&["blame", "sums", "2", "--format", "csv"]).well();
+    assert!(
+        known.stdout.contains("\ntwice,10,1,") && known.stderr.is_empty(),
+        "{} {}",
+        known.stdout,
+        known.stderr
+    );
+}
+
+#[test]
 fn a_diff_lists_what_came_went_and_changed() {
     let mut shop = Shop::orders();
     let before = shop.server.value("select pg_current_wal_insert_lsn()").unwrap();

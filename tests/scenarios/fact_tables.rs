@@ -342,6 +342,15 @@ fn what_cannot_be_seen_of_a_table_is_said_of_its_rows() {
     assert_eq!(said(view), "public.loose as it is now");
     let then = said(function);
     assert!(then.contains("were not seen for a time"), "{then}");
+    // What is not known is blamed on nobody.
+    let blame = |client: &mut postgres::Client, key: &str| -> String {
+        let sql = format!(
+            "select string_agg(column_name || ' ' || coalesce(version::text, 'unknown'), ',') from bygone.sums_blame('{key}')"
+        );
+        client.query_one(&sql, &[]).unwrap().get(0)
+    };
+    assert_eq!(blame(&mut client, "1"), "id 1,n 2,twice unknown");
+    assert_eq!(blame(&mut client, "2"), "id 1,n 1,twice 1");
     // Comments of before are made anew, too.
     client.batch_execute("comment on view bygone.loose is 'public.loose as it ever was'").unwrap();
     bygone.until_current();

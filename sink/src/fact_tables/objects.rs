@@ -409,7 +409,8 @@ impl Objects {
             let what = match suffix {
                 "_as_of" => format!("{log_name} as it was at a moment{unseen}{remark}"),
                 "_blame" => {
-                    "for each column of the row with this _entity_id: the version that last changed it, when, and who".to_owned()
+                    "for each column of the row with this _entity_id: the version that last changed it, when, and who; null where its value is \
+                     not known".to_owned()
                 }
                 _ => format!("rows of {log_name} that were added, removed or changed between two moments{unseen}"),
             };
@@ -431,12 +432,14 @@ impl Objects {
         let columns = self.columns.iter();
         let forms =
             columns.flat_map(|column| column.forms.iter().map(|form| (column.name.as_str(), form.as_str())));
-        // A column is in `_changed` under the name that it had in the history then.
+        // A column is in `_changed`, and in `_unknown`, under the name that it had in the history then. Of a value that is not known nobody
+        // knows which version set it.
         let blame = format!(
             " select c.name, h._version, h._valid_from, h._xid, h._actor from (select name, array_agg(form) as forms from \
              unnest({}::text[], {}::text[]) with ordinality as f (name, form, place) group by name order by min(place)) c cross join \
+             lateral (select n._unknown from {history} n where n._entity_id = key order by n._version desc limit 1) n left join \
              lateral (select * from {history} h where h._entity_id = key and (h._version = 1 or h._changed && c.forms) order by h._version \
-             desc limit 1) h ",
+             desc limit 1) h on not coalesce(n._unknown && c.forms, false) ",
             array(forms.clone().map(|(name, _)| name)),
             array(forms.map(|(_, form)| form))
         );
