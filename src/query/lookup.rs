@@ -41,8 +41,11 @@ pub(crate) fn table(archive: &Archive, text: &str) -> Result<TableHistory> {
 /// The tables that a text may mean, by the best of the ways to mean one.
 fn positions(tables: &[TableHistory], text: &str) -> Vec<usize> {
     let bare = unquoted(text);
-    let is_whole =
-        |name: &TableName| name.to_string() == text || name.quoted() == text || table_text(name) == text;
+    let parts = in_two(text);
+    let is_in_two = |name: &TableName| {
+        parts.as_ref().is_some_and(|(schema, bare)| (&name.schema, &name.name) == (schema, bare))
+    };
+    let is_whole = |name: &TableName| name.to_string() == text || table_text(name) == text || is_in_two(name);
     let is_bare = |name: &TableName| name.name == text || Some(name.name.as_str()) == bare.as_deref();
     let attached_as = |table: &TableHistory| parse_table_text(&table.log_name);
     let ways: [&dyn Fn(&TableHistory) -> bool; 4] = [
@@ -65,6 +68,16 @@ fn positions(tables: &[TableHistory], text: &str) -> Vec<usize> {
 fn unquoted(text: &str) -> Option<String> {
     let inside = text.strip_prefix('"')?.strip_suffix('"')?;
     (!inside.replace("\"\"", "").contains('"')).then(|| inside.replace("\"\"", "\""))
+}
+
+/// What two names with a dot between them say, each with or without quotes: `"S 2".same`, as Postgres prints it.
+fn in_two(text: &str) -> Option<(String, String)> {
+    let named = |part: &str| match part.contains('"') {
+        true => unquoted(part),
+        false => Some(part.to_owned()),
+    };
+    let mut dots = text.match_indices('.').map(|(at, _)| at);
+    dots.find_map(|at| Some((named(text.get(..at)?)?, named(text.get(at + 1..)?)?)))
 }
 
 /// Finds a column by its name.

@@ -5,6 +5,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::Shop;
+use crate::support::bygone::Bygone;
+use crate::support::postgres::Postgres;
+use crate::support::scratch::Scratch;
 
 #[test]
 fn every_version_of_a_row_says_what_it_changed_and_who_did() {
@@ -212,4 +215,33 @@ fn a_column_that_is_gone_is_found_by_its_last_name() {
     let found = shop.json(&["find", "orders", "buyer", "ann"]);
     assert_eq!(found.len(), 2, "{found:?}");
     assert_eq!(shop.json(&["find", "orders", "buyer", "eve"]).len(), 1);
+}
+
+#[test]
+fn a_table_is_found_by_each_way_to_write_its_name() {
+    let server = Postgres::start();
+    server.run(
+        r#"create schema "S 2"; create table "S 2".same (id int primary key); create table "S 2"."a.b" (id int primary key);
+           create table "S 2"."a""b" (id int primary key)"#,
+    );
+    let scratch = Scratch::new("history");
+    let mut bygone = Bygone::new(server.url(), scratch.join("history")).tables(&["S 2.*"]);
+    bygone.until_current();
+    for name in [
+        r#""S 2".same"#,
+        r#"S 2."same""#,
+        r#""S 2"."same""#,
+        "S 2.same",
+        "same",
+        r#""same""#,
+        r#""S 2"."a.b""#,
+        r#"S 2."a.b""#,
+        "a.b",
+        r#""S 2"."a""b""#,
+        r#"S 2."a""b""#,
+    ] {
+        bygone.ask(&["as-of", name, "--at", "now"]).well();
+    }
+    bygone.ask(&["as-of", r#""S 2.same"#, "--at", "now"]).refused(&["has no table"]);
+    bygone.ask(&["as-of", r#""S 2"same"#, "--at", "now"]).refused(&["has no table"]);
 }
