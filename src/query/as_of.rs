@@ -25,7 +25,7 @@ pub(super) async fn as_of(arguments: &Arguments) -> Result<()> {
     let archive = open(&arguments.history).await?;
     let table = lookup::table(&archive, &arguments.table)?;
     let at = moment::resolve(&archive, &arguments.at).await?;
-    moment::check_known(&archive, &table, &at, arguments.inexact).await?;
+    moment::check_known(&archive, &table, &at, Some(arguments.inexact)).await?;
     let schema = Arc::clone(table.schema_for(&at.cut, at.place));
     let shown = match arguments.columns.as_slice() {
         [] => (0..schema.columns.len()).collect(),
