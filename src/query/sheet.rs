@@ -108,7 +108,7 @@ impl Cell {
 }
 
 /// Longer lines of a value are cut short in a table: nobody reads on, and where they have no blanks, wrapping them takes a time that
-/// grows with the square of their length (3 ms for this many characters).
+/// grows with the square of their length (2 ms for this many characters beyond ASCII, unoptimised).
 const LONGEST: usize = 4_000;
 
 /// A text without what each of its lines has beyond so many characters; none where they are shorter.
