@@ -335,6 +335,9 @@ pub(crate) struct Views {
     /// Only these tables.
     #[arg(long = "table", value_name = "TABLE")]
     pub(crate) tables: Vec<String>,
+    /// Have the views of DuckDB and Spark show tables whose updates and deletes cannot be seen, and gaps, too.
+    #[arg(long)]
+    pub(crate) inexact: bool,
     #[command(flatten)]
     pub(crate) history: ReadArgument,
 }

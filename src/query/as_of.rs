@@ -8,7 +8,7 @@ use bygone_sink::schema::TableSchema;
 use bygone_sink::value::{Field, Kind, Status};
 
 use super::arguments::{AsOf as Arguments, AsOfFormat};
-use super::changes::{Shaper, damaged, is_unknown};
+use super::changes::{Shaper, damaged, is_unknown, why_unknown};
 use super::condition::Condition;
 use super::parquet_file::ParquetRows;
 use super::sheet::{Heading, Sheet, left, right};
@@ -25,7 +25,7 @@ pub(super) async fn as_of(arguments: &Arguments) -> Result<()> {
     let archive = open(&arguments.history).await?;
     let table = lookup::table(&archive, &arguments.table)?;
     let at = moment::resolve(&archive, &arguments.at).await?;
-    moment::check_known(&archive, &table, &at, arguments.inexact).await?;
+    moment::check_known(&archive, &table, &at, Some(arguments.inexact)).await?;
     let schema = Arc::clone(table.schema_for(&at.cut, at.place));
     let shown = match arguments.columns.as_slice() {
         [] => (0..schema.columns.len()).collect(),
@@ -57,15 +57,7 @@ pub(super) async fn as_of(arguments: &Arguments) -> Result<()> {
     tell_not_known(&table.log_name, not_told);
     for (at, rows) in unknown {
         if let Some(column) = schema.columns.get(at) {
-            let why = if column.column.left_out {
-                "the column is left out of the history"
-            } else if column.column.hashed.is_some() {
-                "the column is hashed, and these rows are older than that"
-            } else if column.sent {
-                "large values that were never seen"
-            } else {
-                "the source does not send generated columns"
-            };
+            let why = why_unknown(column);
             let (name, rows) = (&column.column.name, counted(rows, "row"));
             eprintln!("bygone: {name} is not known in {rows} and shown as null: {why}");
         }

@@ -1,5 +1,6 @@
 //! What differs between two versions of a row.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use bygone_sink::read::{OwnedFact, Reshape, TableHistory};
 use bygone_sink::schema::{SchemaColumn, TableSchema};
 use bygone_sink::value::{Field, RowBuilder, RowError, Status};
 
-use super::sheet::{Cell, json_string};
+use super::sheet::{Cell, abridged, json_string};
 use super::value::{cell, fields};
 use crate::error::{Error, Result};
 
@@ -164,23 +165,38 @@ pub(crate) fn by_version(
     between(table, before, Some((fact, schema)))
 }
 
+/// People see at most so many characters of each line of a value before and after a change.
+const LONGEST: usize = 1_500;
+
 /// Changes as one cell: a line for each column, an object in JSON.
 pub(crate) fn changes_cell(changes: &[Change]) -> Cell {
-    let lines = changes.iter().map(|Change { column, old, new }| match (old, new) {
-        (Some(old), Some(new)) => format!("{column}: {} -> {}", old.shown(), new.shown()),
-        (None, Some(one)) | (Some(one), None) => format!("{column}: {}", one.shown()),
-        (None, None) => column.clone(),
-    });
     let pairs = changes.iter().map(|Change { column, old, new }| {
         let sides = [("old", old), ("new", new)];
         let sides =
             sides.iter().filter_map(|(name, cell)| Some(format!("\"{name}\": {}", cell.as_ref()?.json())));
         format!("{}: {{{}}}", json_string(column), sides.collect::<Vec<_>>().join(", "))
     });
-    Cell::Value {
-        text: lines.collect::<Vec<_>>().join("\n"),
-        json: format!("{{{}}}", pairs.collect::<Vec<_>>().join(", ")),
+    let json = format!("{{{}}}", pairs.collect::<Vec<_>>().join(", "));
+    let whole = Cell::Value { text: in_lines(changes, |side| Cow::Borrowed(side.shown())), json };
+    let is_long = |side: &Cell| abridged(side.shown(), LONGEST).is_some();
+    if !changes.iter().any(|change| [&change.old, &change.new].into_iter().flatten().any(is_long)) {
+        return whole;
     }
+    Cell::Abridged { brief: in_lines(changes, in_brief), whole: Box::new(whole) }
+}
+
+fn in_brief(side: &Cell) -> Cow<'_, str> {
+    abridged(side.shown(), LONGEST).map_or(Cow::Borrowed(side.shown()), Cow::Owned)
+}
+
+/// A line for each column, with its values as they are to be shown.
+fn in_lines(changes: &[Change], show: impl Fn(&Cell) -> Cow<'_, str>) -> String {
+    let lines = changes.iter().map(|Change { column, old, new }| match (old, new) {
+        (Some(old), Some(new)) => format!("{column}: {} -> {}", show(old), show(new)),
+        (None, Some(one)) | (Some(one), None) => format!("{column}: {}", show(one)),
+        (None, None) => column.clone(),
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// The version of a row at a moment: the last one at or before it, if that is no tombstone.
@@ -192,4 +208,17 @@ pub(crate) fn live_at<'a>(versions: &'a [OwnedFact], cut: &bygone_sink::read::Cu
 /// A field whose value is not known.
 pub(crate) fn is_unknown(field: &Field<'_>) -> bool {
     field.status == Status::Unknown
+}
+
+/// Why values of a column are not known.
+pub(crate) const fn why_unknown(column: &SchemaColumn) -> &'static str {
+    if column.column.left_out {
+        "the column is left out of the history"
+    } else if column.column.hashed.is_some() {
+        "the column is hashed, and these rows are older than that"
+    } else if column.sent {
+        "large values that were never seen"
+    } else {
+        "the source does not send generated columns"
+    }
 }

@@ -17,7 +17,7 @@ pub(super) async fn diff(arguments: &Diff) -> Result<()> {
     let from = moment::resolve(&archive, &arguments.from).await?;
     let to = moment::resolve(&archive, &arguments.to).await?;
     for at in [&from, &to] {
-        moment::check_known(&archive, &table, at, arguments.inexact).await?;
+        moment::check_known(&archive, &table, at, Some(arguments.inexact)).await?;
     }
     if to.place < from.place {
         return Err(Error::usage(format!("--from ({}) is later than --to ({})", from.shown, to.shown)));

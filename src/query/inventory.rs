@@ -73,7 +73,7 @@ fn status(table: &TableHistory) -> Cell {
     if now != table.log_name {
         words.push(format!("now {now}"));
     }
-    if table.updates_unseen.last().is_some_and(|(_, to)| to.is_none()) {
+    if table.are_updates_unseen() {
         words.push("inserts only".to_owned());
     }
     if words.is_empty() { Cell::Null } else { Cell::Text(words.join(", ")) }

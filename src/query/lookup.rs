@@ -17,9 +17,8 @@ use crate::error::{Error, Result};
 
 /// Names that are offered in place of one that is not known.
 const SUGGESTIONS: usize = 3;
-/// Keys that are compared with one that is not there, and characters of each.
-const COMPARED: usize = 50_000;
-const LONGEST_COMPARED: usize = 40;
+/// Keys that are compared with one that is not there.
+const COMPARED: usize = 100_000;
 
 /// Finds a table by `name` or `schema.name`, with or without quotes: as it is called now, else as it was when it was
 /// attached.
@@ -45,8 +44,11 @@ pub(crate) fn table(archive: &Archive, text: &str) -> Result<TableHistory> {
 /// The tables that a text may mean, by the best of the ways to mean one.
 fn positions(tables: &[TableHistory], text: &str) -> Vec<usize> {
     let bare = unquoted(text);
-    let is_whole =
-        |name: &TableName| name.to_string() == text || name.quoted() == text || table_text(name) == text;
+    let parts = in_two(text);
+    let is_in_two = |name: &TableName| {
+        parts.as_ref().is_some_and(|(schema, bare)| (&name.schema, &name.name) == (schema, bare))
+    };
+    let is_whole = |name: &TableName| name.to_string() == text || table_text(name) == text || is_in_two(name);
     let is_bare = |name: &TableName| name.name == text || Some(name.name.as_str()) == bare.as_deref();
     let attached_as = |table: &TableHistory| parse_table_text(&table.log_name);
     let ways: [&dyn Fn(&TableHistory) -> bool; 4] = [
@@ -69,6 +71,16 @@ fn positions(tables: &[TableHistory], text: &str) -> Vec<usize> {
 fn unquoted(text: &str) -> Option<String> {
     let inside = text.strip_prefix('"')?.strip_suffix('"')?;
     (!inside.replace("\"\"", "").contains('"')).then(|| inside.replace("\"\"", "\""))
+}
+
+/// What two names with a dot between them say, each with or without quotes: `"S 2".same`, as Postgres prints it.
+fn in_two(text: &str) -> Option<(String, String)> {
+    let named = |part: &str| match part.contains('"') {
+        true => unquoted(part),
+        false => Some(part.to_owned()),
+    };
+    let mut dots = text.match_indices('.').map(|(at, _)| at);
+    dots.find_map(|at| Some((named(text.get(..at)?)?, named(text.get(at + 1..)?)?)))
 }
 
 /// Finds a column by its name.
@@ -276,11 +288,6 @@ pub(crate) async fn versions_of(
     Ok(found)
 }
 
-/// As much of a key as it is compared by: the time goes with the square of it.
-fn beginning(key: &str) -> &str {
-    key.char_indices().nth(LONGEST_COMPARED).map_or(key, |(at, _)| key.get(..at).unwrap_or(key))
-}
-
 /// The error for a row that there never was: it names the keys nearest to it.
 ///
 /// # Errors
@@ -289,13 +296,12 @@ pub(crate) async fn no_such_row(archive: &Archive, table: &TableHistory, entity_
     let mut near: Vec<(f64, String)> = Vec::new();
     let mut seen: HashSet<u64> = HashSet::new();
     let hasher = RandomState::new();
-    let wanted = beginning(entity_id);
     let mut look = |fact: &bygone_sink::read::Fact<'_>| {
         let other = &fact.head.entity_id;
         if seen.len() >= COMPARED || !seen.insert(hasher.hash_one(other)) {
             return Flow::Continue(());
         }
-        let likeness = strsim::normalized_damerau_levenshtein(wanted, beginning(other));
+        let likeness = likeness(entity_id, other);
         if likeness >= 0.5 {
             near.push((likeness, other.clone()));
             near.sort_by(|(a, x), (b, y)| {
@@ -311,4 +317,47 @@ pub(crate) async fn no_such_row(archive: &Archive, table: &TableHistory, entity_
     let hint =
         if near.is_empty() { String::new() } else { format!("; the nearest keys are {}", near.join(", ")) };
     Ok(Error::other(format!("{} never had a row with the key {entity_id}{hint}", table.log_name)))
+}
+
+/// Keys up to so many bytes are compared by what it takes to make one of the other. That takes the product of their lengths (some
+/// 2 microseconds for these), and all keys of a table are compared.
+const SHORT: usize = 24;
+
+/// How much two keys are alike: 1 where they are equal, 0 where nothing is. Of long keys that is the part which both begin and end with.
+fn likeness(one: &str, other: &str) -> f64 {
+    let (less, more) = (one.len().min(other.len()), one.len().max(other.len()));
+    if more <= SHORT {
+        return strsim::normalized_damerau_levenshtein(one, other);
+    }
+    let alike = |pairs: &mut dyn Iterator<Item = (u8, u8)>| pairs.take_while(|(a, b)| a == b).count();
+    let begin = alike(&mut one.bytes().zip(other.bytes()));
+    let end = alike(&mut one.bytes().rev().zip(other.bytes().rev()));
+    begin.saturating_add(end).min(less) as f64 / more as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_keys_are_alike_in_what_they_begin_and_end_with() {
+        let key = "0123456789".repeat(20);
+        let typo = key.replacen("45", "54", 1);
+        assert!(likeness(&key, &typo) > 0.95, "{}", likeness(&key, &typo));
+        assert!(likeness(&key, &format!("{key}0")) > 0.95);
+        assert!(likeness(&key, &"x".repeat(200)) < 0.1);
+        assert!(likeness(&key, "") < 0.1);
+        assert!((likeness(&key, &key) - 1.0).abs() < f64::EPSILON);
+        assert!(likeness("1234", "1243") >= 0.5);
+    }
+
+    #[test]
+    fn two_names_are_told_apart_by_the_dot_outside_of_quotes() {
+        let both = |schema: &str, name: &str| Some((schema.to_owned(), name.to_owned()));
+        assert_eq!(in_two(r#""S 2".same"#), both("S 2", "same"));
+        assert_eq!(in_two(r#""a.b"."c""d""#), both("a.b", "c\"d"));
+        assert_eq!(in_two("a.b"), both("a", "b"));
+        assert_eq!(in_two(r#""a.b""#), None);
+        assert_eq!(in_two(r#""a"b.c"#), None);
+    }
 }

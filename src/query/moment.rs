@@ -119,7 +119,7 @@ async fn since(archive: &Archive, place: Lsn) -> Result<String> {
     Ok(time.map_or_else(|| place.to_string(), |time| format!("{} ({place})", shown(time))))
 }
 
-/// The rows of a table are known at a moment.
+/// The rows of a table are known at a moment. `inexact` is none for a command that has no such option.
 ///
 /// # Errors
 /// In a sentence, where they are not.
@@ -127,9 +127,10 @@ pub(crate) async fn check_known(
     archive: &Archive,
     table: &TableHistory,
     at: &Resolved,
-    inexact: bool,
+    inexact: Option<bool>,
 ) -> Result<()> {
     let name = &table.log_name;
+    let remedy = |does: &str| inexact.map_or_else(String::new, |_| format!("; --inexact {does}"));
     let Some(first) = table.known.first() else {
         return Err(Error::other(format!("{name} is attached, but its snapshot is not in the history yet")));
     };
@@ -155,13 +156,14 @@ pub(crate) async fn check_known(
         let (kind, since) = (&doubt.event.kind, doubt.after);
         if doubt.whole {
             let what = format!("a {kind} lies there; it is known until {since}, and {again}");
-            if inexact {
+            if inexact == Some(true) {
                 eprintln!("bygone: what was known of {name} before {} is shown: {what}", at.shown);
                 continue;
             }
             return Err(Error::other(format!(
-                "{name} is not known at {}: {what}; --inexact shows what was known before",
-                at.shown
+                "{name} is not known at {}: {what}{}",
+                at.shown,
+                remedy("shows what was known before")
             )));
         }
         let what = match doubt.event.kind {
@@ -175,11 +177,12 @@ pub(crate) async fn check_known(
         );
     }
     let within = |(from, to): &(Lsn, Option<Lsn>)| *from <= at.place && to.is_none_or(|to| at.place < to);
-    if table.updates_unseen.iter().any(within) && !inexact {
+    if table.updates_unseen.iter().any(within) && inexact != Some(true) {
         return Err(Error::other(format!(
             "{name} has no primary key and no replica identity at {}, so that its updates and deletes cannot be seen: what is \
-             known are the rows that were there at first and those that were inserted since; --inexact shows them",
-            at.shown
+             known are the rows that were there at first and those that were inserted since{}",
+            at.shown,
+            remedy("shows them")
         )));
     }
     for (_, event) in archive.events(name).filter(|(_, event)| event.kind == EventKind::Partial) {

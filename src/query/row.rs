@@ -1,7 +1,7 @@
 //! `bygone history` and `bygone blame`: the versions of one row.
 
 use super::arguments::{Blame, History};
-use super::changes::{Shown, by_version, changes_cell, is_unknown};
+use super::changes::{Shown, by_version, changes_cell, is_unknown, why_unknown};
 use super::sheet::{Cell, Sheet, left, right, when};
 use super::value::moment_cell;
 use super::{counted, lookup, open};
@@ -103,10 +103,20 @@ pub(super) async fn blame(arguments: &Blame) -> Result<()> {
         left("op"),
         right("xid").if_any(),
     ];
+    let width = headings.len();
     let mut sheet = Sheet::new(arguments.reading.format, headings)?;
     let Some(values) = shown.last().map(Shown::cells).transpose()? else { return Ok(()) };
     let fields = shown.iter().map(Shown::fields).collect::<Result<Vec<_>>>()?;
+    let mut unknown = Vec::new();
     for (at, (column, value)) in schema.columns.iter().zip(values).enumerate() {
+        // Nobody knows which version gave it the value that it has.
+        if value == Cell::Unknown {
+            unknown.push(column);
+            let mut cells = vec![Cell::Text(column.column.name.clone()), value];
+            cells.resize(width, Cell::Null);
+            sheet.row(cells)?;
+            continue;
+        }
         let is_changed = |version: usize| {
             let before =
                 version.checked_sub(1).and_then(|before| Some((versions.get(before)?, fields.get(before)?)));
@@ -132,5 +142,9 @@ pub(super) async fn blame(arguments: &Blame) -> Result<()> {
         ])?;
     }
     sheet.finish()?;
+    for column in unknown {
+        let (name, why) = (&column.column.name, why_unknown(column));
+        eprintln!("bygone: {name} is not known and shown as null, and nor is which version set it: {why}");
+    }
     Ok(())
 }

@@ -25,6 +25,13 @@ pub(crate) enum Cell {
         /// A JSON value.
         json: String,
     },
+    /// A text of several values, of which a table for people shows less.
+    Abridged {
+        /// For tables.
+        brief: String,
+        /// For CSV and JSON.
+        whole: Box<Cell>,
+    },
 }
 
 impl Cell {
@@ -63,6 +70,7 @@ impl Cell {
         match self {
             Self::Null | Self::Unknown => "",
             Self::Text(text) | Self::Value { text, .. } => text,
+            Self::Abridged { whole, .. } => whole.text(),
         }
     }
 
@@ -73,6 +81,7 @@ impl Cell {
             Self::Unknown => "unknown",
             Self::Text(text) if text.is_empty() => "''",
             Self::Text(text) | Self::Value { text, .. } => text,
+            Self::Abridged { whole, .. } => whole.shown(),
         }
     }
 
@@ -81,8 +90,38 @@ impl Cell {
             Self::Null | Self::Unknown => "null".to_owned(),
             Self::Text(text) => json_string(text),
             Self::Value { json, .. } => json.clone(),
+            Self::Abridged { whole, .. } => whole.json(),
         }
     }
+
+    /// For a table for people, without what is beyond [`LONGEST`]; and whether that is less than there is.
+    fn for_people(self) -> (Self, bool) {
+        match self {
+            Self::Abridged { brief, .. } => (Self::Text(brief), true),
+            Self::Text(text) | Self::Value { text, .. } => match abridged(&text, LONGEST) {
+                Some(brief) => (Self::Text(brief), true),
+                None => (Self::Text(text), false),
+            },
+            none => (none, false),
+        }
+    }
+}
+
+/// Longer lines of a value are cut short in a table: nobody reads on, and where they have no blanks, wrapping them takes a time that
+/// grows with the square of their length (2 ms for this many characters beyond ASCII, unoptimised).
+const LONGEST: usize = 4_000;
+
+/// A text without what each of its lines has beyond so many characters; none where they are shorter.
+pub(crate) fn abridged(text: &str, characters: usize) -> Option<String> {
+    let end = |line: &str| line.char_indices().nth(characters).map(|(end, _)| end);
+    if text.len() <= characters || text.split('\n').all(|line| end(line).is_none()) {
+        return None;
+    }
+    let brief = |line: &str| match end(line).and_then(|end| line.get(..end)) {
+        Some(begin) => format!("{begin}…"),
+        None => line.to_owned(),
+    };
+    Some(text.split('\n').map(brief).collect::<Vec<_>>().join("\n"))
 }
 
 /// A text as a JSON string.
@@ -137,6 +176,8 @@ pub(crate) struct Sheet {
     /// Rows that wait until the widths of all are known.
     waiting: Vec<Vec<Cell>>,
     rows: usize,
+    /// Cells of which a table shows less than there is, and nothing was said of yet.
+    cut: usize,
     /// One JSON object a line instead of an array: for results without an end.
     lines: bool,
     /// The widths of what was shown already, for a result without an end.
@@ -163,7 +204,8 @@ impl Sheet {
     }
 
     fn begin(format: Format, headings: Vec<Heading>, out: Box<dyn Write>, lines: bool) -> Result<Self> {
-        let mut sheet = Self { format, headings, out, waiting: Vec::new(), rows: 0, lines, shown: None };
+        let mut sheet =
+            Self { format, headings, out, waiting: Vec::new(), rows: 0, cut: 0, lines, shown: None };
         match format {
             Format::Csv => {
                 let names: Vec<String> = sheet.headings.iter().map(|heading| quoted(&heading.name)).collect();
@@ -199,6 +241,8 @@ impl Sheet {
                 self.write(&format!("{before}{{{}}}{after}", pairs.join(", ")))
             }
             Format::Table => {
+                let (cells, cut): (Vec<Cell>, Vec<bool>) = cells.into_iter().map(Cell::for_people).unzip();
+                self.cut += cut.into_iter().filter(|cut| *cut).count();
                 self.waiting.push(cells);
                 Ok(())
             }
@@ -212,7 +256,20 @@ impl Sheet {
             let text = self.going_on(&rows);
             self.write(&text)?;
         }
-        self.flush()
+        self.flush()?;
+        self.tell_cut();
+        Ok(())
+    }
+
+    /// Says that a table showed less than there is, where it did.
+    fn tell_cut(&mut self) {
+        match std::mem::take(&mut self.cut) {
+            0 => {}
+            1 => eprintln!("bygone: a long value is cut short at …; --format csv or json has it whole"),
+            cut => {
+                eprintln!("bygone: {cut} long values are cut short at …; --format csv or json has them whole")
+            }
+        }
     }
 
     /// Rows under those that were shown before: as wide as they were, and without another heading.
@@ -250,6 +307,7 @@ impl Sheet {
             Format::Json | Format::Csv => {}
         }
         self.flush()?;
+        self.tell_cut();
         Ok(self.rows)
     }
 
@@ -307,6 +365,7 @@ fn csv(cell: &Cell) -> String {
     match cell {
         Cell::Null | Cell::Unknown => String::new(),
         Cell::Text(text) | Cell::Value { text, .. } => quoted(text),
+        Cell::Abridged { whole, .. } => csv(whole),
     }
 }
 
@@ -455,6 +514,26 @@ mod tests {
                 assert!(text.lines().all(|line| line.chars().count() <= width), "{width}:\n{text}");
             }
         }
+    }
+
+    #[test]
+    fn lines_that_are_too_long_for_people_are_cut_at_a_character() {
+        assert_eq!(abridged("short\nlines", 5), None);
+        assert_eq!(abridged("éééé", 4), None);
+        assert_eq!(abridged("ééééé\nb\ncccccc\n", 4).as_deref(), Some("éééé…\nb\ncccc…\n"));
+    }
+
+    #[test]
+    fn a_megabyte_without_a_blank_is_shown_to_people_at_once() {
+        let headings = vec![right("id"), left("text")];
+        let mut sheet = Sheet::begin(Format::Table, headings, Box::new(io::sink()), false).unwrap();
+        let begun = std::time::Instant::now();
+        for (at, text) in ["x", "é", "漢"].into_iter().enumerate() {
+            sheet.row(vec![Cell::number(at), Cell::Text(text.repeat(1 << 20))]).unwrap();
+        }
+        assert_eq!(sheet.finish().unwrap(), 3);
+        let took = begun.elapsed();
+        assert!(took < std::time::Duration::from_secs(5), "{took:?}");
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bygone_replication::Lsn;
-use bygone_sink::log::{EventLsn, LiveFile};
+use bygone_sink::log::{EventKind, EventLsn, LiveFile};
 use bygone_sink::read::{Archive, TableHistory, Version};
 use bygone_sink::schema::{SYSTEM_COLUMNS, SchemaColumn, TableSchema};
 use bygone_sink::slabs::{Slab, SlabSet};
@@ -34,11 +34,20 @@ fn postgres(arguments: &Views, archive: &Archive) -> Result<()> {
         .collect::<Result<_>>()?;
     for (log_name, objects) in bygone_sink::fact_tables::objects(archive, &arguments.history.facts_schema)? {
         if wanted.is_empty() || wanted.contains(&log_name) {
+            if archive.table(&log_name)?.are_updates_unseen() {
+                eprintln!(
+                    "bygone: {log_name} {UNSEEN}: its view and functions show them, and say so in their comments"
+                );
+            }
             sql.push_str(&format!("\n-- {}\n{}", log_name.replace(['\n', '\r'], " "), objects.statements()));
         }
     }
     print(&sql)
 }
+
+/// What is to be said of a table whose updates and deletes cannot be seen.
+const UNSEEN: &str = "has no primary key and no replica identity, so that its updates and deletes cannot be seen: what is known are \
+                      the rows that were there at first and those that were inserted since";
 
 pub(super) async fn views(arguments: &Views) -> Result<()> {
     let archive = open(&arguments.history).await?;
@@ -80,7 +89,11 @@ pub(super) async fn views(arguments: &Views) -> Result<()> {
             eprintln!("bygone: {} is left out: its snapshot is not in the history yet", table.log_name);
             continue;
         }
-        sql.push_str(&Relations::new(&archive, table, name, dialect, &location).await?.sql());
+        let relations = Relations::new(&archive, table, name, dialect, &location, arguments.inexact).await?;
+        for remark in &relations.remarks {
+            eprintln!("bygone: {remark}");
+        }
+        sql.push_str(&relations.sql());
     }
     print(&sql)
 }
@@ -283,8 +296,10 @@ struct Relations {
     slabs: Option<Slabs>,
     from: Option<Timestamp>,
     until: Option<Timestamp>,
-    /// Times from which on, and up to which, nothing is known of the table, with the reason.
-    unknown: Vec<(Timestamp, Option<Timestamp>, String)>,
+    /// Times at which its rows are not known.
+    unknown: Vec<Unknown>,
+    /// What is to be said of it beside.
+    remarks: Vec<String>,
 }
 
 impl Relations {
@@ -294,6 +309,7 @@ impl Relations {
         name: &str,
         dialect: Dialect,
         location: &Location,
+        inexact: bool,
     ) -> Result<Self> {
         let from = match table.known.first() {
             Some(extent) => archive.time_of_place(extent.from).await?,
@@ -345,7 +361,8 @@ impl Relations {
             slabs,
             from,
             until: archive.known_until().1,
-            unknown: unknown(archive, table).await?,
+            unknown: unknown(archive, table, name, inexact).await?,
+            remarks: remarks(archive, table, name, inexact),
         })
     }
 
@@ -382,13 +399,14 @@ impl Relations {
             )
         };
         let bound = self.bound();
-        // A query without rows would not ask whether the moment is known.
-        let ask = || {
+        let nulls = || {
             let nulls = live.iter().map(|column| {
                 format!("{} as {}", dialect.cast("null", &column.kind), dialect.identifier(&column.name))
             });
-            format!("select {}\nwhere {bound} is null", nulls.collect::<Vec<_>>().join(", "))
+            nulls.collect::<Vec<_>>().join(", ")
         };
+        // A query without rows would not ask whether the moment is known.
+        let ask = || format!("select {}\nwhere {bound} is null", nulls());
         let (mut before, mut now_is) = (before, format!("select {}\n{}", list(None), last("")));
         let then = match &self.slabs {
             _ if self.files.is_empty() => ask(),
@@ -412,20 +430,32 @@ impl Relations {
                 format!("select {}\nfrom (\n{}\n) as known\nunion all\n{}", list(Some(t)), rows(all), ask())
             }
         };
+        // Made all the same, so that no view of an earlier time stands in its place.
+        if let Some(unknown) = self.unknown.iter().find(|unknown| unknown.is_now()) {
+            now_is = format!("select {}\nwhere {} is null", nulls(), dialect.error(&unknown.why));
+        }
         let changed = self.columns.iter().filter(|column| column.had_other_type);
-        let remarks = changed.map(|column| {
-            let name = column.name.replace(['\n', '\r'], " ");
-            format!("-- {name} had another type: what does not read as one of now is null here, and bygone history shows it\n")
+        let changed = changed.map(|column| {
+            format!("{} had another type: what does not read as one of now is null here, and bygone history shows it", column.name)
         });
-        format!(
-            "\n-- {}\n{}{before}{} {history} as\nselect {}\nfrom {source};\n\n{} {now} as\n{now_is};\n\n{}\n",
+        let remarks = changed.chain(self.remarks.iter().cloned());
+        let remarks = remarks.map(|remark| format!("-- {}\n", remark.replace(['\n', '\r'], " ")));
+        let mut sql = format!(
+            "\n-- {}\n{}{before}{} {history} as\nselect {}\nfrom {source};\n",
             self.title,
             remarks.collect::<String>(),
             dialect.create_view(),
             all.join(",\n    "),
-            dialect.create_view(),
-            dialect.table_function(&as_of, &self.parameter, &then)
-        )
+        );
+        // Of no columns these engines have no rows.
+        if !live.is_empty() {
+            sql.push_str(&format!(
+                "\n{} {now} as\n{now_is};\n\n{}\n",
+                dialect.create_view(),
+                dialect.table_function(&as_of, &self.parameter, &then)
+            ));
+        }
+        sql
     }
 
     /// The parameter, which must lie where the table is known: an answer without rows would be a wrong one [50].
@@ -442,9 +472,8 @@ impl Relations {
                 cases.push_str(&format!(" when {t} {operator} {} then {error}", self.dialect.instant(limit)));
             }
         }
-        for (from, to, why) in &self.unknown {
-            let error =
-                self.dialect.error(&format!("nothing is known of {} at this moment: {why}", self.title));
+        for Unknown { from, to, why, .. } in &self.unknown {
+            let error = self.dialect.error(why);
             let from = self.dialect.instant(*from);
             let to = to.map_or_else(String::new, |to| format!(" and {t} < {}", self.dialect.instant(to)));
             cases.push_str(&format!(" when {t} >= {from}{to} then {error}"));
@@ -453,11 +482,29 @@ impl Relations {
     }
 }
 
-/// When nothing was known of a table between its beginning and now: it was dropped, or changes are missing.
-async fn unknown(
-    archive: &Archive,
-    table: &TableHistory,
-) -> Result<Vec<(Timestamp, Option<Timestamp>, String)>> {
+/// A time in which a table's rows are not known.
+struct Unknown {
+    from: Timestamp,
+    /// None: to this day.
+    to: Option<Timestamp>,
+    /// The sentence in place of rows.
+    why: String,
+    /// It was dropped, so that it has no rows.
+    dropped: bool,
+}
+
+impl Unknown {
+    /// It lasts, and there would be rows to show.
+    const fn is_now(&self) -> bool {
+        self.to.is_none() && !self.dropped
+    }
+}
+
+/// When nothing was known of a table between its beginning and now: it was dropped, or changes are missing. With `inexact` what is known is
+/// shown inside of gaps, and where updates and deletes cannot be seen.
+async fn unknown(archive: &Archive, table: &TableHistory, name: &str, inexact: bool) -> Result<Vec<Unknown>> {
+    let title = table.log_name.replace(['\n', '\r'], " ");
+    let nothing = |why: String| format!("nothing is known of {title} at this moment: {why}");
     let mut unknown = Vec::new();
     for (at, extent) in table.known.iter().enumerate() {
         let Some(to) = extent.to else { continue };
@@ -467,7 +514,11 @@ async fn unknown(
             None => None,
         };
         let what = if extent.dropped { "it was dropped at" } else { "it went out of capture at" };
-        unknown.push((from, again, format!("{what} {}", moment(from))));
+        let why = nothing(format!("{what} {}", moment(from)));
+        unknown.push(Unknown { from, to: again, why, dropped: extent.dropped });
+    }
+    if inexact {
+        return Ok(unknown);
     }
     for doubt in archive.doubts(&table.log_name).filter(|doubt| doubt.whole) {
         let from = archive.place_known_until(doubt.after);
@@ -476,11 +527,54 @@ async fn unknown(
             None => None,
         };
         if let Some(from) = from {
-            let why = format!("a {} lies there; it is known until {}", doubt.event.kind, moment(from));
-            unknown.push((Timestamp(from.0.saturating_add(1)), to, why));
+            let kind = &doubt.event.kind;
+            let why = nothing(format!("a {kind} lies there; it is known until {}", moment(from)));
+            let from = Timestamp(from.0.saturating_add(1));
+            unknown.push(Unknown { from, to, why, dropped: false });
         }
     }
+    for &(from, to) in &table.updates_unseen {
+        let Some(from) = archive.time_of_place(from).await? else { continue };
+        let to = match to {
+            Some(to) => archive.time_of_place(to).await?,
+            None => None,
+        };
+        let why = format!("{title} {UNSEEN}; bygone views --inexact shows them, and {name}_history has them");
+        unknown.push(Unknown { from, to, why, dropped: false });
+    }
     Ok(unknown)
+}
+
+/// What is to be said of a table beside its relations.
+fn remarks(archive: &Archive, table: &TableHistory, name: &str, inexact: bool) -> Vec<String> {
+    let title = &table.log_name;
+    let mut remarks = Vec::new();
+    if table.newest().columns.is_empty() {
+        remarks.push(format!("{title} has no columns: of its relations there is {name}_history alone"));
+    }
+    let shown = if table.newest().columns.is_empty() {
+        String::new()
+    } else if inexact {
+        format!(". {name} and {name}_as_of show them")
+    } else {
+        format!(
+            ". {name} and {name}_as_of refuse them where that is so, unless --inexact is given; {name}_history has them"
+        )
+    };
+    if table.are_updates_unseen() {
+        remarks.push(format!("{title} {UNSEEN}{shown}"));
+    } else if !table.updates_unseen.is_empty() {
+        remarks.push(format!("{title} had no primary key and no replica identity for a time, so that its updates and deletes were not seen{shown}"));
+    }
+    if inexact && archive.doubts(title).any(|doubt| doubt.whole) {
+        remarks
+            .push(format!("changes of {title} are lost: what was known before is shown inside of the gap"));
+    }
+    for (_, event) in archive.events(title).filter(|(_, event)| event.kind == EventKind::Partial) {
+        let reason = event.detail.get("reason").and_then(serde_json::Value::as_str).unwrap_or_default();
+        remarks.push(format!("{title} is known in part: {reason}"));
+    }
+    remarks
 }
 
 /// The columns of the newest schema, then those that are gone, as they were last; each with its schema.

@@ -16,7 +16,7 @@ use crate::support::scratch::Scratch;
 
 #[test]
 fn a_table_as_of_any_moment_is_what_the_source_returned() {
-    let mut shop = Shop::with(WIDE);
+    let mut shop = Shop::with(&format!("{WIDE}; create table loose (id int); create table bare ()"));
     let changes = [
         "select 1",
         "update wide set money = 1, dbl = 0.1, any_text = null where id = 1",
@@ -103,6 +103,8 @@ fn a_table_as_of_any_moment_is_what_the_source_returned() {
     }
     // And what is not known is said, not shown as an empty table.
     checks.push_str("select * from wide_as_of(timestamp '2020-01-01');\nselect * from wide_as_of(timestamp '2100-01-01');\n");
+    let (_, then) = &moments[5];
+    checks.push_str(&format!("select * from loose;\nselect * from loose_as_of(timestamp '{then}');\n"));
     checks.push_str("select count(*), count(_valid_to), max(_version) from wide_history;\n");
     // The recipes for Spark go along, so that Spark is started once.
     let story = Story::play();
@@ -119,6 +121,10 @@ fn a_table_as_of_any_moment_is_what_the_source_returned() {
         "select count(*), count(_valid_to), max(_version) from wide_history;\n",
     );
     assert_eq!(history, counted[0]);
+    for refusal in told.split_off(told.len() - 2) {
+        let text = refusal.as_str().unwrap_or_default();
+        assert!(text.contains("its updates and deletes cannot be seen"), "{refusal}");
+    }
     for (refusal, words) in told.split_off(chosen.len()).iter().zip(["begins at", "know until"]) {
         let text = refusal.as_str().unwrap_or_default();
         assert!(text.contains("nothing is known of public.wide") && text.contains(words), "{refusal}");
@@ -191,6 +197,21 @@ print(json.dumps(rows, default=str))";
     Some(python(program, views, queries))
 }
 
+/// What DuckDB says in place of each query's rows, or how many there are.
+fn duckdb_says(views: &str, queries: &[String]) -> Vec<String> {
+    let program = "import duckdb, json, sys
+con = duckdb.connect()
+con.execute(\"set timezone = 'UTC'\")
+con.execute(open(sys.argv[1]).read())
+said = []
+for query in open(sys.argv[2]).read().split(';\\n'):
+    try: said.append(str(len(con.execute(query).fetchall())) + ' rows')
+    except Exception as error: said.append(str(error))
+print(json.dumps(said))";
+    let said = python(program, views, &queries.join(";\n"));
+    said.iter().map(|text| text.as_str().unwrap().to_owned()).collect()
+}
+
 fn python(program: &str, views: &str, queries: &str) -> Vec<Value> {
     let scratch = Scratch::new("engine");
     let write = |name: &str, text: &str| {
@@ -234,6 +255,82 @@ select a, b, note from notes order by a;\n",
         [2, "eu", null],
     ]);
     assert_eq!(Value::from(rows), expected);
+}
+
+#[test]
+fn rows_of_which_updates_cannot_be_seen_are_refused_unless_asked_for() {
+    let mut shop =
+        Shop::with("create table loose (id int, v text); insert into loose values (1, 'a'), (2, 'b')");
+    let update = "update loose set v = 'changed' where id = 1; delete from loose where id = 2; insert into loose values (3, 'c')";
+    shop.server.run(update);
+    shop.capture();
+    let (_, then) = shop.save("loose", "then");
+    shop.server.run("insert into loose values (4, 'd')");
+    shop.capture();
+    let asked = |moment: &str| {
+        ["from loose".to_owned(), format!("from loose_as_of('{moment}')"), "from loose_history".to_owned()]
+    };
+    let told = shop.bygone.ask(&["views", "duckdb"]).well();
+    assert!(
+        told.stderr.contains("public.loose has no primary key") && told.stderr.contains("--inexact"),
+        "{}",
+        told.stderr
+    );
+    assert!(
+        told.stdout.contains("\n-- public.loose has no primary key and no replica identity"),
+        "{}",
+        told.stdout
+    );
+    let said = duckdb_says(&told.stdout, &asked(&then));
+    assert!(said[0].contains("its updates and deletes cannot be seen"), "{said:?}");
+    assert!(said[1].contains("its updates and deletes cannot be seen"), "{said:?}");
+    assert_eq!(said[2], "4 rows");
+    // Asked for, they are shown as what they are.
+    let told = shop.bygone.ask(&["views", "duckdb", "--inexact"]).well();
+    assert!(
+        told.stderr.contains("cannot be seen") && told.stdout.contains("\n-- public.loose has no"),
+        "{}",
+        told.stderr
+    );
+    assert_eq!(duckdb_says(&told.stdout, &asked(&then)), ["4 rows", "3 rows", "4 rows"]);
+    // With a key its rows are compared, and known from then on.
+    shop.server.run("alter table loose add primary key (id)");
+    shop.capture();
+    shop.server.run("update loose set v = 'seen' where id = 4");
+    shop.capture();
+    shop.server.run("insert into loose values (5, 'e')");
+    shop.capture();
+    let told = shop.bygone.ask(&["views", "duckdb"]).well();
+    let rows = duckdb(&told.stdout, "select id, v from loose order by id;\n");
+    assert_eq!(Value::from(rows), serde_json::json!([[1, "changed"], [3, "c"], [4, "seen"], [5, "e"]]));
+    let said = duckdb_says(&told.stdout, &asked(&then));
+    assert!(said[1].contains("its updates and deletes cannot be seen"), "{said:?}");
+}
+
+#[test]
+fn a_table_without_columns_takes_no_views_from_the_others() {
+    let mut shop = Shop::with(
+        "create table bare (); create table emptied (id int primary key, v int); insert into emptied values (1, 2)",
+    );
+    shop.server.run("alter table emptied drop column v, drop column id; create table full_one (id int primary key); insert into full_one values (7)");
+    shop.capture();
+    shop.server.run("insert into full_one values (8)");
+    shop.capture();
+    let told = shop.bygone.ask(&["views", "duckdb"]).well();
+    for table in ["bare", "emptied"] {
+        let said = format!("public.{table} has no columns: of its relations there is {table}_history alone");
+        assert!(told.stderr.contains(&said) && told.stdout.contains(&said), "{}", told.stderr);
+    }
+    let rows = duckdb(
+        &told.stdout,
+        "select * from full_one order by 1;\nselect count(*) from emptied_history where _version = 1;\nselect count(*) from bare_history;\n",
+    );
+    assert_eq!(Value::from(rows), serde_json::json!([[7], [8], [1], [0]]));
+    let spark = shop.ask(&["views", "spark"]);
+    assert!(
+        spark.contains("`bare_history`") && !spark.contains("`bare`") && !spark.contains("select \n"),
+        "{spark}"
+    );
 }
 
 #[test]

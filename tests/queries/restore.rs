@@ -387,3 +387,13 @@ fn rows_come_back_by_a_condition() {
     let context = shop.json(&["transactions", "--limit", "1"])[0]["context"]["restore"].clone();
     assert_eq!(context["where"], Value::from("what like 'p%'"));
 }
+
+#[test]
+fn what_is_not_known_is_refused_without_an_option_that_restore_does_not_have() {
+    let mut shop = Shop::with("create table loose (id int, v text); insert into loose values (1, 'a')");
+    shop.server.run("insert into loose values (2, 'b')");
+    shop.capture();
+    let arguments = ["restore", "loose", "--where", "id = 1", "--at", "now"];
+    let told = shop.bygone.ask(&arguments).refused(&["its updates and deletes cannot be seen"]);
+    assert!(!told.stderr.contains("--inexact"), "{}", told.stderr);
+}

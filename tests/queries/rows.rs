@@ -1,8 +1,13 @@
 //! The versions of rows: what each changed, and what happened together.
 
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 
 use super::Shop;
+use crate::support::bygone::Bygone;
+use crate::support::postgres::Postgres;
+use crate::support::scratch::Scratch;
 
 #[test]
 fn every_version_of_a_row_says_what_it_changed_and_who_did() {
@@ -35,6 +40,31 @@ fn each_column_has_the_version_that_last_changed_it() {
         .collect();
     assert_eq!(told, [("id", 1), ("customer", 1), ("total", 2)]);
     assert_eq!(columns[2]["who"], "ann");
+}
+
+#[test]
+fn of_a_value_that_is_not_known_no_version_is_blamed() {
+    let mut shop = Shop::with(
+        "create table sums (id int primary key, n int, twice int generated always as (n * 2) stored);
+         insert into sums values (1, 1), (2, 5)",
+    );
+    shop.server.run("update sums set n = 2 where id = 1");
+    shop.capture();
+    let told = shop.bygone.ask(&["blame", "sums", "1", "--format", "csv"]).well();
+    assert!(told.stdout.contains("\ntwice,,,,,,\n"), "{}", told.stdout);
+    assert!(
+        told.stderr.contains("twice is not known") && told.stderr.contains("generated columns"),
+        "{}",
+        told.stderr
+    );
+    // The copy at the start read it.
+    let known = shop.bygone.ask(&["blame", "sums", "2", "--format", "csv"]).well();
+    assert!(
+        known.stdout.contains("\ntwice,10,1,") && known.stderr.is_empty(),
+        "{} {}",
+        known.stdout,
+        known.stderr
+    );
 }
 
 #[test]
@@ -132,6 +162,54 @@ fn a_row_whose_key_changed_says_where_it_went_on() {
 }
 
 #[test]
+fn long_values_are_cut_short_for_people_and_whole_for_programs() {
+    let mut shop = Shop::with(
+        "create table pages (id int primary key, picture bytea, body text, note text);
+         insert into pages values (1, convert_to(repeat('x', 500000), 'UTF8'), repeat('é', 1000000), 'old')",
+    );
+    shop.server.run("update pages set body = repeat('ü', 1000000), note = 'new' where id = 1");
+    shop.capture();
+    for (arguments, said) in [
+        (&["as-of", "pages", "--at", "now"][..], "2 long values are cut short"),
+        (&["history", "pages", "1"], "2 long values are cut short"),
+        (&["blame", "pages", "1"], "2 long values are cut short"),
+        (&["sql", "select body from pages"], "a long value is cut short"),
+    ] {
+        let begun = Instant::now();
+        let told = shop.bygone.ask(arguments).well();
+        // Wrapping all of it took some hundred times as long.
+        assert!(begun.elapsed() < Duration::from_secs(10), "{arguments:?}: {:?}", begun.elapsed());
+        assert!(told.stdout.contains('…') && told.stdout.len() < 100_000, "{arguments:?}: {}", told.stdout);
+        assert!(told.stderr.contains(said) && told.stderr.contains("--format csv"), "{}", told.stderr);
+    }
+    // Both sides of a change are seen, and what changed beside it.
+    let versions = shop.ask(&["history", "pages", "1"]);
+    for part in ["é…", "ü…", "note: old -> new"] {
+        assert!(versions.contains(part), "{part}: {versions}");
+    }
+    let (old, new) = ("é".repeat(1_000_000), "ü".repeat(1_000_000));
+    let versions = shop.json(&["history", "pages", "1"]);
+    assert!(versions[1]["changes"]["body"] == serde_json::json!({"old": old, "new": new}));
+    let csv = shop.ask(&["history", "pages", "1", "--format", "csv"]);
+    assert!(csv.contains(&format!("body: {old} -> {new}")));
+    let now = shop.ask(&["as-of", "pages", "--at", "now", "--format", "csv"]);
+    assert!(now.contains(&new) && now.contains(&"78".repeat(500_000)));
+}
+
+#[test]
+fn the_nearest_of_many_long_keys_are_named_soon() {
+    let shop = Shop::with(
+        "create table long_keys (k text primary key);
+         insert into long_keys select string_agg(md5(n || ' ' || m), '') from generate_series(1, 20000) n, generate_series(1, 16) m group by n",
+    );
+    let key = shop.server.value("select max(k) from long_keys").unwrap();
+    let begun = Instant::now();
+    shop.refused(&["history", "long_keys", &format!("{key}x")], &["never had a row", &key]);
+    // To compare each with each in full took a minute.
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
+#[test]
 fn an_actor_that_is_not_known_is_answered_with_the_nearest() {
     let shop = Shop::orders();
     let who = shop.bygone.ask(&["who", "anne"]).well();
@@ -150,4 +228,33 @@ fn a_column_that_is_gone_is_found_by_its_last_name() {
     let found = shop.json(&["find", "orders", "buyer", "ann"]);
     assert_eq!(found.len(), 2, "{found:?}");
     assert_eq!(shop.json(&["find", "orders", "buyer", "eve"]).len(), 1);
+}
+
+#[test]
+fn a_table_is_found_by_each_way_to_write_its_name() {
+    let server = Postgres::start();
+    server.run(
+        r#"create schema "S 2"; create table "S 2".same (id int primary key); create table "S 2"."a.b" (id int primary key);
+           create table "S 2"."a""b" (id int primary key)"#,
+    );
+    let scratch = Scratch::new("history");
+    let mut bygone = Bygone::new(server.url(), scratch.join("history")).tables(&["S 2.*"]);
+    bygone.until_current();
+    for name in [
+        r#""S 2".same"#,
+        r#"S 2."same""#,
+        r#""S 2"."same""#,
+        "S 2.same",
+        "same",
+        r#""same""#,
+        r#""S 2"."a.b""#,
+        r#"S 2."a.b""#,
+        "a.b",
+        r#""S 2"."a""b""#,
+        r#"S 2."a""b""#,
+    ] {
+        bygone.ask(&["as-of", name, "--at", "now"]).well();
+    }
+    bygone.ask(&["as-of", r#""S 2.same"#, "--at", "now"]).refused(&["has no table"]);
+    bygone.ask(&["as-of", r#""S 2"same"#, "--at", "now"]).refused(&["has no table"]);
 }

@@ -279,6 +279,15 @@ fn lists_and_maps_are_looked_into_and_a_query_may_begin_with_a_remark() {
 }
 
 #[test]
+fn a_semicolon_between_dollars_ends_no_statement() {
+    let shop = Shop::orders();
+    assert_eq!(
+        shop.json(&["sql", "select $$x;y$$ as a, count(*) as n from orders"]),
+        [json!({"a": "x;y", "n": 2})]
+    );
+}
+
+#[test]
 fn standard_input_is_a_script() {
     let shop = Shop::orders();
     let run = |text: &str| {

@@ -314,6 +314,62 @@ fn before_its_history_begins_nothing_is_known_of_a_table() {
 }
 
 #[test]
+fn what_cannot_be_seen_of_a_table_is_said_of_its_rows() {
+    let source = Postgres::start();
+    source.run(
+        "create table loose (id int, v text); insert into loose values (1, 'a'), (2, 'b');
+         create table sums (id int primary key, n int, twice int generated always as (n * 2) stored);
+         insert into sums values (1, 1), (2, 5)",
+    );
+    let scratch = Scratch::new("facts");
+    let url = source.url();
+    let mut bygone = Bygone::new(&url, scratch.join("history")).without_files().options(&["--facts", &url]);
+    bygone.until_current();
+    source.run("update loose set v = 'changed' where id = 1; insert into loose values (3, 'c'); update sums set n = 2 where id = 1");
+    bygone.until_current();
+    let mut client = source.connect();
+    let mut said = |of: &str| -> String {
+        client.query_one(&format!("select obj_description({of})"), &[]).unwrap().get(0)
+    };
+    let (view, function) = (
+        "'bygone.loose'::regclass, 'pg_class'",
+        "'bygone.loose_as_of(timestamptz)'::regprocedure, 'pg_proc'",
+    );
+    let (now, then) = (said(view), said(function));
+    assert!(
+        now.starts_with("public.loose as far as it is known; its updates and deletes cannot be seen"),
+        "{now}"
+    );
+    assert!(
+        then.starts_with("public.loose as it was at a moment; its updates and deletes cannot be seen"),
+        "{then}"
+    );
+    assert_eq!(said("'bygone.sums'::regclass, 'pg_class'"), "public.sums as it is now");
+    // With a key its rows are compared and seen.
+    source.run("alter table loose add primary key (id)");
+    bygone.until_current();
+    source.run("update loose set v = 'seen' where id = 3");
+    bygone.until_current();
+    assert_eq!(said(view), "public.loose as it is now");
+    let then = said(function);
+    assert!(then.contains("were not seen for a time"), "{then}");
+    // What is not known is blamed on nobody.
+    let blame = |client: &mut postgres::Client, key: &str| -> String {
+        let sql = format!(
+            "select string_agg(column_name || ' ' || coalesce(version::text, 'unknown'), ',') from bygone.sums_blame('{key}')"
+        );
+        client.query_one(&sql, &[]).unwrap().get(0)
+    };
+    assert_eq!(blame(&mut client, "1"), "id 1,n 2,twice unknown");
+    assert_eq!(blame(&mut client, "2"), "id 1,n 1,twice 1");
+    // Comments of before are made anew, too.
+    client.batch_execute("comment on view bygone.loose is 'public.loose as it ever was'").unwrap();
+    bygone.until_current();
+    let said: String = client.query_one(&format!("select obj_description({view})"), &[]).unwrap().get(0);
+    assert_eq!(said, "public.loose as it is now");
+}
+
+#[test]
 fn thousands_of_commits_of_rows_alone_are_opened_by_a_checkpoint() {
     // Given tables that hold thousands of commits, as an older bygone wrote them
     let source = Source::start();

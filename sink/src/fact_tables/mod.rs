@@ -33,7 +33,7 @@ use crate::checkpoint;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::log::path::{TRANSACTIONS, commit_path};
-use crate::log::{Add, Commit, LiveFile, MANIFEST};
+use crate::log::{Add, Commit, EventKind, LiveFile, MANIFEST};
 use crate::read::{Archive, TableHistory};
 
 use binary::Receiver;
@@ -323,6 +323,19 @@ impl FactTables {
                 .execute(&sql, &[&seq, &event.kind.as_str(), &event.table, &lsn, &detail])
                 .await
                 .map_err(|error| told(doing, &error))?;
+        }
+        let mut seen_or_not: Vec<&str> = Vec::new();
+        for event in &commit.body.events {
+            if let (EventKind::UpdatesUnseen | EventKind::Reconcile, Some(table)) =
+                (&event.kind, &event.table)
+            {
+                seen_or_not.push(table);
+            }
+        }
+        seen_or_not.sort_unstable();
+        seen_or_not.dedup();
+        for table in seen_or_not {
+            self.tell_unseen(table).await?;
         }
         // Files that take the place of others hold nothing new.
         if commit.body.is_aside() {

@@ -238,6 +238,14 @@ pub struct Objects {
     columns: Vec<Shown>,
     /// Positions of the key's parts in `columns`.
     key: Vec<usize>,
+    /// Its updates and deletes cannot be seen: at some time, or to this day.
+    unseen: Option<Unseen>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unseen {
+    Once,
+    Now,
 }
 
 impl Objects {
@@ -251,6 +259,11 @@ impl Objects {
             log_name: table.log_name.clone(),
             key: newest.key.clone(),
             columns: Shown::all(table),
+            unseen: match table.updates_unseen.as_slice() {
+                [] => None,
+                _ if table.are_updates_unseen() => Some(Unseen::Now),
+                _ => Some(Unseen::Once),
+            },
         }
     }
 
@@ -359,6 +372,53 @@ impl Objects {
         )
     }
 
+    /// What the comments say where updates and deletes are not all seen.
+    const fn unseen(&self) -> &'static str {
+        match self.unseen {
+            None => "",
+            Some(Unseen::Now) => {
+                "; its updates and deletes cannot be seen, because it has no primary key and no replica identity: these are the rows that \
+                 were there at first, and those that were inserted since"
+            }
+            Some(Unseen::Once) => {
+                "; its updates and deletes were not seen for a time, when it had no primary key and no replica identity: the events \
+                 updates_unseen and reconcile say from when to when"
+            }
+        }
+    }
+
+    /// The comment on the view of the rows.
+    pub(super) fn current(&self) -> String {
+        let (when, unseen) = match self.unseen {
+            Some(Unseen::Now) => ("as far as it is known", self.unseen()),
+            // Its rows were compared since.
+            _ => ("as it is now", ""),
+        };
+        format!("{} {when}{unseen}{}", self.log_name, self.remark())
+    }
+
+    /// Statements that give everything its comment.
+    pub(super) fn comments(&self) -> String {
+        let comment =
+            |kind: &str, of: &str, text: &str| format!("comment on {kind} {of} is {};\n", literal(text));
+        let (log_name, remark, unseen) = (&self.log_name, self.remark(), self.unseen());
+        let mut sql = comment("view", &self.name(""), &self.current());
+        let timeline = format!("every version of every row of {log_name}, with the end of its validity");
+        sql.push_str(&comment("view", &self.name("_timeline"), &timeline));
+        for Function { suffix, arguments, .. } in self.bodies() {
+            let what = match suffix {
+                "_as_of" => format!("{log_name} as it was at a moment{unseen}{remark}"),
+                "_blame" => {
+                    "for each column of the row with this _entity_id: the version that last changed it, when, and who; null where its value is \
+                     not known".to_owned()
+                }
+                _ => format!("rows of {log_name} that were added, removed or changed between two moments{unseen}"),
+            };
+            sql.push_str(&comment("function", &format!("{}({arguments})", self.name(suffix)), &what));
+        }
+        sql
+    }
+
     /// The table's functions. Plain SQL, stable, one statement: it is inlined, and conditions on its result reach the indexes.
     fn bodies(&self) -> [Function; 5] {
         let (history, current, as_of) = (self.name("_history"), self.name(""), self.name("_as_of"));
@@ -372,12 +432,14 @@ impl Objects {
         let columns = self.columns.iter();
         let forms =
             columns.flat_map(|column| column.forms.iter().map(|form| (column.name.as_str(), form.as_str())));
-        // A column is in `_changed` under the name that it had in the history then.
+        // A column is in `_changed`, and in `_unknown`, under the name that it had in the history then. Of a value that is not known nobody
+        // knows which version set it.
         let blame = format!(
             " select c.name, h._version, h._valid_from, h._xid, h._actor from (select name, array_agg(form) as forms from \
              unnest({}::text[], {}::text[]) with ordinality as f (name, form, place) group by name order by min(place)) c cross join \
+             lateral (select n._unknown from {history} n where n._entity_id = key order by n._version desc limit 1) n left join \
              lateral (select * from {history} h where h._entity_id = key and (h._version = 1 or h._changed && c.forms) order by h._version \
-             desc limit 1) h ",
+             desc limit 1) h on not coalesce(n._unknown && c.forms, false) ",
             array(forms.clone().map(|(name, _)| name)),
             array(forms.map(|(_, form)| form))
         );
@@ -426,38 +488,21 @@ impl Objects {
     #[must_use]
     pub fn statements(&self) -> String {
         let (history, current, timeline) = (self.name("_history"), self.name(""), self.name("_timeline"));
-        let comment = |kind: &str, of: &str, text: &str| {
-            format!("comment on {kind} {of} is {};\n", literal(&text.replace("{}", &self.log_name)))
-        };
         let mut sql = drop_functions(&self.schema, &self.base);
         sql.push_str(&view(&current, &self.at(None)));
-        let remark = self.remark();
-        sql.push_str(&comment("view", &current, &format!("{{}} as it is now{remark}")));
         let whole = format!(
             "select h.*, (select n._valid_from from {history} n where n._entity_id = h._entity_id and n._version = h._version + 1) as \
              _valid_to from {history} h"
         );
         sql.push_str(&view(&timeline, &whole));
-        sql.push_str(&comment(
-            "view",
-            &timeline,
-            "every version of every row of {}, with the end of its validity",
-        ));
-        for Function { suffix, arguments, named, returns, body } in self.bodies() {
+        for Function { suffix, named, returns, body, .. } in self.bodies() {
             let function = self.name(suffix);
             let _ = writeln!(
                 sql,
                 "create function {function}({named}) returns {returns} language sql stable as $bygone${body}$bygone$;"
             );
-            let what = match suffix {
-                "_as_of" => format!("{{}} as it was at a moment{remark}"),
-                "_blame" => {
-                    "for each column of the row with this _entity_id: the version that last changed it, when, and who".to_owned()
-                }
-                _ => "rows of {} that were added, removed or changed between two moments".to_owned(),
-            };
-            sql.push_str(&comment("function", &format!("{function}({arguments})"), &what));
         }
+        sql.push_str(&self.comments());
         if !self.key.is_empty() {
             let key = self.key.iter().filter_map(|at| self.columns.get(*at));
             let key: Vec<String> = key.map(|column| column.indexed(&self.schema)).collect();

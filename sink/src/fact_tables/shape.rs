@@ -1,6 +1,6 @@
 //! Tables of the target made to fit what comes: columns, months, leaf partitions.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bygone_replication::table::{DataType, quote_identifier};
 use tokio_postgres::Row;
@@ -100,6 +100,21 @@ impl FactTables {
         self.execute(doing, &objects.statements()).await
     }
 
+    /// Says of a table that its updates and deletes cannot be seen, or can be again, where that was ever so.
+    pub(super) async fn tell_unseen(&mut self, log_name: &str) -> Result<()> {
+        let doing = "telling what cannot be seen";
+        if self.archive.table(log_name)?.updates_unseen.is_empty() {
+            return Ok(());
+        }
+        let Some(base) = self.names.known(log_name).map(str::to_owned) else { return Ok(()) };
+        let s = quote_identifier(&self.schema);
+        let sql = format!("select max(schema) from {s}.schemas where table_name = $1");
+        let row = self.client.query_one(&sql, &[&log_name]).await.map_err(|error| told(doing, &error))?;
+        let Some(schema) = row.get(0) else { return Ok(()) };
+        let objects = self.objects_of(&base, log_name, schema)?;
+        self.execute(doing, &objects.comments()).await
+    }
+
     /// What readers ask of a table as of a version, which need not be the newest that the log has.
     fn objects_of(&self, base: &str, log_name: &str, schema: i32) -> Result<Objects> {
         let mut table = self.archive.table(log_name)?;
@@ -127,10 +142,15 @@ impl FactTables {
              n.oid = p.pronamespace where n.nspname = $1";
         let there = self.client.query(sql, &[&self.schema]).await.map_err(|error| told(doing, &error))?;
         let there: HashSet<(String, String)> = there.iter().map(|row| (row.get(0), row.get(1))).collect();
+        let sql = "select c.relname::text, obj_description(c.oid, 'pg_class') from pg_class c join pg_namespace n on n.oid = c.relnamespace \
+             where n.nspname = $1 and c.relkind = 'v'";
+        let said = self.client.query(sql, &[&self.schema]).await.map_err(|error| told(doing, &error))?;
+        let said: HashMap<String, Option<String>> = said.iter().map(|row| (row.get(0), row.get(1))).collect();
         for row in tables {
             let (log_name, base, schema): (String, String, i32) = (row.get(0), row.get(1), row.get(2));
             let Ok(objects) = self.objects_of(&base, &log_name, schema) else { continue };
-            if objects.functions().iter().all(|function| there.contains(function)) {
+            let is_said = said.get(&base).and_then(Option::as_deref) == Some(&objects.current());
+            if is_said && objects.functions().iter().all(|function| there.contains(function)) {
                 continue;
             }
             let versions = self.archive.log().schemas(&log_name);

@@ -63,6 +63,14 @@ pub struct TableHistory {
     pub updates_unseen: Vec<(Lsn, Option<Lsn>)>,
 }
 
+impl TableHistory {
+    /// Its updates and deletes cannot be seen, to this day.
+    #[must_use]
+    pub fn are_updates_unseen(&self) -> bool {
+        self.updates_unseen.last().is_some_and(|(_, to)| to.is_none())
+    }
+}
+
 impl Archive {
     /// The table with a name in the log.
     ///

@@ -100,7 +100,7 @@ impl Plan {
         let (found, place, shown) = match at {
             Some(text) => {
                 let at = moment::resolve(archive, text).await?;
-                moment::check_known(archive, &table, &at, false).await?;
+                moment::check_known(archive, &table, &at, None).await?;
                 (lineages.at(&entity_id, &at.cut).await?, (at.cut, at.place), at.shown)
             }
             None => before_last_change(&past, lineages.present(&entity_id).is_some(), &entity_id)?,
@@ -132,7 +132,7 @@ impl Plan {
         at: &str,
     ) -> Result<Self> {
         let at = moment::resolve(archive, at).await?;
-        moment::check_known(archive, &table, &at, false).await?;
+        moment::check_known(archive, &table, &at, None).await?;
         let schema = Arc::clone(table.schema_for(&at.cut, at.place));
         let wanted = Condition::parse(&schema, condition)?;
         let mut found: Vec<String> = Vec::new();

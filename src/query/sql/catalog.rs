@@ -184,7 +184,7 @@ impl Relation {
             next: Lsn(last.0.saturating_add(1)),
             shown: until.map_or_else(|| last.to_string(), super::super::value::moment),
         };
-        moment::check_known(&self.archive, &self.table, &at, self.inexact).await?;
+        moment::check_known(&self.archive, &self.table, &at, Some(self.inexact)).await?;
         Ok(What::At(at.cut))
     }
 }
@@ -250,7 +250,7 @@ impl TableFunctionImpl for AsOf {
         let at = tokio::task::block_in_place(|| {
             tokio::runtime::Handle::current().block_on(async {
                 let at = moment::resolve(&self.archive, &text).await?;
-                moment::check_known(&self.archive, &self.table, &at, self.inexact).await?;
+                moment::check_known(&self.archive, &self.table, &at, Some(self.inexact)).await?;
                 Ok::<_, Error>(at)
             })
         });

@@ -60,6 +60,10 @@ fn end_of_statement(text: &str) -> Option<usize> {
             while chars.next_if(|(at, _)| *at < end).is_some() {}
             continue;
         }
+        if let Some(end) = in_dollars(text, at) {
+            while chars.next_if(|(at, _)| *at < end).is_some() {}
+            continue;
+        }
         match c {
             ';' => return Some(at),
             // A doubled quote ends one string and begins the next.
@@ -69,6 +73,23 @@ fn end_of_statement(text: &str) -> Option<usize> {
         chars.next();
     }
     None
+}
+
+/// Where the string between `$$` and `$$`, or `$tag$` and `$tag$`, that begins at a byte ends.
+fn in_dollars(text: &str, at: usize) -> Option<usize> {
+    let of_name = |c: char| c.is_alphanumeric() || c == '_';
+    let before = text.get(..at)?.chars().next_back();
+    if before.is_some_and(|c| of_name(c) || c == '$') {
+        return None;
+    }
+    let inside = text.get(at..)?.strip_prefix('$')?;
+    let (tag, rest) = inside.split_once('$')?;
+    if !tag.chars().all(of_name) || tag.starts_with(|c: char| c.is_ascii_digit()) {
+        return None;
+    }
+    let mark = tag.len() + 2;
+    let close = rest.find(&format!("${tag}$"));
+    Some(close.map_or(text.len(), |close| at + mark + close + mark))
 }
 
 /// Where the comment that begins at a byte ends.
@@ -95,6 +116,11 @@ mod tests {
             ["select ';', \"a;\"", "-- not; here\n select /* ; */ 'it''s;'"]
         );
         assert_eq!(Statements::all("select 1"), ["select 1"]);
+        assert_eq!(
+            Statements::all("select $$a;'$$; select $q$b;$$;$q$, 'c$$;'; select a$b$;select $1"),
+            ["select $$a;'$$", "select $q$b;$$;$q$, 'c$$;'", "select a$b$", "select $1"]
+        );
+        assert_eq!(Statements::all("select $$open;"), ["select $$open;"]);
         assert!(Statements::all(" ;\n-- nothing").is_empty());
         assert!(Statements::all("").is_empty());
         assert_eq!(Statements::all("select 'open; select 1"), ["select 'open; select 1"]);
