@@ -16,6 +16,7 @@ use bygone_sink::schema::{PhysicalNames, TableSchema};
 use bygone_sink::store::{Location, Store, StoreOptions};
 use tokio_postgres::Client;
 
+use crate::capture;
 use crate::cli::{Doctor, Format};
 use crate::error::{Error, Result};
 use crate::query::sheet::{Cell, Sheet, left};
@@ -242,6 +243,7 @@ async fn history(location: &Location, arguments: &Doctor) -> Vec<Check> {
             } else {
                 Check::problem("history_of", message).fix(format!("--name {}", manifest.name))
             });
+            checks.extend(goes_on(arguments, &history).await);
         }
         Err(error) if error.kind() == SinkErrorKind::NoHistory => {
             checks.push(Check::ok("history_of", "none yet: bygone run begins it"));
@@ -251,6 +253,19 @@ async fn history(location: &Location, arguments: &Doctor) -> Vec<Check> {
         }
     }
     checks
+}
+
+/// Whether `bygone run` would go on with a history that has been begun, from this source.
+async fn goes_on(arguments: &Doctor, history: &History) -> Option<Check> {
+    const STREAM: &str = "stream";
+    let connect = ConnectOptions::parse(&arguments.source).ok()?.with_application_name("bygone doctor");
+    history.state().last_seq()?;
+    Some(match capture::check_start(&connect, history.manifest(), history.state()).await {
+        Ok(()) => Check::ok(STREAM, "the source has everything from where the history ends"),
+        // Such as a slot that bygone run is reading from.
+        Err(Error::Refused(refused)) if refused.passes() => Check::ok(STREAM, refused.to_string()),
+        Err(error) => Check::problem(STREAM, error.to_string()),
+    })
 }
 
 /// Room on the disks that are written to.

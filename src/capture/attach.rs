@@ -20,7 +20,7 @@ use bygone_sink::error::ErrorKind as SinkErrorKind;
 use bygone_sink::failpoint;
 use bygone_sink::history::{History, Identity};
 use bygone_sink::log::path::{DATA, fact_seq};
-use bygone_sink::log::{Event, EventKind, LogWriter, ManifestSource, Source, table_text};
+use bygone_sink::log::{Event, EventKind, LogState, LogWriter, ManifestSource, Source, table_text};
 use bygone_sink::schema::TableSchema;
 use bygone_sink::state::{Identity as StateIdentity, State};
 use bygone_sink::store::Store;
@@ -371,15 +371,7 @@ impl Begin<'_> {
         let history = History::open_or_create(self.store, identity).await?;
         let history_id = history.manifest().id.clone();
         let mut registry = Registry::of_log(history.state())?;
-        let damaged = || Error::other("the log does not say what the publications were: run bygone verify");
-        let recorded: PublicationState = history
-            .state()
-            .publication
-            .as_ref()
-            .and_then(serde_json::Value::as_str)
-            .ok_or_else(damaged)?
-            .parse()
-            .map_err(|_| damaged())?;
+        let recorded = recorded(history.state())?.ok_or_else(not_recorded)?;
         registry.know_relations(tables);
         let lsn = history.state().wal_to.unwrap_or(Lsn::ZERO);
         let (rules, retention) = (self.options.column_rules.clone(), self.options.retention.clone());
@@ -431,6 +423,16 @@ impl Begin<'_> {
         }
         Ok(Vec::new())
     }
+}
+
+fn not_recorded() -> Error {
+    Error::other("the log does not say what the publications were: run bygone verify")
+}
+
+/// The publications as the log has them; none before its first commit.
+pub(super) fn recorded(log: &LogState) -> Result<Option<PublicationState>> {
+    let text = log.publication.as_ref().and_then(serde_json::Value::as_str);
+    text.map(|text| text.parse().map_err(|_| not_recorded())).transpose()
 }
 
 /// The role may read what it has to copy, and would be shown all of it.

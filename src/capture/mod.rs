@@ -38,6 +38,7 @@ use bygone_sink::compaction;
 use bygone_sink::encoder::{Encoder, EncoderLimits, FileNumbers};
 use bygone_sink::error::ErrorKind as SinkErrorKind;
 use bygone_sink::failpoint;
+use bygone_sink::log::{LogState, Manifest};
 use bygone_sink::store::{Location, Store, StoreOptions};
 use bygone_sink::versioning::Versioner;
 use tokio::runtime::Handle;
@@ -225,6 +226,25 @@ pub(crate) async fn run(mut options: RunOptions) -> Result<()> {
         ended = ended.and(follower.finish().await);
     }
     ended
+}
+
+/// Whether a capture could go on with this history now: what it checks at each connect before its stream.
+///
+/// # Errors
+/// [`Error::Refused`] with what stands in the way, and what keeps that from being looked at.
+pub(crate) async fn check_start(connect: &ConnectOptions, manifest: &Manifest, log: &LogState) -> Result<()> {
+    let (Some(source), Some(recorded)) = (&log.source, attach::recorded(log)?) else { return Ok(()) };
+    let system_id = source.system_id.parse();
+    let system_id = system_id.map_err(|_| Error::other("the log's system identifier is damaged"))?;
+    let wanted = source::Wanted {
+        slot: manifest.slot.clone().unwrap_or_else(|| manifest.name.clone()),
+        publications: manifest.publications.clone(),
+    };
+    let axis = Axis { offset: log.lsn_offset };
+    let resume = axis.of_source(log.resume.unwrap_or(Lsn::ZERO));
+    let ready = source::connect(connect, &wanted, system_id, source.timeline, resume, &recorded).await?;
+    ready.connection.close().await;
+    Ok(())
 }
 
 /// Prepares for a capture whose facts are kept in tables alone.

@@ -1,11 +1,15 @@
 //! `bygone doctor`: each check finds what it is there for, and its fix, pasted as it stands, mends it.
 
+use std::time::Duration;
+
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::bygone::{Bygone, Outcome};
 use crate::support::majors::on_each_major;
 use crate::support::moto::{BUCKET, Moto};
 use crate::support::postgres::{DATABASE, Postgres};
+use crate::support::process::eventually;
 use crate::support::scratch::Scratch;
 
 struct Findings {
@@ -187,6 +191,38 @@ fn a_server_that_does_not_answer_is_a_problem_and_the_place_of_the_history_is_lo
     assert_eq!((found.code, found.level("connection")), (Some(1), "problem"));
     assert_eq!(found.level("history"), "ok");
     assert!(!scratch.join("to").exists(), "it made a directory");
+}
+
+#[test]
+fn what_would_stop_a_capture_that_has_begun_is_a_problem() {
+    let server = Postgres::start();
+    server.run("create table t (id int primary key); insert into t values (1)");
+    let scratch = Scratch::new("doctor");
+    let root = scratch.join("history");
+    let history = root.to_str().unwrap();
+    let mut bygone = Bygone::new(server.url(), &root);
+    bygone.until_current();
+    let examined = |source: &str| examine(source, &["--history", history]);
+    assert_eq!(examined(&server.url()).level("stream"), "ok");
+    // While it is being read, too.
+    bygone.start("");
+    assert!(eventually(Duration::from_secs(60), || bygone.said().contains("streaming")), "{}", bygone.said());
+    assert_eq!(examined(&server.url()).level("stream"), "ok");
+    bygone.terminate(Signal::TERM, Duration::from_secs(20));
+
+    let problem = |found: &Findings, words: &str| {
+        let told = found.worst("stream");
+        assert_eq!((found.code, told["level"].as_str()), (Some(1), Some("problem")), "{told}");
+        assert!(told["message"].as_str().unwrap().contains(words), "{told}");
+    };
+    // Servers of the tests are copies of one, so this one is the same, put back to a moment of before it all.
+    let other = Postgres::start();
+    other.run("create table t (id int primary key)");
+    problem(&examined(&other.url()), "restored from a backup");
+    server.run("alter publication bygone drop table t");
+    problem(&examined(&server.url()), "publication");
+    server.run("alter publication bygone add table only t; select pg_drop_replication_slot('bygone')");
+    problem(&examined(&server.url()), "slot");
 }
 
 #[test]
