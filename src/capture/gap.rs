@@ -73,6 +73,7 @@ impl Loss {
             }
             StartRefused::Fork { switch, .. } => Self::Fork { switch: *switch },
             StartRefused::SourceBehind { wal_end, .. } => Self::Fork { switch: Some(*wal_end) },
+            StartRefused::OtherPast { confirmed, .. } => Self::Fork { switch: Some(*confirmed) },
             _ => return None,
         })
     }

@@ -38,6 +38,7 @@ use bygone_sink::compaction;
 use bygone_sink::encoder::{Encoder, EncoderLimits, FileNumbers};
 use bygone_sink::error::ErrorKind as SinkErrorKind;
 use bygone_sink::failpoint;
+use bygone_sink::log::path::TRANSACTIONS;
 use bygone_sink::log::{LogState, Manifest};
 use bygone_sink::store::{Location, Store, StoreOptions};
 use bygone_sink::versioning::Versioner;
@@ -335,6 +336,8 @@ impl Capture {
             attached;
         let runtime = Handle::current();
         let next_seq = log.next_seq();
+        let transactions = log.state().files().filter(|(_, file)| file.add.table == TRANSACTIONS);
+        let last_transaction = transactions.map(|(_, file)| file.add.lsn[1]).max().unwrap_or(Lsn::ZERO);
         let resume = log.state().resume.unwrap_or(Lsn::ZERO);
         let axis = Axis { offset: log.state().lsn_offset };
         let numbers = Arc::new(FileNumbers::after(log.state()));
@@ -379,6 +382,8 @@ impl Capture {
             ahead: VecDeque::new(),
             looked: false,
             last_facts: Lsn::ZERO,
+            last_transaction,
+            witness: None,
             shared: Arc::clone(&shared),
             enums: BTreeMap::new(),
             published: recorded,
@@ -563,7 +568,8 @@ impl Capture {
         let pipeline = self.pipeline()?;
         let binary = !text_only && pipeline.follower.registry.reads_binary();
         pipeline.binary = binary;
-        let command = slot::start_command(&self.wanted.slot, position, &self.wanted.publications, binary);
+        let begin = pipeline.begin_at(ready.confirmed);
+        let command = slot::start_command(&self.wanted.slot, begin, &self.wanted.publications, binary);
         let stream_options = bygone_replication::stream::StreamOptions {
             queue_bytes: self.memory.queue,
             silence: self.options.source_timeout,
@@ -583,7 +589,9 @@ impl Capture {
         if let Some(alone) = &pipeline.committer.alone {
             alone.deliver().await?;
         }
-        feedback.set_flushed(pipeline.axis.of_source(pipeline.durable));
+        if pipeline.witness.is_none() {
+            feedback.set_flushed(pipeline.axis.of_source(pipeline.durable));
+        }
         let stop = Arc::clone(&self.stop);
         let followed = tokio::task::spawn_blocking(move || {
             let mut result = pipeline.follow(&mut stream, &feedback, &mut assembler, &stop);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use bygone_replication::Lsn;
 use bygone_replication::catalog::widen_xid;
 use bygone_replication::pgoutput::Message;
+use bygone_replication::preflight::StartRefused;
 use bygone_replication::publication::PublicationState;
 use bygone_replication::stream::{Feedback, WalStream};
 use bygone_sink::encoder::Encoder;
@@ -120,6 +121,10 @@ pub(crate) struct Pipeline {
     pub(crate) looked: bool,
     /// The end of the last transaction that brought facts.
     pub(crate) last_facts: Lsn,
+    /// Where the last transaction ended of which the history holds facts, or will with the next commit.
+    pub(crate) last_transaction: Lsn,
+    /// The stream has to bring that transaction again, and has not yet.
+    pub(crate) witness: Option<Witness>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) enums: BTreeMap<u32, Vec<String>>,
     /// The publications as the log has them, or the next commit.
@@ -132,7 +137,34 @@ pub(crate) struct Pipeline {
     pub(crate) copy_again: Option<Instant>,
 }
 
+/// A transaction by which the source's past is known to be the history's. A source that was put back to an earlier copy of its
+/// files is on the same timeline; once it has written past the end of the history nothing else tells. The slot's position
+/// was put back with it, so what the slot has not confirmed is asked for again, though the history has it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Witness {
+    /// Where the transaction ends.
+    end: Lsn,
+    /// What the slot has confirmed, in positions of the source.
+    confirmed: Lsn,
+}
+
+impl Witness {
+    fn is_missing(&self, axis: Axis) -> Error {
+        StartRefused::OtherPast { witness: axis.of_source(self.end), confirmed: self.confirmed }.into()
+    }
+}
+
 impl Pipeline {
+    /// Where the stream is to begin, in positions of the source, and what has to come before it is trusted.
+    pub(crate) fn begin_at(&mut self, confirmed: Option<Lsn>) -> Lsn {
+        let position = self.axis.of_source(self.position);
+        self.witness = confirmed
+            .filter(|confirmed| self.axis.of_history(*confirmed) < self.last_transaction)
+            .filter(|_| self.last_transaction <= self.position)
+            .map(|confirmed| Witness { end: self.last_transaction, confirmed });
+        self.witness.map_or(position, |witness| witness.confirmed)
+    }
+
     /// Follows a stream until told to stop, or as [`Until`] says; what was taken is then durable and acknowledged.
     ///
     /// After an error of the connection it can be called again with another stream, begun at `position`.
@@ -155,7 +187,11 @@ impl Pipeline {
             match stream.blocking_next_timeout(self.patience()) {
                 Ok(Some(chunk)) => {
                     let chunk = chunk?;
+                    let waits = self.witness.is_some();
                     assembler.push(&chunk, self)?;
+                    if waits && self.witness.is_none() {
+                        feedback.set_flushed(self.axis.of_source(self.durable));
+                    }
                     if chunk.reply_requested() {
                         self.answer(feedback)?;
                     }
@@ -180,7 +216,7 @@ impl Pipeline {
     fn is_reached(&self) -> bool {
         match self.until {
             Until::Stopped => false,
-            Until::Reached(target) => self.position >= target && !self.has_doubts(),
+            Until::Reached(target) => self.position >= target && self.witness.is_none() && !self.has_doubts(),
             Until::Exactly(target) => self.passed || self.position >= target,
         }
     }
@@ -348,7 +384,9 @@ impl Pipeline {
     fn acknowledge(&mut self, durable: &Durable, feedback: &Feedback) -> Result<()> {
         failpoint::hit("ack.before")?;
         self.durable = durable.resume;
-        feedback.set_flushed(self.axis.of_source(durable.resume));
+        if self.witness.is_none() {
+            feedback.set_flushed(self.axis.of_source(durable.resume));
+        }
         failpoint::hit("ack.after")?;
         tracing::debug!(seq = durable.seq, resume = %durable.resume, "commit");
         // Commits of others may have come between.
@@ -368,8 +406,18 @@ fn asks_for_commit(body: &[u8]) -> bool {
 impl Assembled for Pipeline {
     fn transaction(&mut self, transaction: &mut Transaction<'_>) -> Result<()> {
         let end = self.axis.of_history(transaction.commit.end_lsn);
+        if let Some(witness) = self.witness {
+            if end > witness.end {
+                return Err(witness.is_missing(self.axis));
+            }
+            self.witness = Some(witness).filter(|witness| end < witness.end);
+        }
         if end <= self.position {
-            return Ok(());
+            // The history has it. What it announces holds for what follows: the server says it once, or again where it changed.
+            return transaction.for_each(|body| match body.first() {
+                Some(b'R') => self.follower.remember(body),
+                _ => Ok(()),
+            });
         }
         if matches!(self.until, Until::Exactly(target) if end > target) {
             self.passed = true;
@@ -423,6 +471,7 @@ impl Assembled for Pipeline {
         self.metrics.received.store(self.axis.of_source(end).0, Ordering::Relaxed);
         if summary.facts > 0 {
             self.last_facts = end;
+            self.last_transaction = end;
             self.metrics.transactions.fetch_add(1, Ordering::Relaxed);
             if !summary.has_actor {
                 self.metrics.transactions_without_actor.fetch_add(1, Ordering::Relaxed);
@@ -443,6 +492,9 @@ impl Assembled for Pipeline {
             return Ok(());
         }
         let wal_end = self.axis.of_history(wal_end);
+        if let Some(witness) = self.witness {
+            return if wal_end < witness.end { Ok(()) } else { Err(witness.is_missing(self.axis)) };
+        }
         let wal_end = match self.until {
             Until::Exactly(target) => wal_end.min(target.max(self.position)),
             Until::Stopped | Until::Reached(_) => wal_end,

@@ -55,6 +55,8 @@ pub(crate) struct Ready {
     pub(crate) connection: Connection,
     pub(crate) sql: Client,
     pub(crate) timeline: u32,
+    /// What the slot has confirmed.
+    pub(crate) confirmed: Option<Lsn>,
     /// A 64-bit transaction id of now, to widen those of the stream with [10].
     pub(crate) next_xid: u64,
 }
@@ -96,7 +98,8 @@ pub(crate) async fn connect(
         Err(StartRefused::PublicationChanged { differences }) if are_harmless(&sql, &differences).await? => {}
         Err(refused) => return Err(refused.into()),
     }
-    Ok(Ready { connection, sql, timeline: identified.timeline, next_xid: server.next_xid })
+    let confirmed = slot.and_then(|slot| slot.confirmed_flush_lsn);
+    Ok(Ready { connection, sql, timeline: identified.timeline, confirmed, next_xid: server.next_xid })
 }
 
 /// The publications changed in ways that lose nothing.

@@ -230,8 +230,7 @@ fn a_publication_that_was_dropped_leaves_a_recorded_gap() {
 }
 
 /// A source that was put back to an earlier backup has written other things since, in part at the very same positions.
-#[test]
-fn a_restored_source_is_a_recorded_fork() {
+fn restored(goes_past: bool) {
     let mut diary = begin();
     diary.server.stop(Stop::Fast);
     diary.server.back_up(&diary.scratch.join("backup"));
@@ -250,6 +249,11 @@ fn a_restored_source_is_a_recorded_fork() {
             server.stop(Stop::Immediate);
             server.restore(&backup);
             server.start_again();
+            if goes_past {
+                // Its WAL soon ends behind that of the history.
+                server
+                    .run("create table saved.filler as select md5(n::text) from generate_series(1, 50000) n");
+            }
             unheard(server);
             inside
         },
@@ -270,6 +274,17 @@ fn a_restored_source_is_a_recorded_fork() {
     diary.change("update items set a = 'after' where id = 21", &[]);
     diary.save("items");
     diary.check();
+}
+
+#[test]
+fn a_restored_source_is_a_recorded_fork() {
+    restored(false);
+}
+
+/// A copy of the files is on the same timeline: all that tells is a transaction that does not come again.
+#[test]
+fn a_restored_source_that_has_written_past_the_end_of_the_history_is_a_recorded_fork() {
+    restored(true);
 }
 
 /// The server takes a slot's WAL away while bygone does not answer.

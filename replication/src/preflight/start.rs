@@ -80,6 +80,14 @@ pub enum StartRefused {
         /// Where the history ends.
         resume: Lsn,
     },
+    /// A transaction that the history holds, and that the slot has not confirmed, does not come again: the source was put back to
+    /// an earlier copy of its files, on the same timeline, and has written other things since.
+    OtherPast {
+        /// Where the transaction ended.
+        witness: Lsn,
+        /// What the slot has confirmed: up to there both are the same.
+        confirmed: Lsn,
+    },
     /// A standby has not come to where the history ends: it lags, or was restarted and replays. It passes by itself.
     StandbyBehind {
         /// Up to where the standby has the WAL.
@@ -216,6 +224,14 @@ impl fmt::Display for StartRefused {
                  or is a server that lags behind. The server would accept the start and swallow every change up to \
                  {resume}. Connect to the server that is ahead; if it no longer exists, start with --accept-fork, which keeps \
                  what the history holds, records the fork, and compares every table with the source"
+            ),
+            Self::OtherPast { witness, confirmed } => write!(
+                f,
+                "the source's past is not the history's: the transaction that ended at {witness} is not there any more. The source \
+                 was put back to an earlier copy of its files, from {confirmed} or later, and has written other transactions since, \
+                 which would be skipped if the stream went on. Connect to the server that has it if that still exists; \
+                 otherwise start with --accept-fork, which keeps what the history holds, records the fork, and \
+                 compares every table with the source"
             ),
             Self::StandbyBehind { wal_end, resume } => write!(
                 f,
