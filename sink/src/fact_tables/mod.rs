@@ -40,10 +40,12 @@ use binary::Receiver;
 use copy::Work;
 use due::LastCheckpoint;
 use names::Names;
+pub(crate) use objects::actor_start;
 pub use objects::{Layout, Objects};
 pub use rows::Rows;
 use shape::TypeName;
 pub use slabs::Cutter;
+use tuples::json_without_nul;
 pub use unload::{Unloaded, unload};
 
 /// The schema that the tables are put into, unless another is named.
@@ -320,7 +322,7 @@ impl FactTables {
             let lsn = event.lsn.map(|lsn| lsn.latest().to_string());
             let detail = serde_json::to_string(event).unwrap_or_else(|_| "{}".to_owned());
             self.client
-                .execute(&sql, &[&seq, &event.kind.as_str(), &event.table, &lsn, &detail])
+                .execute(&sql, &[&seq, &event.kind.as_str(), &event.table, &lsn, &json_without_nul(&detail)])
                 .await
                 .map_err(|error| told(doing, &error))?;
         }
