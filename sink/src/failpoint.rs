@@ -20,7 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 pub const VARIABLE: &str = "BYGONE_FAILPOINTS";
 
 /// Every failpoint there is, in the order in which a commit passes them.
-pub const NAMES: [&str; 27] = [
+pub const NAMES: [&str; 28] = [
     "snapshot.after_slot",
     "gap.after_slot",
     "copy.begun",
@@ -45,6 +45,7 @@ pub const NAMES: [&str; 27] = [
     "slab.before_file",
     "slab.after_file",
     "delta.before_put",
+    "facts.tables_made",
     "facts.before_commit",
     "facts.after_commit",
     "spool.begun",

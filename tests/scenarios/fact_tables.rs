@@ -15,7 +15,12 @@ use crate::support::store::Store;
 use crate::support::workload::{Habits, TABLES, Workload};
 
 /// What tells one fact from another, of a table, as the target and as the files have it.
-fn assert_same_facts(target: &mut postgres::Client, history: &History, table: &str, base: &str) -> usize {
+pub(super) fn assert_same_facts(
+    target: &mut postgres::Client,
+    history: &History,
+    table: &str,
+    base: &str,
+) -> usize {
     let sql = format!(
         "select _id::text, _entity_id, _version::text, _op, (_lsn - '0/0')::text, _seq::text, _xid::text, _deleted_at is not null, _actor, \
          _schema::text from bygone.\"{base}_history\""

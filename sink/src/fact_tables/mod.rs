@@ -8,6 +8,7 @@
 //! Values travel by `COPY`: in its binary format where bygone knows the binary form of every column's type on the target, else as text, which is
 //! what facts keep of every type exactly, whatever server the target is.
 
+mod ahead;
 mod binary;
 mod copy;
 mod due;
@@ -73,6 +74,8 @@ pub struct FactTables {
     months: HashMap<String, Option<HashSet<String>>>,
     /// The next commit to be written.
     next: u64,
+    /// Schema versions whose objects were made ahead of the commit that brings them, by the table's name in the log.
+    made: HashSet<(String, i32)>,
     /// Columns of tables, with their types.
     columns: HashMap<String, BTreeMap<String, TypeName>>,
     /// What reads the values of a history table's columns, by its name.
@@ -102,6 +105,7 @@ impl FactTables {
             layout,
             months: HashMap::new(),
             next: 0,
+            made: HashSet::new(),
             columns: HashMap::new(),
             receivers: HashMap::new(),
             tables: HashMap::new(),
@@ -260,26 +264,40 @@ impl FactTables {
     /// Writes one commit in one transaction.
     async fn write(&mut self, commit: &Commit, document: &[u8]) -> Result<()> {
         let checkpoint = self.checkpoint_of(commit)?;
+        self.make_ahead(commit).await?;
         self.execute("beginning a transaction", "begin").await?;
         let written = self.write_within(commit, document, checkpoint.as_deref()).await;
         match written {
             Ok(()) => {
                 failpoint::hit("facts.before_commit")?;
                 self.execute("committing", "commit").await?;
+                self.made.clear();
                 self.note_checkpoint(commit.seq, document.len(), checkpoint);
                 failpoint::hit("facts.after_commit")
             }
             Err(error) => {
-                // What is known of columns may be of what is undone now.
-                self.columns.clear();
-                self.receivers.clear();
-                self.months.clear();
-                if self.client.batch_execute("rollback").await.is_err() {
-                    tracing::debug!("the transaction of a fact-table commit went with its connection");
-                }
+                self.roll_back().await;
                 Err(error)
             }
         }
+    }
+
+    async fn roll_back(&mut self) {
+        // What is known of columns may be of what is undone now.
+        self.columns.clear();
+        self.receivers.clear();
+        self.months.clear();
+        if self.client.batch_execute("rollback").await.is_err() {
+            tracing::debug!("the transaction of a fact-table commit went with its connection");
+        }
+    }
+
+    fn fenced(&self, seq: u64) -> Error {
+        Error::new(
+            ErrorKind::Fenced,
+            "somebody else writes these fact tables",
+            format!("commit {seq} is there already, in schema {:?}", self.schema),
+        )
     }
 
     async fn write_within(
@@ -305,11 +323,9 @@ impl FactTables {
             [&seq, &at, &wal_to, &resume, &epoch, &known, &document, &checkpoint];
         let inserted = self.client.execute(&insert, &row).await;
         inserted.map_err(|error| match error.code() {
-            Some(code) if *code == tokio_postgres::error::SqlState::UNIQUE_VIOLATION => Error::new(
-                ErrorKind::Fenced,
-                "somebody else writes these fact tables",
-                format!("commit {} is there already, in schema {:?}", commit.seq, self.schema),
-            ),
+            Some(code) if *code == tokio_postgres::error::SqlState::UNIQUE_VIOLATION => {
+                self.fenced(commit.seq)
+            }
             _ => told(doing, &error),
         })?;
         for schema in &commit.body.schemas {
@@ -354,10 +370,7 @@ impl FactTables {
             return Ok(Work::transactions(&format!("{s}.transactions"), file, add.lsn));
         }
         let base = self.names.base(&add.table);
-        if add.leaf() != 0 {
-            self.know_leaves(&base).await?;
-        }
-        self.know_months(&base, add.valid_from).await?;
+        self.fit_add(&base, add).await?;
         let history = format!("{base}_history");
         let name = format!("{s}.{}", quote_identifier(&history));
         let table = match self.tables.entry(add.table.clone()) {

@@ -8,7 +8,7 @@ use tokio_postgres::Row;
 use super::objects::{self, Objects};
 use super::{FactTables, LEAF_COLUMN, told};
 use crate::error::Result;
-use crate::log::SchemaVersion;
+use crate::log::{Add, SchemaVersion};
 use crate::timestamp::Timestamp;
 use crate::value::Kind;
 
@@ -70,8 +70,25 @@ fn widest(kind: &Kind) -> String {
 }
 
 impl FactTables {
-    /// A table has new columns: they are added, and what readers ask is made anew.
+    /// A table has new columns.
     pub(super) async fn evolve(&mut self, version: &SchemaVersion) -> Result<()> {
+        if !self.made.contains(&(version.table.clone(), version.schema)) {
+            self.make(version).await?;
+        }
+        let s = quote_identifier(&self.schema);
+        let document = serde_json::to_string(version).unwrap_or_else(|_| "{}".to_owned());
+        let sql = format!(
+            "insert into {s}.schemas (table_name, schema, document) values ($1, $2, $3::text::jsonb)"
+        );
+        self.client
+            .execute(&sql, &[&version.table, &version.schema, &document])
+            .await
+            .map(drop)
+            .map_err(|error| told("following a change of columns", &error))
+    }
+
+    /// Adds the columns of a schema version to a table, which is made where it is not there, and makes what readers ask anew.
+    pub(super) async fn make(&mut self, version: &SchemaVersion) -> Result<()> {
         let doing = "following a change of columns";
         let s = quote_identifier(&self.schema);
         let log_name = &version.table;
@@ -86,14 +103,6 @@ impl FactTables {
                 base
             }
         };
-        let document = serde_json::to_string(version).unwrap_or_else(|_| "{}".to_owned());
-        let sql = format!(
-            "insert into {s}.schemas (table_name, schema, document) values ($1, $2, $3::text::jsonb)"
-        );
-        self.client
-            .execute(&sql, &[log_name, &version.schema, &document])
-            .await
-            .map_err(|error| told(doing, &error))?;
         self.execute(doing, &objects::slab_table(&self.schema, &base)).await?;
         self.fit_all(&base, version).await?;
         let objects = self.objects_of(&base, log_name, version.schema)?;
@@ -200,8 +209,16 @@ impl FactTables {
         Ok(())
     }
 
+    /// Sees to it that a history can take the facts of a file.
+    pub(super) async fn fit_add(&mut self, base: &str, add: &Add) -> Result<()> {
+        if add.leaf() != 0 {
+            self.know_leaves(base).await?;
+        }
+        self.know_months(base, add.valid_from).await
+    }
+
     /// Sees to it that a partitioned history has a partition for each month.
-    pub(super) async fn know_months(&mut self, base: &str, [from, to]: [Timestamp; 2]) -> Result<()> {
+    async fn know_months(&mut self, base: &str, [from, to]: [Timestamp; 2]) -> Result<()> {
         let mut months = match self.months.remove(base) {
             Some(known) => known,
             None => self.is_partitioned(base).await?.then(HashSet::new),
@@ -249,7 +266,7 @@ impl FactTables {
     }
 
     /// Leaf partitions can be truncated by themselves: whose rows those are has to be known when the state is made anew.
-    pub(super) async fn know_leaves(&mut self, base: &str) -> Result<()> {
+    async fn know_leaves(&mut self, base: &str) -> Result<()> {
         let table = format!("{base}_history");
         if self.columns_of(&table).await?.contains_key(LEAF_COLUMN) {
             return Ok(());
