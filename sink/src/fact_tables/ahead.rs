@@ -50,7 +50,8 @@ impl FactTables {
         Ok(())
     }
 
-    async fn begin_ahead(&self, seq: u64) -> Result<()> {
+    /// Begins a transaction before the one that writes a commit.
+    pub(super) async fn begin_ahead(&self, seq: u64) -> Result<()> {
         self.execute("beginning a transaction", "begin").await?;
         let sql = format!("select from {}.commits where seq >= $1 limit 1", quote_identifier(&self.schema));
         let seq_there = i64::try_from(seq).unwrap_or(i64::MAX);
@@ -62,10 +63,11 @@ impl FactTables {
         }
     }
 
-    async fn end_ahead(&mut self, made: Result<()>) -> Result<()> {
+    pub(super) async fn end_ahead(&mut self, made: Result<()>) -> Result<()> {
         match made {
             Ok(()) => {
                 self.execute("committing", "commit").await?;
+                self.named.clear();
                 failpoint::hit("facts.tables_made")
             }
             Err(error) => {

@@ -12,6 +12,7 @@ mod ahead;
 mod binary;
 mod copy;
 mod due;
+mod left_out;
 mod names;
 mod objects;
 mod reading;
@@ -38,7 +39,7 @@ use crate::log::{Add, Commit, LiveFile, MANIFEST};
 use crate::read::{Archive, TableHistory};
 
 use binary::Receiver;
-use copy::Work;
+use copy::{Failed, Work};
 use due::LastCheckpoint;
 use names::Names;
 pub(crate) use objects::actor_start;
@@ -69,6 +70,8 @@ pub struct FactTables {
     archive: Archive,
     schema: String,
     names: Names,
+    /// Tables that were given their names in the transaction that is open.
+    named: Vec<String>,
     layout: Layout,
     /// The months for which a table is known to have a partition; none where it is not partitioned.
     months: HashMap<String, Option<HashSet<String>>>,
@@ -76,6 +79,10 @@ pub struct FactTables {
     next: u64,
     /// Schema versions whose objects were made ahead of the commit that brings them, by the table's name in the log.
     made: HashSet<(String, i32)>,
+    /// Tables whose facts the target cannot hold, by their names in the log.
+    left_out: HashSet<String>,
+    /// The table that it cannot hold, as an attempt to write a commit has just found.
+    unfit: Option<String>,
     /// Columns of tables, with their types.
     columns: HashMap<String, BTreeMap<String, TypeName>>,
     /// What reads the values of a history table's columns, by its name.
@@ -102,10 +109,13 @@ impl FactTables {
             archive,
             schema: schema.to_owned(),
             names: Names::default(),
+            named: Vec::new(),
             layout,
             months: HashMap::new(),
             next: 0,
             made: HashSet::new(),
+            left_out: HashSet::new(),
+            unfit: None,
             columns: HashMap::new(),
             receivers: HashMap::new(),
             tables: HashMap::new(),
@@ -238,6 +248,7 @@ impl FactTables {
         for row in rows {
             self.names.know(row.get(0), row.get(1));
         }
+        self.find_left_out().await?;
         self.renew().await
     }
 
@@ -261,19 +272,30 @@ impl FactTables {
         }
     }
 
-    /// Writes one commit in one transaction.
+    /// Writes one commit in one transaction; without the facts of tables that the target can never hold.
     async fn write(&mut self, commit: &Commit, document: &[u8]) -> Result<()> {
         let checkpoint = self.checkpoint_of(commit)?;
+        while let Err(error) = self.write_once(commit, document, checkpoint.as_deref()).await {
+            match self.unfit.take() {
+                Some(table) => self.leave_out(&table, commit.seq, error.detail()).await?,
+                None => return Err(error),
+            }
+        }
+        self.made.clear();
+        self.note_checkpoint(commit.seq, document.len(), checkpoint);
+        failpoint::hit("facts.after_commit")
+    }
+
+    async fn write_once(&mut self, commit: &Commit, document: &[u8], checkpoint: Option<&str>) -> Result<()> {
         self.make_ahead(commit).await?;
         self.execute("beginning a transaction", "begin").await?;
-        let written = self.write_within(commit, document, checkpoint.as_deref()).await;
+        let written = self.write_within(commit, document, checkpoint).await;
         match written {
             Ok(()) => {
                 failpoint::hit("facts.before_commit")?;
                 self.execute("committing", "commit").await?;
-                self.made.clear();
-                self.note_checkpoint(commit.seq, document.len(), checkpoint);
-                failpoint::hit("facts.after_commit")
+                self.named.clear();
+                Ok(())
             }
             Err(error) => {
                 self.roll_back().await;
@@ -283,7 +305,8 @@ impl FactTables {
     }
 
     async fn roll_back(&mut self) {
-        // What is known of columns may be of what is undone now.
+        // What is known of names and columns may be of what is undone now.
+        self.named.drain(..).for_each(|table| self.names.forget(&table));
         self.columns.clear();
         self.receivers.clear();
         self.months.clear();
@@ -348,10 +371,15 @@ impl FactTables {
         }
         let mut works = Vec::new();
         for add in &commit.body.add {
-            works.push(self.prepare_copy(add, commit.seq).await?);
+            if !self.left_out.contains(&add.table) {
+                works.push(self.prepare_copy(add, commit.seq).await?);
+            }
         }
-        copy::all(&self.client, self.archive.store()?, works).await?;
-        for add in commit.body.add.iter().filter(|add| add.table != TRANSACTIONS) {
+        if let Err(Failed { table, error }) = copy::all(&self.client, self.archive.store()?, works).await {
+            return if table == TRANSACTIONS { Err(error) } else { self.of_table(&table, Err(error)) };
+        }
+        let kept = |add: &&Add| add.table != TRANSACTIONS && !self.left_out.contains(&add.table);
+        for add in commit.body.add.iter().filter(kept) {
             if let Some(cutter) = &mut self.cutter {
                 cutter.note(&self.names.base(&add.table), add.rows);
             }
@@ -449,7 +477,11 @@ fn told(doing: &'static str, error: &tokio_postgres::Error) -> Error {
                     .detail()
                     .map_or_else(String::new, |detail| format!("; {}", detail.replace('\n', "; ")));
             }
-            let kind = if db.code().code() == "42501" { ErrorKind::Denied } else { ErrorKind::Unsupported };
+            let kind = match db.code().code() {
+                "42501" => ErrorKind::Denied,
+                code if code.starts_with("54") => ErrorKind::TooLarge,
+                _ => ErrorKind::Unsupported,
+            };
             Error::new(
                 kind,
                 "the target of --facts refuses",

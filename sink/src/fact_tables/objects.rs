@@ -8,9 +8,9 @@ use crate::log::ContentHash;
 use crate::read::TableHistory;
 use crate::schema::TableSchema;
 
-use super::MARK;
 use super::reading::{Moment, Shown};
 use super::slabs::{BEGAN, ENDED, SLAB};
+use super::{MARK, left_out};
 
 /// A literal, as statements take it.
 fn literal(text: &str) -> String {
@@ -124,6 +124,7 @@ pub(super) fn frame(schema: &str, database: &str) -> String {
         indexed = actor_start("actor"),
         of_actor = format_args!("{} = {}", actor_start("t.actor"), actor_start("$2")),
     );
+    sql.push_str(&left_out::function(schema));
     for table in ["history", "commits", "tables", "schemas", "events", "transactions", "slabs"] {
         sql.push_str(&guards(schema, table));
     }

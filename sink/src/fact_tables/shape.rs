@@ -89,6 +89,14 @@ impl FactTables {
 
     /// Adds the columns of a schema version to a table, which is made where it is not there, and makes what readers ask anew.
     pub(super) async fn make(&mut self, version: &SchemaVersion) -> Result<()> {
+        if self.left_out.contains(&version.table) {
+            return Ok(());
+        }
+        let made = self.make_table(version).await;
+        self.of_table(&version.table, made)
+    }
+
+    async fn make_table(&mut self, version: &SchemaVersion) -> Result<()> {
         let doing = "following a change of columns";
         let s = quote_identifier(&self.schema);
         let log_name = &version.table;
@@ -96,6 +104,7 @@ impl FactTables {
             Some(base) => base.to_owned(),
             None => {
                 let base = self.names.choose(log_name);
+                self.named.push(log_name.clone());
                 let sql = format!("insert into {s}.tables (log_name, base) values ($1, $2)");
                 self.client.execute(&sql, &[log_name, &base]).await.map_err(|error| told(doing, &error))?;
                 self.execute(doing, &objects::history_table(&self.schema, &base, log_name, self.layout))
@@ -138,6 +147,9 @@ impl FactTables {
         let there: HashSet<(String, String)> = there.iter().map(|row| (row.get(0), row.get(1))).collect();
         for row in tables {
             let (log_name, base, schema): (String, String, i32) = (row.get(0), row.get(1), row.get(2));
+            if self.left_out.contains(&log_name) {
+                continue;
+            }
             let Ok(objects) = self.objects_of(&base, &log_name, schema) else { continue };
             if objects.functions().iter().all(|function| there.contains(function)) {
                 continue;
@@ -211,9 +223,14 @@ impl FactTables {
 
     /// Sees to it that a history can take the facts of a file.
     pub(super) async fn fit_add(&mut self, base: &str, add: &Add) -> Result<()> {
-        if add.leaf() != 0 {
-            self.know_leaves(base).await?;
+        if self.left_out.contains(&add.table) {
+            return Ok(());
         }
+        let known = match add.leaf() {
+            0 => Ok(()),
+            _ => self.know_leaves(base).await,
+        };
+        self.of_table(&add.table, known)?;
         self.know_months(base, add.valid_from).await
     }
 
