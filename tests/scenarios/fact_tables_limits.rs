@@ -1,5 +1,6 @@
 //! Fact tables, and what their server can hold at most: locks in one transaction, columns in a table, bytes in a row or a key.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -29,13 +30,16 @@ fn most_locks(server: &Postgres, work: impl FnOnce()) -> i64 {
                 // Where the lock table is full this fails.
                 let row = client.query_one("select count(*) from pg_locks", &[]).unwrap();
                 most = most.max(row.get::<_, i64>(0));
-                std::thread::sleep(Duration::from_millis(2));
+                std::thread::sleep(Duration::from_millis(10));
             }
             most
         });
-        work();
+        // Also where it fails: the scope waits for the sampler.
+        let done = catch_unwind(AssertUnwindSafe(work));
         ended.store(true, Ordering::SeqCst);
-        sampler.join().unwrap()
+        let most = sampler.join().unwrap();
+        done.unwrap_or_else(|panic| resume_unwind(panic));
+        most
     })
 }
 
