@@ -55,6 +55,8 @@ pub enum ErrorKind {
     InvalidPath,
     /// The place or the store cannot do what a history needs.
     Unsupported,
+    /// The place can never hold it: too many columns, a row or a key that is too long.
+    TooLarge,
     /// A setting (environment, profile, failpoint list) makes no sense.
     Configuration,
     /// The caller asked for something that contradicts what is kept.

@@ -20,7 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 pub const VARIABLE: &str = "BYGONE_FAILPOINTS";
 
 /// Every failpoint there is, in the order in which a commit passes them.
-pub const NAMES: [&str; 28] = [
+pub const NAMES: [&str; 29] = [
     "catalog.asked",
     "snapshot.after_slot",
     "gap.after_slot",
@@ -46,6 +46,7 @@ pub const NAMES: [&str; 28] = [
     "slab.before_file",
     "slab.after_file",
     "delta.before_put",
+    "facts.tables_made",
     "facts.before_commit",
     "facts.after_commit",
     "spool.begun",

@@ -15,7 +15,12 @@ use crate::support::store::Store;
 use crate::support::workload::{Habits, TABLES, Workload};
 
 /// What tells one fact from another, of a table, as the target and as the files have it.
-fn assert_same_facts(target: &mut postgres::Client, history: &History, table: &str, base: &str) -> usize {
+pub(super) fn assert_same_facts(
+    target: &mut postgres::Client,
+    history: &History,
+    table: &str,
+    base: &str,
+) -> usize {
     let sql = format!(
         "select _id::text, _entity_id, _version::text, _op, (_lsn - '0/0')::text, _seq::text, _xid::text, _deleted_at is not null, _actor, \
          _schema::text from bygone.\"{base}_history\""
@@ -890,3 +895,44 @@ on_each_major!(
     [14 as v14, 15 as v15, 16 as v16, 17 as v17, 18 as v18],
     [facts_cannot_be_altered_and_readers_may_read]
 );
+
+/// What an application says of itself may be any text: it stands in the tables as far as they can hold it, and stops nothing.
+#[test]
+fn whatever_an_application_says_of_itself_the_tables_go_on() {
+    let server = Postgres::start();
+    server.run(SHOP);
+    // Facts of the one travel in binary form, of the other as text.
+    server.run("create table places (id int primary key, at point)");
+    server.run("create database facts");
+    let url = server.url_as("postgres", "facts");
+    let scratch = Scratch::new("history");
+    let mut bygone = Bygone::new(server.url(), scratch.join("history")).options(&["--facts", &url]);
+    bygone.until_current();
+    let long: String = (0..900).map(|n| format!("{:08x}", n * 2_654_435_761_u64 % 4_294_967_291)).collect();
+    for (n, actor) in [r"a\u0000b", r"a\\u0000b", r"\\\u0000", &long].into_iter().enumerate() {
+        server.run(&format!(
+            "begin; select pg_logical_emit_message(true, 'bygone', '{{\"actor\": \"{actor}\", \"{actor}\": 1}}');
+             update orders set total = {n}; insert into places values ({n}, '(1,2)'); commit"
+        ));
+        bygone.until_current();
+    }
+    let mut client = server.connect_to("facts");
+    let long = long.as_str();
+    for (table, rows) in [("orders", 3), ("places", 1)] {
+        for actor in ["a\u{fffd}b", r"a\u0000b", "\\\u{fffd}", long] {
+            let sql =
+                format!("select count(*) from bygone.{table}_history where _actor = $1 and _context ? $1");
+            assert_eq!(client.query_one(&sql, &[&actor]).unwrap().get::<_, i64>(0), rows, "{actor}");
+        }
+    }
+    for actor in ["a\u{fffd}b", r"a\u0000b", "\\\u{fffd}", long] {
+        let sql = "select count(*) from bygone.who_changed('public.orders', $1)";
+        assert_eq!(client.query_one(sql, &[&actor]).unwrap().get::<_, i64>(0), 1, "{actor}");
+    }
+    let told = bygone.ask_of(&url, &["transactions", "--actor", long, "--format", "json"]).well().stdout;
+    assert_eq!(told.matches("\"xid\"").count(), 1);
+    client.batch_execute("set enable_seqscan = off").unwrap();
+    let plan = client.query("explain select * from bygone.who_changed(null, 'ann')", &[]).unwrap();
+    let plan: String = plan.iter().map(|row| row.get::<_, String>(0)).collect();
+    assert!(plan.contains("transactions_by_actor"), "{plan}");
+}

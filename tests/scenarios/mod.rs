@@ -9,6 +9,7 @@ mod delta;
 mod exactly_once;
 mod fact_tables;
 mod fact_tables_columns;
+mod fact_tables_limits;
 mod faults;
 mod gaps;
 mod hashed_columns;

@@ -17,6 +17,7 @@ use super::binary::{Form, Receiver};
 use super::tuples::{Format, Piece, Tuples, Unfit};
 use super::{LEAF_COLUMN, told, within};
 use crate::error::{Error, ErrorKind, Result};
+use crate::log::path::TRANSACTIONS;
 use crate::log::{Add, LiveFile};
 use crate::read::{self, Columns, Fact, FactFilter, Flow, TableHistory, Transaction};
 use crate::schema::{SYSTEM_COLUMNS, TableSchema};
@@ -34,6 +35,8 @@ const TRANSACTION_COLUMNS: [&str; 8] =
 /// Rows of one file that are to be copied into a table of the target.
 #[derive(Debug)]
 pub(super) struct Work {
+    /// Its name in the log.
+    captured: String,
     /// The table with the columns, as COPY takes them.
     into: String,
     format: Format,
@@ -79,6 +82,7 @@ impl Work {
         let columns = system.chain(user).chain(leaf.map(|_| LEAF_COLUMN));
         let forms = forms(&version, receivers);
         Ok(Self {
+            captured: add.table.clone(),
             into: into(history, columns),
             format: if forms.is_some() { Format::Binary } else { Format::Text },
             source: Source::Facts(Box::new(Facts {
@@ -95,14 +99,15 @@ impl Work {
     /// The transactions of one commit.
     pub(super) fn transactions(table: &str, file: LiveFile, range: [Lsn; 2]) -> Self {
         let into = into(table, TRANSACTION_COLUMNS.into_iter());
-        Self { into, format: Format::Binary, source: Source::Transactions, file, range }
+        let captured = TRANSACTIONS.to_owned();
+        Self { captured, into, format: Format::Binary, source: Source::Transactions, file, range }
     }
 
     /// Begins to read. Decoding keeps a thread busy, and has to wait for the target.
     fn begin(self, store: &Store) -> UnderWay {
         let (pieces, waiting) = sync_channel(WAITING);
         let (runtime, store) = (Handle::current(), store.clone());
-        let Self { into, format, source, file, range } = self;
+        let Self { captured, into, format, source, file, range } = self;
         let reading = tokio::task::spawn_blocking(move || {
             let mut out = Tuples::new(format, pieces);
             runtime.block_on(async {
@@ -114,7 +119,7 @@ impl Work {
             out.finish();
             Ok(())
         });
-        UnderWay { into, waiting, reading }
+        UnderWay { captured, into, waiting, reading }
     }
 }
 
@@ -131,23 +136,33 @@ fn into<'a>(table: &str, columns: impl Iterator<Item = &'a str>) -> String {
 
 /// A file that is read.
 struct UnderWay {
+    captured: String,
     into: String,
     waiting: Pieces<Piece>,
     reading: JoinHandle<Result<()>>,
 }
 
+/// What went wrong, with facts of which table.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub(super) table: String,
+    pub(super) error: Error,
+}
+
 /// Copies all of these, in their order.
-pub(super) async fn all(client: &Client, store: &Store, works: Vec<Work>) -> Result<()> {
+pub(super) async fn all(client: &Client, store: &Store, works: Vec<Work>) -> Result<(), Failed> {
     let mut works = works.into_iter();
     let mut under_way: VecDeque<UnderWay> =
         works.by_ref().take(AHEAD).map(|work| work.begin(store)).collect();
     loop {
         under_way.extend(works.next().map(|work| work.begin(store)));
-        let Some(UnderWay { into, waiting, reading }) = under_way.pop_front() else { return Ok(()) };
+        let Some(UnderWay { captured, into, waiting, reading }) = under_way.pop_front() else {
+            return Ok(());
+        };
         // Where the reading fails, what was sent goes with the transaction.
         let sent = send(client, &into, waiting).await;
-        reading.await.map_err(ended)??;
-        sent?;
+        let read = reading.await.map_err(ended).flatten();
+        read.and(sent).map_err(|error| Failed { table: captured, error })?;
     }
 }
 

@@ -8,9 +8,11 @@
 //! Values travel by `COPY`: in its binary format where bygone knows the binary form of every column's type on the target, else as text, which is
 //! what facts keep of every type exactly, whatever server the target is.
 
+mod ahead;
 mod binary;
 mod copy;
 mod due;
+mod left_out;
 mod names;
 mod objects;
 mod reading;
@@ -37,13 +39,15 @@ use crate::log::{Add, Commit, EventKind, LiveFile, MANIFEST};
 use crate::read::{Archive, TableHistory};
 
 use binary::Receiver;
-use copy::Work;
+use copy::{Failed, Work};
 use due::LastCheckpoint;
 use names::Names;
+pub(crate) use objects::actor_start;
 pub use objects::{Layout, Objects};
 pub use rows::Rows;
 use shape::TypeName;
 pub use slabs::Cutter;
+use tuples::json_without_nul;
 pub use unload::{Unloaded, unload};
 
 /// The schema that the tables are put into, unless another is named.
@@ -66,11 +70,19 @@ pub struct FactTables {
     archive: Archive,
     schema: String,
     names: Names,
+    /// Tables that were given their names in the transaction that is open.
+    named: Vec<String>,
     layout: Layout,
     /// The months for which a table is known to have a partition; none where it is not partitioned.
     months: HashMap<String, Option<HashSet<String>>>,
     /// The next commit to be written.
     next: u64,
+    /// Schema versions whose objects were made ahead of the commit that brings them, by the table's name in the log.
+    made: HashSet<(String, i32)>,
+    /// Tables whose facts the target cannot hold, by their names in the log.
+    left_out: HashSet<String>,
+    /// The table that it cannot hold, as an attempt to write a commit has just found.
+    unfit: Option<String>,
     /// Columns of tables, with their types.
     columns: HashMap<String, BTreeMap<String, TypeName>>,
     /// What reads the values of a history table's columns, by its name.
@@ -97,9 +109,13 @@ impl FactTables {
             archive,
             schema: schema.to_owned(),
             names: Names::default(),
+            named: Vec::new(),
             layout,
             months: HashMap::new(),
             next: 0,
+            made: HashSet::new(),
+            left_out: HashSet::new(),
+            unfit: None,
             columns: HashMap::new(),
             receivers: HashMap::new(),
             tables: HashMap::new(),
@@ -232,6 +248,7 @@ impl FactTables {
         for row in rows {
             self.names.know(row.get(0), row.get(1));
         }
+        self.find_left_out().await?;
         self.renew().await
     }
 
@@ -255,29 +272,55 @@ impl FactTables {
         }
     }
 
-    /// Writes one commit in one transaction.
+    /// Writes one commit in one transaction; without the facts of tables that the target can never hold.
     async fn write(&mut self, commit: &Commit, document: &[u8]) -> Result<()> {
         let checkpoint = self.checkpoint_of(commit)?;
+        while let Err(error) = self.write_once(commit, document, checkpoint.as_deref()).await {
+            match self.unfit.take() {
+                Some(table) => self.leave_out(&table, commit.seq, error.detail()).await?,
+                None => return Err(error),
+            }
+        }
+        self.made.clear();
+        self.note_checkpoint(commit.seq, document.len(), checkpoint);
+        failpoint::hit("facts.after_commit")
+    }
+
+    async fn write_once(&mut self, commit: &Commit, document: &[u8], checkpoint: Option<&str>) -> Result<()> {
+        self.make_ahead(commit).await?;
         self.execute("beginning a transaction", "begin").await?;
-        let written = self.write_within(commit, document, checkpoint.as_deref()).await;
+        let written = self.write_within(commit, document, checkpoint).await;
         match written {
             Ok(()) => {
                 failpoint::hit("facts.before_commit")?;
                 self.execute("committing", "commit").await?;
-                self.note_checkpoint(commit.seq, document.len(), checkpoint);
-                failpoint::hit("facts.after_commit")
+                self.named.clear();
+                Ok(())
             }
             Err(error) => {
-                // What is known of columns may be of what is undone now.
-                self.columns.clear();
-                self.receivers.clear();
-                self.months.clear();
-                if self.client.batch_execute("rollback").await.is_err() {
-                    tracing::debug!("the transaction of a fact-table commit went with its connection");
-                }
+                self.roll_back().await;
                 Err(error)
             }
         }
+    }
+
+    async fn roll_back(&mut self) {
+        // What is known of names and columns may be of what is undone now.
+        self.named.drain(..).for_each(|table| self.names.forget(&table));
+        self.columns.clear();
+        self.receivers.clear();
+        self.months.clear();
+        if self.client.batch_execute("rollback").await.is_err() {
+            tracing::debug!("the transaction of a fact-table commit went with its connection");
+        }
+    }
+
+    fn fenced(&self, seq: u64) -> Error {
+        Error::new(
+            ErrorKind::Fenced,
+            "somebody else writes these fact tables",
+            format!("commit {seq} is there already, in schema {:?}", self.schema),
+        )
     }
 
     async fn write_within(
@@ -303,11 +346,9 @@ impl FactTables {
             [&seq, &at, &wal_to, &resume, &epoch, &known, &document, &checkpoint];
         let inserted = self.client.execute(&insert, &row).await;
         inserted.map_err(|error| match error.code() {
-            Some(code) if *code == tokio_postgres::error::SqlState::UNIQUE_VIOLATION => Error::new(
-                ErrorKind::Fenced,
-                "somebody else writes these fact tables",
-                format!("commit {} is there already, in schema {:?}", commit.seq, self.schema),
-            ),
+            Some(code) if *code == tokio_postgres::error::SqlState::UNIQUE_VIOLATION => {
+                self.fenced(commit.seq)
+            }
             _ => told(doing, &error),
         })?;
         for schema in &commit.body.schemas {
@@ -320,7 +361,7 @@ impl FactTables {
             let lsn = event.lsn.map(|lsn| lsn.latest().to_string());
             let detail = serde_json::to_string(event).unwrap_or_else(|_| "{}".to_owned());
             self.client
-                .execute(&sql, &[&seq, &event.kind.as_str(), &event.table, &lsn, &detail])
+                .execute(&sql, &[&seq, &event.kind.as_str(), &event.table, &lsn, &json_without_nul(&detail)])
                 .await
                 .map_err(|error| told(doing, &error))?;
         }
@@ -343,10 +384,15 @@ impl FactTables {
         }
         let mut works = Vec::new();
         for add in &commit.body.add {
-            works.push(self.prepare_copy(add, commit.seq).await?);
+            if !self.left_out.contains(&add.table) {
+                works.push(self.prepare_copy(add, commit.seq).await?);
+            }
         }
-        copy::all(&self.client, self.archive.store()?, works).await?;
-        for add in commit.body.add.iter().filter(|add| add.table != TRANSACTIONS) {
+        if let Err(Failed { table, error }) = copy::all(&self.client, self.archive.store()?, works).await {
+            return if table == TRANSACTIONS { Err(error) } else { self.of_table(&table, Err(error)) };
+        }
+        let kept = |add: &&Add| add.table != TRANSACTIONS && !self.left_out.contains(&add.table);
+        for add in commit.body.add.iter().filter(kept) {
             if let Some(cutter) = &mut self.cutter {
                 cutter.note(&self.names.base(&add.table), add.rows);
             }
@@ -365,10 +411,7 @@ impl FactTables {
             return Ok(Work::transactions(&format!("{s}.transactions"), file, add.lsn));
         }
         let base = self.names.base(&add.table);
-        if add.leaf() != 0 {
-            self.know_leaves(&base).await?;
-        }
-        self.know_months(&base, add.valid_from).await?;
+        self.fit_add(&base, add).await?;
         let history = format!("{base}_history");
         let name = format!("{s}.{}", quote_identifier(&history));
         let table = match self.tables.entry(add.table.clone()) {
@@ -447,7 +490,11 @@ fn told(doing: &'static str, error: &tokio_postgres::Error) -> Error {
                     .detail()
                     .map_or_else(String::new, |detail| format!("; {}", detail.replace('\n', "; ")));
             }
-            let kind = if db.code().code() == "42501" { ErrorKind::Denied } else { ErrorKind::Unsupported };
+            let kind = match db.code().code() {
+                "42501" => ErrorKind::Denied,
+                code if code.starts_with("54") => ErrorKind::TooLarge,
+                _ => ErrorKind::Unsupported,
+            };
             Error::new(
                 kind,
                 "the target of --facts refuses",

@@ -18,6 +18,11 @@ impl Names {
         self.bases.insert(log_name, base);
     }
 
+    /// The name that was given to a table is free again.
+    pub(super) fn forget(&mut self, log_name: &str) {
+        self.bases.remove(log_name);
+    }
+
     /// All names that are given.
     pub(super) fn bases(&self) -> impl Iterator<Item = &str> {
         self.bases.values().map(String::as_str)

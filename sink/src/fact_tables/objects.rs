@@ -8,9 +8,9 @@ use crate::log::ContentHash;
 use crate::read::TableHistory;
 use crate::schema::TableSchema;
 
-use super::MARK;
 use super::reading::{Moment, Shown};
 use super::slabs::{BEGAN, ENDED, SLAB};
+use super::{MARK, left_out};
 
 /// A literal, as statements take it.
 fn literal(text: &str) -> String {
@@ -58,7 +58,8 @@ pub(super) fn frame(schema: &str, database: &str) -> String {
         create table if not exists {s}.transactions (xid bigint not null, lsn pg_lsn primary key, committed_at timestamptz not null,
             valid_from timestamptz not null, actor text, context jsonb, origin text, tables json not null);
         create index if not exists transactions_xid on {s}.transactions (xid);
-        create index if not exists transactions_actor on {s}.transactions (actor) where actor is not null;
+        drop index if exists {s}.transactions_actor;
+        create index if not exists transactions_by_actor on {s}.transactions ({indexed}) where actor is not null;
         create index if not exists events_table on {s}.events (table_name);
         create or replace function {s}.is_known(captured text, moment timestamptz) returns boolean language plpgsql stable as $bygone$
         declare first record; since timestamptz; begin
@@ -116,15 +117,23 @@ pub(super) fn frame(schema: &str, database: &str) -> String {
             select t.xid, t.lsn, t.committed_at, t.actor, t.context,
                 (select sum(n::bigint)::bigint from json_each_text(t.tables) as c (name, n) where $1 is null or name = $1)
             from {s}.transactions t
-            where ($1 is null or t.tables -> $1 is not null) and ($2 is null or t.actor = $2) order by t.lsn desc $bygone$;
+            where ($1 is null or t.tables -> $1 is not null) and ($2 is null or t.actor = $2 and {of_actor}) order by t.lsn desc $bygone$;
         comment on function {s}.who_changed(text, text) is 'transactions, newest first: of a table (schema.name), of an actor, or all';\n",
         name = literal(schema),
         quoted = literal(&s),
+        indexed = actor_start("actor"),
+        of_actor = format_args!("{} = {}", actor_start("t.actor"), actor_start("$2")),
     );
+    sql.push_str(&left_out::function(schema));
     for table in ["history", "commits", "tables", "schemas", "events", "transactions", "slabs"] {
         sql.push_str(&guards(schema, table));
     }
     sql
+}
+
+/// What the index of actors holds: an actor may be a text of any length, and an index takes some 2,700 bytes.
+pub(crate) fn actor_start(actor: &str) -> String {
+    format!("left({actor}, 600)")
 }
 
 /// Triggers that refuse everything but INSERT.

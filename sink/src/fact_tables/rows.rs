@@ -14,6 +14,7 @@ use bygone_replication::table::{quote_identifier, quote_literal};
 use futures_util::StreamExt as _;
 use tokio_postgres::Client;
 
+use super::left_out::LEFT_OUT;
 use super::names::Names;
 use super::{LEAF_COLUMN, SESSION, told};
 use crate::checkpoint::{self, Restored};
@@ -55,6 +56,8 @@ pub struct Rows {
     names: Names,
     /// Columns of each history table.
     columns: HashMap<String, HashSet<String>>,
+    /// Tables that lack facts, with what the tables say of it.
+    left_out: HashMap<String, String>,
 }
 
 impl Rows {
@@ -94,6 +97,7 @@ impl Rows {
             manifest: text,
             names: Names::default(),
             columns: HashMap::new(),
+            left_out: HashMap::new(),
         };
         rows.begin().await?;
         Ok((rows, manifest))
@@ -122,7 +126,24 @@ impl Rows {
         for row in self.client.query(sql, &[&self.schema]).await.map_err(|error| told(doing, &error))? {
             self.columns.entry(row.get(0)).or_default().insert(row.get(1));
         }
+        let sql = format!(
+            "select table_name, format('%s, from commit %s on: %s', table_name, seq, detail ->> 'reason') from {}.events where kind = '{LEFT_OUT}' \
+             order by seq desc",
+            quote_identifier(&self.schema)
+        );
+        let rows = self.client.query(&sql, &[]).await.map_err(|error| told(doing, &error))?;
+        self.left_out = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
         Ok(())
+    }
+
+    /// Refuses where facts of a table are left out.
+    fn check_whole(&self, table: &TableHistory) -> Result<()> {
+        self.left_out.get(&table.log_name).map_or(Ok(()), |told| Err(lacking(told)))
+    }
+
+    /// Refuses where facts of any table are left out.
+    pub(super) fn check_all_whole(&self) -> Result<()> {
+        self.left_out.values().min().map_or(Ok(()), |told| Err(lacking(told)))
     }
 
     /// Which schema of the database they stand in.
@@ -211,6 +232,7 @@ impl Rows {
         columns: &Columns,
         visit: &mut dyn FnMut(&Fact<'_>) -> Flow,
     ) -> Result<()> {
+        self.check_whole(table)?;
         let mut wanted = vec!["true".to_owned()];
         wanted.extend(filter.until.map(|cut| before(cut, "h")));
         wanted.extend(filter.lsn.map(|lsn| format!("h._lsn = '{lsn}'")));
@@ -223,7 +245,7 @@ impl Rows {
         self.walk(table, columns, "", &clause, &mut |_, fact| visit(fact)).await
     }
 
-    /// Walks over the facts of a range of positions, in their order, with the leaf partition of each.
+    /// Walks over the facts of a range of positions, in their order, with the leaf partition of each: over those that are there.
     pub(crate) async fn facts_within(
         &self,
         table: &TableHistory,
@@ -251,6 +273,7 @@ impl Rows {
         columns: &Columns,
         visit: &mut dyn FnMut(&LiveRow<'_>) -> Flow,
     ) -> Result<()> {
+        self.check_whole(table)?;
         let Some(clause) = self.alive(table, cut) else { return Ok(()) };
         self.walk(table, columns, "", &clause, &mut |_, fact| {
             visit(&LiveRow { entity_id: &fact.head.entity_id, schema: fact.schema, row: fact.row })
@@ -260,6 +283,7 @@ impl Rows {
 
     /// How many rows a table had at a moment.
     pub(crate) async fn live_count(&self, table: &TableHistory, cut: Cut) -> Result<usize> {
+        self.check_whole(table)?;
         let Some(clause) = self.alive(table, cut) else { return Ok(0) };
         let row = self
             .client
@@ -271,6 +295,7 @@ impl Rows {
 
     /// The entities whose version is another one at the second moment.
     pub(crate) async fn changes(&self, table: &TableHistory, from: Cut, to: Cut) -> Result<Vec<Change>> {
+        self.check_whole(table)?;
         let (Some(from), Some(to)) = (self.alive(table, from), self.alive(table, to)) else {
             return Ok(Vec::new());
         };
@@ -562,6 +587,13 @@ impl Fields<'_> {
 /// The facts `of` which lie at or before a moment.
 fn before(cut: Cut, of: &str) -> String {
     cut.sql(&format!("{of}._lsn"), &format!("{of}._valid_from"))
+}
+
+fn lacking(told: &str) -> Error {
+    let detail = format!(
+        "facts are left out, because they cannot be held there, of {told}; a history of files has them"
+    );
+    Error::new(ErrorKind::Unsupported, "the fact tables do not hold all facts", detail)
 }
 
 fn older(schema: &str) -> Error {

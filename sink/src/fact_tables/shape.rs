@@ -8,7 +8,7 @@ use tokio_postgres::Row;
 use super::objects::{self, Objects};
 use super::{FactTables, LEAF_COLUMN, told};
 use crate::error::Result;
-use crate::log::SchemaVersion;
+use crate::log::{Add, SchemaVersion};
 use crate::timestamp::Timestamp;
 use crate::value::Kind;
 
@@ -70,8 +70,33 @@ fn widest(kind: &Kind) -> String {
 }
 
 impl FactTables {
-    /// A table has new columns: they are added, and what readers ask is made anew.
+    /// A table has new columns.
     pub(super) async fn evolve(&mut self, version: &SchemaVersion) -> Result<()> {
+        if !self.made.contains(&(version.table.clone(), version.schema)) {
+            self.make(version).await?;
+        }
+        let s = quote_identifier(&self.schema);
+        let document = serde_json::to_string(version).unwrap_or_else(|_| "{}".to_owned());
+        let sql = format!(
+            "insert into {s}.schemas (table_name, schema, document) values ($1, $2, $3::text::jsonb)"
+        );
+        self.client
+            .execute(&sql, &[&version.table, &version.schema, &document])
+            .await
+            .map(drop)
+            .map_err(|error| told("following a change of columns", &error))
+    }
+
+    /// Adds the columns of a schema version to a table, which is made where it is not there, and makes what readers ask anew.
+    pub(super) async fn make(&mut self, version: &SchemaVersion) -> Result<()> {
+        if self.left_out.contains(&version.table) {
+            return Ok(());
+        }
+        let made = self.make_table(version).await;
+        self.of_table(&version.table, made)
+    }
+
+    async fn make_table(&mut self, version: &SchemaVersion) -> Result<()> {
         let doing = "following a change of columns";
         let s = quote_identifier(&self.schema);
         let log_name = &version.table;
@@ -79,6 +104,7 @@ impl FactTables {
             Some(base) => base.to_owned(),
             None => {
                 let base = self.names.choose(log_name);
+                self.named.push(log_name.clone());
                 let sql = format!("insert into {s}.tables (log_name, base) values ($1, $2)");
                 self.client.execute(&sql, &[log_name, &base]).await.map_err(|error| told(doing, &error))?;
                 self.execute(doing, &objects::history_table(&self.schema, &base, log_name, self.layout))
@@ -86,14 +112,6 @@ impl FactTables {
                 base
             }
         };
-        let document = serde_json::to_string(version).unwrap_or_else(|_| "{}".to_owned());
-        let sql = format!(
-            "insert into {s}.schemas (table_name, schema, document) values ($1, $2, $3::text::jsonb)"
-        );
-        self.client
-            .execute(&sql, &[log_name, &version.schema, &document])
-            .await
-            .map_err(|error| told(doing, &error))?;
         self.execute(doing, &objects::slab_table(&self.schema, &base)).await?;
         self.fit_all(&base, version).await?;
         let objects = self.objects_of(&base, log_name, version.schema)?;
@@ -148,6 +166,9 @@ impl FactTables {
         let said: HashMap<String, Option<String>> = said.iter().map(|row| (row.get(0), row.get(1))).collect();
         for row in tables {
             let (log_name, base, schema): (String, String, i32) = (row.get(0), row.get(1), row.get(2));
+            if self.left_out.contains(&log_name) {
+                continue;
+            }
             let Ok(objects) = self.objects_of(&base, &log_name, schema) else { continue };
             let is_said = said.get(&base).and_then(Option::as_deref) == Some(&objects.current());
             if is_said && objects.functions().iter().all(|function| there.contains(function)) {
@@ -220,8 +241,21 @@ impl FactTables {
         Ok(())
     }
 
+    /// Sees to it that a history can take the facts of a file.
+    pub(super) async fn fit_add(&mut self, base: &str, add: &Add) -> Result<()> {
+        if self.left_out.contains(&add.table) {
+            return Ok(());
+        }
+        let known = match add.leaf() {
+            0 => Ok(()),
+            _ => self.know_leaves(base).await,
+        };
+        self.of_table(&add.table, known)?;
+        self.know_months(base, add.valid_from).await
+    }
+
     /// Sees to it that a partitioned history has a partition for each month.
-    pub(super) async fn know_months(&mut self, base: &str, [from, to]: [Timestamp; 2]) -> Result<()> {
+    async fn know_months(&mut self, base: &str, [from, to]: [Timestamp; 2]) -> Result<()> {
         let mut months = match self.months.remove(base) {
             Some(known) => known,
             None => self.is_partitioned(base).await?.then(HashSet::new),
@@ -269,7 +303,7 @@ impl FactTables {
     }
 
     /// Leaf partitions can be truncated by themselves: whose rows those are has to be known when the state is made anew.
-    pub(super) async fn know_leaves(&mut self, base: &str) -> Result<()> {
+    async fn know_leaves(&mut self, base: &str) -> Result<()> {
         let table = format!("{base}_history");
         if self.columns_of(&table).await?.contains_key(LEAF_COLUMN) {
             return Ok(());

@@ -1,5 +1,6 @@
 //! Tuples in one of COPY's formats.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::sync::mpsc::SyncSender;
 
@@ -165,18 +166,23 @@ impl Tuples {
         self.fixed(format_args!("{time}"), &binary.to_be_bytes())
     }
 
+    /// Text, of which PostgreSQL's type knows no NUL character. What an application says of itself may have one.
     pub(super) fn text(&mut self, text: Option<&str>) -> Result<(), Unfit> {
-        match (text, self.format) {
-            (None, _) => self.null(),
-            (Some(text), Format::Binary) => put_bytes(text.as_bytes(), &mut self.out).ok_or(Unfit::NoForm)?,
-            (Some(text), Format::Text) => put_escaped(text, &mut self.out),
+        let Some(text) = text else {
+            self.null();
+            return Ok(());
+        };
+        let text = without_nul(text);
+        match self.format {
+            Format::Binary => put_bytes(text.as_bytes(), &mut self.out).ok_or(Unfit::NoForm)?,
+            Format::Text => put_escaped(&text, &mut self.out),
         }
         Ok(())
     }
 
     /// JSON for a column of type `jsonb`, which knows no NUL character.
     pub(super) fn jsonb(&mut self, json: Option<&str>) -> Result<(), Unfit> {
-        let json = json.map(|json| json.replace("\\u0000", "\\ufffd"));
+        let json = json.map(json_without_nul);
         match (json, self.format) {
             (Some(json), Format::Binary) => self.text(Some(&format!("\u{1}{json}"))),
             (json, _) => self.text(json.as_deref()),
@@ -223,6 +229,35 @@ impl Tuples {
     }
 }
 
+/// A text in which another character stands for each NUL.
+fn without_nul(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') { text.replace('\0', "\u{fffd}").into() } else { text.into() }
+}
+
+/// The same for JSON, which spells that character out. A backslash may itself be what the one before it spells.
+pub(super) fn json_without_nul(json: &str) -> Cow<'_, str> {
+    const NUL: &str = "\\u0000";
+    if !json.contains(NUL) {
+        return json.into();
+    }
+    let mut out = String::with_capacity(json.len());
+    let mut rest = json;
+    while let Some(at) = rest.find('\\') {
+        let (plain, escape) = rest.split_at(at);
+        out.push_str(plain);
+        // JSON has one more character after each backslash, and what `\u` has behind it holds none.
+        let length = 1 + escape.chars().nth(1).map_or(0, char::len_utf8);
+        let (escape, after) = match escape.strip_prefix(NUL) {
+            Some(after) => ("\\ufffd", after),
+            None => escape.split_at(length),
+        };
+        out.push_str(escape);
+        rest = after;
+    }
+    out.push_str(rest);
+    out.into()
+}
+
 /// A field of COPY's text format.
 fn put_escaped(text: &str, out: &mut Vec<u8>) {
     let mut rest = text.as_bytes();
@@ -240,4 +275,22 @@ fn put_escaped(text: &str, out: &mut Vec<u8>) {
     }
     out.extend_from_slice(rest);
     out.push(b'\t');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nul_in_json_is_told_from_a_backslash_with_letters_behind_it() {
+        for (json, wanted) in [
+            (r#"{"a":"x\u0000y"}"#, None),
+            (r#"{"a":"x\\u0000y"}"#, Some(r#"{"a":"x\\u0000y"}"#)),
+            (r#"{"a":"x\\\u0000\u0000"}"#, Some(r#"{"a":"x\\\ufffd\ufffd"}"#)),
+            (r#"{"\"é\u0000\t\u00e9":"\\"}"#, Some(r#"{"\"é\ufffd\t\u00e9":"\\"}"#)),
+            (r#"{"a":"plain"}"#, Some(r#"{"a":"plain"}"#)),
+        ] {
+            assert_eq!(json_without_nul(json), wanted.unwrap_or(r#"{"a":"x\ufffdy"}"#), "{json}");
+        }
+    }
 }

@@ -42,6 +42,7 @@ pub struct Unloaded {
 /// [`ErrorKind::OtherSource`] where another history is there; where rows cannot be read, or files not be written.
 pub async fn unload(archive: &Archive, store: &Store, limits: EncoderLimits) -> Result<Unloaded> {
     let rows = archive.rows()?;
+    rows.check_all_whole()?;
     let history = open(archive.manifest(), store).await?;
     let mut from = match history.state().last_seq() {
         None => 0,

@@ -11,6 +11,7 @@ use super::file::{self, column, integer_bounds};
 use super::{Archive, Cut, Flow};
 use crate::error::{Error, Result};
 use crate::fact_file::damaged;
+use crate::fact_tables::actor_start;
 use crate::log::Add;
 use crate::log::path::TRANSACTIONS;
 use crate::store::Store;
@@ -74,7 +75,10 @@ impl TransactionFilter {
             xid => format!("h.xid = {xid}"),
         }));
         wanted.extend(self.lsn.map(|lsn| format!("h.lsn = '{lsn}'")));
-        wanted.extend(self.actor.as_ref().map(|actor| format!("h.actor = {}", quote_literal(actor))));
+        wanted.extend(self.actor.as_ref().map(|actor| {
+            let actor = quote_literal(actor);
+            format!("h.actor = {actor} and {} = {}", actor_start("h.actor"), actor_start(&actor))
+        }));
         wanted.extend(self.until.map(|cut| cut.sql("h.lsn", "h.valid_from")));
         wanted.extend(self.since.map(|since| format!("h.valid_from >= '{since}'")));
         wanted.join(" and ")
