@@ -426,6 +426,9 @@ impl Assembled for Pipeline {
             return Ok(());
         }
         self.check_binary(transaction)?;
+        self.catalog.end_facts();
+        transaction.for_each(|body| self.follower.prepare(body, &mut self.catalog))?;
+        self.catalog.begin_facts();
         let xid = widen_xid(transaction.begin.xid, self.next_xid);
         self.next_xid = self.next_xid.max(xid);
         let raw = transaction.commit.committed_at;
@@ -456,6 +459,7 @@ impl Assembled for Pipeline {
             }
             self.follower.message(body, &mut self.catalog, self.position, end, Some(transaction_xid))
         })?;
+        self.catalog.end_facts();
         let summary = self.follower.versioner.commit()?;
         for index in self.follower.versioner.take_doubtful() {
             self.follower.registry.doubt(

@@ -40,6 +40,43 @@ impl Follower {
         oids.into_iter().filter_map(|oid| self.announced.get(&oid).cloned()).collect()
     }
 
+    /// Asks the catalog for what a message of a transaction will be looked up in, before facts of the transaction are made: then nothing
+    /// is half done where the source has gone.
+    pub(crate) fn prepare(&mut self, body: &[u8], catalog: &mut CatalogReader) -> Result<()> {
+        match body.first() {
+            Some(b'R') => {
+                let Message::Relation(relation) = Message::decode(body)? else { return Ok(()) };
+                if let Known::Unknown = self.registry.look_up(&relation) {
+                    let tables = catalog.know_tables(&[relation.oid])?;
+                    self.registry.know_relations(&tables);
+                }
+                match self.registry.look_up(&relation) {
+                    Known::Same { table, .. } | Known::Changed { table }
+                        if self.registry.is_waiting(table) => {}
+                    Known::Same { table, .. } => {
+                        let root = self.registry.tables().get(table).map(|table| table.schema().oid);
+                        catalog.know_attributes(&[root.unwrap_or(relation.oid), relation.oid])?;
+                    }
+                    Known::Changed { table } => {
+                        let root = self.versioner.schema(table).map(|schema| schema.oid);
+                        catalog.know_tables(&[root.unwrap_or(relation.oid), relation.oid])?;
+                    }
+                    Known::Unknown => {}
+                }
+            }
+            Some(b'M') => {
+                if let Message::Logical { transactional: true, prefix: ddl::PREFIX, content, .. } =
+                    Message::decode(body)?
+                    && let Ok(Ddl::Table { oid, .. }) = Ddl::parse(content)
+                {
+                    catalog.know_tables(&[oid])?;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
     /// Takes a message of a transaction whose facts are being made; it ends at `end`, the last one at `position`. `xid` is its
     /// number, where that is known.
     pub(crate) fn message(

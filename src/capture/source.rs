@@ -1,10 +1,10 @@
 //! The source: connecting to it, and the checks that come before its stream [1, 2, 3].
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use bygone_replication::backoff::Backoff;
 use bygone_replication::catalog::Attribute;
 use bygone_replication::conninfo::ConnectOptions;
 use bygone_replication::preflight::{self, Current, Recorded, StartRefused};
@@ -19,6 +19,10 @@ use tokio_postgres::Client;
 
 use super::watcher::harmful;
 use crate::error::{Error, Result};
+
+/// For how long the catalog is tried again while facts are made.
+const LONGEST_TRYING: Duration = Duration::from_secs(5);
+const TRIED_AGAIN: Duration = Duration::from_millis(250);
 
 /// What `IDENTIFY_SYSTEM` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,6 +136,10 @@ pub(crate) struct CatalogReader {
     /// Publications that the operator made.
     made: Vec<String>,
     stop: Arc<AtomicBool>,
+    /// What was asked for before facts were made of a transaction, by the oids.
+    known_tables: HashMap<Vec<u32>, Vec<Table>>,
+    known_attributes: HashMap<Vec<u32>, Vec<Attribute>>,
+    making_facts: bool,
 }
 
 impl CatalogReader {
@@ -141,7 +149,16 @@ impl CatalogReader {
         made: Vec<String>,
         stop: Arc<AtomicBool>,
     ) -> Self {
-        Self { options, runtime, client: None, made, stop }
+        Self {
+            options,
+            runtime,
+            client: None,
+            made,
+            stop,
+            known_tables: HashMap::new(),
+            known_attributes: HashMap::new(),
+            making_facts: false,
+        }
     }
 
     /// Uses a connection that is there already.
@@ -151,37 +168,70 @@ impl CatalogReader {
 
     /// Tables by oid; those that are gone are left out.
     pub(crate) fn tables(&mut self, oids: &[u32]) -> Result<Vec<Table>> {
+        if let Some(known) = self.known_tables.get(oids) {
+            return Ok(known.clone());
+        }
         let made = self.made.clone();
         self.read(async |client| read(client, oids, &made).await)
     }
 
     /// The columns of relations by oid.
     pub(crate) fn attributes(&mut self, oids: &[u32]) -> Result<Vec<Attribute>> {
+        if let Some(known) = self.known_attributes.get(oids) {
+            return Ok(known.clone());
+        }
         self.read(async |client| Ok(catalog::load_attributes(client, oids).await?))
     }
 
-    /// Reads over the connection that is there, or another one where that has failed.
-    ///
-    /// It is tried until it succeeds, or the process is told to stop: facts of the transaction that is asked for have been made
-    /// already, and would be made again if the stream were begun anew because of an error that passes. An error of another
-    /// kind ends the process.
+    /// What will be asked for in the next transaction is asked for now.
+    pub(crate) fn know_tables(&mut self, oids: &[u32]) -> Result<Vec<Table>> {
+        let tables = self.tables(oids)?;
+        self.known_tables.insert(oids.to_vec(), tables.clone());
+        Ok(tables)
+    }
+
+    /// The same of columns.
+    pub(crate) fn know_attributes(&mut self, oids: &[u32]) -> Result<()> {
+        let attributes = self.attributes(oids)?;
+        self.known_attributes.insert(oids.to_vec(), attributes);
+        Ok(())
+    }
+
+    /// Facts of a transaction are being made: an error that passes by itself would have the stream begin anew in front of
+    /// them, and they would be made twice.
+    pub(crate) fn begin_facts(&mut self) {
+        self.making_facts = true;
+    }
+
+    /// They are whole; what was known for them is known no longer.
+    pub(crate) fn end_facts(&mut self) {
+        self.making_facts = false;
+        self.known_tables.clear();
+        self.known_attributes.clear();
+    }
+
+    /// Reads over the connection that is there, or another one where that has failed. While facts are made, an error that passes is not
+    /// returned: it is tried again, and the process ends where that takes long. (The server may be waiting for us, in order to
+    /// shut down, and what was committed is read again at the next start.)
     fn read<T>(&mut self, read: impl AsyncFn(&Client) -> Result<T>) -> Result<T> {
         let runtime = self.runtime.clone();
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        let began = Instant::now();
         loop {
             let error = match runtime.block_on(self.read_once(&read)) {
                 Ok(found) => return Ok(found),
                 Err(error) => error,
             };
-            if error.policy() == Policy::Stop || self.stop.load(Ordering::SeqCst) {
+            let passes = error.policy() == Policy::Retry;
+            if !self.making_facts || !passes || self.stop.load(Ordering::SeqCst) {
                 return Err(error);
             }
-            let pause = backoff.next_pause();
-            tracing::warn!(%error, pause = pause.as_secs_f64(), "the catalog is asked again");
-            let until = Instant::now() + pause;
-            while Instant::now() < until && !self.stop.load(Ordering::SeqCst) {
-                std::thread::sleep(Duration::from_millis(50).min(pause));
+            if began.elapsed() > LONGEST_TRYING {
+                return Err(Error::other(format!(
+                    "the catalog cannot be asked for a table that a transaction has changed: {error}; start again"
+                )));
             }
+            tracing::warn!(%error, "the catalog is asked again");
+            std::thread::sleep(TRIED_AGAIN);
         }
     }
 
