@@ -2,6 +2,7 @@
 
 pub mod batch;
 pub mod checkpoint;
+pub mod civil;
 pub mod compaction;
 pub mod content;
 pub mod delta;

@@ -6,6 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::civil::{civil_from_days, days_from_civil};
+
 /// Microseconds between 1970-01-01 and 2000-01-01, the epoch of Postgres' timestamps.
 const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
 const MICROS_PER_SECOND: i64 = 1_000_000;
@@ -41,7 +43,7 @@ impl Timestamp {
     /// The day in UTC as `2026-11-23`, which names a partition directory; clamped to the years 0000 to 9999.
     #[must_use]
     pub fn date(self) -> String {
-        let (year, month, day) = civil(self.days());
+        let (year, month, day) = civil_from_days(self.days());
         match year {
             ..0 => "0000-01-01".to_owned(),
             0..=9999 => format!("{year:04}-{month:02}-{day:02}"),
@@ -54,43 +56,9 @@ impl Timestamp {
     }
 }
 
-/// Year, month and day of a day number counted from 1970-01-01, in the proleptic Gregorian calendar.
-///
-/// Counts in eras of 400 years (146 097 days) that begin on 1 March, so the leap day comes last.
-fn civil(days: i64) -> (i64, i64, i64) {
-    let shifted = days + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
-}
-
-/// The day number of a date; the inverse of [`civil`].
-fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
-    let year = year - i64::from(month <= 2);
-    let era = year.div_euclid(400);
-    let year_of_era = year.rem_euclid(400);
-    let month_from_march = if month > 2 { month - 3 } else { month + 9 };
-    let day_of_year = (153 * month_from_march + 2) / 5 + day - 1;
-    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
-}
-
-fn days_in_month(year: i64, month: i64) -> i64 {
-    match month {
-        4 | 6 | 9 | 11 => 30,
-        2 if year.rem_euclid(4) == 0 && (year.rem_euclid(100) != 0 || year.rem_euclid(400) == 0) => 29,
-        2 => 28,
-        _ => 31,
-    }
-}
-
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (year, month, day) = civil(self.days());
+        let (year, month, day) = civil_from_days(self.days());
         let micros = self.0.rem_euclid(MICROS_PER_SECOND * SECONDS_PER_DAY);
         let (second, fraction) = (micros / MICROS_PER_SECOND, micros % MICROS_PER_SECOND);
         match year {
@@ -148,12 +116,8 @@ fn parse(text: &[u8]) -> Option<i64> {
     let (hour, text) = number(after(text, b"T ")?, 2)?;
     let (minute, text) = number(after(text, b":")?, 2)?;
     let (second, mut text) = number(after(text, b":")?, 2)?;
-    let in_range = (1..=12).contains(&month)
-        && (1..=days_in_month(year, month)).contains(&day)
-        && hour < 24
-        && minute < 60
-        && second < 60;
-    if !in_range {
+    let days = days_from_civil(year, u32::try_from(month).ok()?, u32::try_from(day).ok()?)?;
+    if hour >= 24 || minute >= 60 || second >= 60 {
         return None;
     }
     let mut fraction = 0;
@@ -183,8 +147,7 @@ fn parse(text: &[u8]) -> Option<i64> {
         }
         _ => return None,
     };
-    let seconds =
-        days_from_civil(year, month, day) * SECONDS_PER_DAY + hour * 3600 + minute * 60 + second - offset;
+    let seconds = days * SECONDS_PER_DAY + hour * 3600 + minute * 60 + second - offset;
     // The first representable second begins before the first representable microsecond.
     i64::try_from(i128::from(seconds) * i128::from(MICROS_PER_SECOND) + i128::from(fraction)).ok()
 }

@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 
+use bygone_sink::civil::days_from_civil;
 use bygone_sink::schema::SchemaColumn;
 use bygone_sink::value::{Field, Kind, Status};
 
@@ -179,11 +180,11 @@ impl Written {
         let year = if before_christ { 1 - year } else { year };
         let month = rest.after('-')?.number(1..=2)?;
         let day = rest.after('-')?.number(1..=2)?;
-        if (year < 1 && !before_christ) || !(1..=12).contains(&month) || day < 1 || day > days_in(year, month)
-        {
+        if year < 1 && !before_christ {
             return None;
         }
-        let mut micros = i128::from(days_from_epoch(year, month, day)) * DAY_US;
+        let days = days_from_civil(year, u32::try_from(month).ok()?, u32::try_from(day).ok()?)?;
+        let mut micros = i128::from(days) * DAY_US;
         if rest.0.starts_with([' ', 'T', 't'])
             && !rest.0.trim_start().starts_with(['+', '-', 'Z', 'z', 'U', 'u', 'G', 'g'])
         {
@@ -270,24 +271,6 @@ impl<'a> Digits<'a> {
         }
         (parts.len() <= 3 && seconds < 16 * 3_600).then_some(Some(ahead * seconds))
     }
-}
-
-fn days_in(year: i64, month: i64) -> i64 {
-    match month {
-        2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
-        2 => 28,
-        4 | 6 | 9 | 11 => 30,
-        _ => 31,
-    }
-}
-
-/// Days from 1970-01-01 to a day of the Gregorian calendar, which goes on for ever both ways.
-fn days_from_epoch(year: i64, month: i64, day: i64) -> i64 {
-    // Years from March on, so that the leap day is the last; eras of 400 years have as many days each.
-    let year = if month <= 2 { year - 1 } else { year };
-    let (era, of_era) = (year.div_euclid(400), year.rem_euclid(400));
-    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
 }
 
 /// A UUID as Postgres prints it, from any form that it takes: in capitals, in braces, with hyphens after any four digits.

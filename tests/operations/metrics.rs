@@ -9,19 +9,10 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::support::bygone::Bygone;
+use crate::support::http::get;
 use crate::support::postgres::Postgres;
 use crate::support::process::{eventually, free_port};
 use crate::support::scratch::Scratch;
-
-fn get(port: u16, path: &str) -> Option<(u16, String)> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let code = answer.split(' ').nth(1)?.parse().ok()?;
-    Some((code, answer.split_once("\r\n\r\n")?.1.to_owned()))
-}
 
 /// The words of a text that are names of metrics.
 fn named(text: &str) -> BTreeSet<String> {

@@ -8,6 +8,7 @@ use rustix::process::Signal;
 use super::schema::{Diary, ITEMS};
 use crate::support::bygone::Bygone;
 use crate::support::history::History;
+use crate::support::http::get;
 use crate::support::postgres::{DATABASE, Postgres};
 use crate::support::process::{eventually, free_port};
 use crate::support::scratch::Scratch;
@@ -38,8 +39,8 @@ fn the_making_of_a_slot_can_be_stopped_and_killed() {
     assert!(making(&server), "{}", bygone.said());
     // It is alive, and says so; it is not ready.
     let code = |path: &str| {
-        let asked = status_of(port, path);
-        asked.unwrap_or_else(|| panic!("{path} is not answered"))
+        let asked = get(port, path);
+        asked.unwrap_or_else(|| panic!("{path} is not answered")).0
     };
     assert_eq!((code("/healthz"), code("/readyz")), (200, 503));
     bygone.terminate(Signal::TERM, Duration::from_secs(10));
@@ -60,16 +61,6 @@ fn the_making_of_a_slot_can_be_stopped_and_killed() {
         bygone.ask(&["as-of", "items", "--at", "now", "--format", "csv"]).well().stdout.lines().count(),
         51
     );
-}
-
-fn status_of(port: u16, path: &str) -> Option<u16> {
-    use std::io::{Read as _, Write as _};
-    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    answer.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// A command for the password that does not end, or says without end what is none.

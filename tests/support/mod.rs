@@ -7,6 +7,7 @@ pub(crate) mod comparison;
 pub(crate) mod disk;
 pub(crate) mod draft;
 pub(crate) mod history;
+pub(crate) mod http;
 pub(crate) mod link;
 pub(crate) mod majors;
 pub(crate) mod moto;

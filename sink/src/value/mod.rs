@@ -6,7 +6,6 @@
 mod array;
 mod binary;
 mod block;
-mod civil;
 pub mod float;
 mod kind;
 mod numeric;

@@ -3,11 +3,11 @@
 use std::fmt::Write as _;
 
 use super::array::put_element;
-use super::civil::civil_from_days;
 use super::float;
 use super::kind::Kind;
 use super::numeric::render_decimal;
 use super::row::{Field, RowError, Status};
+use crate::civil::civil_from_days;
 
 #[inline]
 fn integer(value: impl itoa::Integer, out: &mut String) -> std::fmt::Result {

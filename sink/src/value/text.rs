@@ -1,11 +1,11 @@
 //! Values from Postgres' output text (session settings of [18]).
 
 use super::ValueError;
-use super::civil::days_from_civil;
 use super::kind::Kind;
 use super::numeric::{Parsed, parse_decimal};
 use super::printed::Printed;
 use super::row::{ListBuilder, RowBuilder};
+use crate::civil::days_from_civil;
 
 pub(super) fn read(kind: &Kind, bytes: &[u8], row: &mut RowBuilder) -> Result<(), ValueError> {
     match kind {

@@ -1,7 +1,8 @@
 //! Days and dates of the proleptic Gregorian calendar, as Postgres counts them (year 0 is 1 BC).
 
 /// Days since 1970-01-01. `None` where the month or day does not exist.
-pub(super) fn days_from_civil(year: i64, month: u32, day: u32) -> Option<i64> {
+#[must_use]
+pub fn days_from_civil(year: i64, month: u32, day: u32) -> Option<i64> {
     let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
     let last = match month {
         1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
@@ -22,7 +23,8 @@ pub(super) fn days_from_civil(year: i64, month: u32, day: u32) -> Option<i64> {
 }
 
 /// Year, month and day of a count of days since 1970-01-01.
-pub(super) fn civil_from_days(days: i64) -> (i64, u32, u32) {
+#[must_use]
+pub fn civil_from_days(days: i64) -> (i64, u32, u32) {
     let days = days + 719_468;
     let era = days.div_euclid(146_097);
     let of_era = days.rem_euclid(146_097);
