@@ -20,12 +20,20 @@ impl Sink for View {
         "the Delta Lake view"
     }
 
+    fn label(&self) -> &'static str {
+        "delta"
+    }
+
     async fn open(&self, store: &Store) -> Result<DeltaView> {
         Ok(DeltaView::open(Archive::open_whole(store, None).await?).await?)
     }
 
     async fn catch_up(open: &mut DeltaView) -> Result<u64> {
         Ok(open.catch_up().await?)
+    }
+
+    fn next(open: &DeltaView) -> u64 {
+        open.next()
     }
 }
 

@@ -41,7 +41,8 @@ pub(crate) struct Target {
 impl Target {
     /// What the command line says; none without `--facts`.
     pub(crate) fn of(argument: &FactsArgument, slab_rows: Option<u64>) -> Result<Option<Self>> {
-        let Some(url) = &argument.facts else { return Ok(None) };
+        // A variable that is set to nothing (`BYGONE_FACTS=${FACTS:-}`) is none.
+        let Some(url) = argument.facts.as_ref().filter(|url| !url.is_empty()) else { return Ok(None) };
         let layout = match argument.facts_partition {
             FactsPartition::None => Layout::Whole,
             FactsPartition::Month => Layout::ByMonth,
@@ -76,12 +77,20 @@ impl Sink for Target {
         "the fact tables"
     }
 
+    fn label(&self) -> &'static str {
+        "fact_tables"
+    }
+
     async fn open(&self, store: &Store) -> Result<FactTables> {
         self.follow(Archive::open_whole(store, None).await?).await
     }
 
     async fn catch_up(open: &mut FactTables) -> Result<u64> {
         Ok(open.catch_up().await?)
+    }
+
+    fn next(open: &FactTables) -> u64 {
+        open.next()
     }
 }
 

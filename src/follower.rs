@@ -1,7 +1,7 @@
 //! Sinks that roll forward from the log beside a capture: fact tables, the Delta view. Nothing that befalls one holds the capture up.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bygone_replication::backoff::Backoff;
@@ -10,6 +10,7 @@ use bygone_sink::store::{Location, Store, StoreOptions};
 use tokio::time::Instant;
 
 use crate::error::{Error, Result};
+use crate::metrics::Metrics;
 
 /// How often it is looked for new commits.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -40,11 +41,46 @@ pub(crate) trait Sink: Send + Sync + 'static {
     /// What it is, for messages.
     fn what(&self) -> &'static str;
 
+    /// What metrics call it.
+    fn label(&self) -> &'static str;
+
     /// Opens it, and finds out how far it is.
     fn open(&self, store: &Store) -> impl Future<Output = Result<Self::Open>> + Send;
 
     /// Takes all commits that it lacks; gives how many.
     fn catch_up(open: &mut Self::Open) -> impl Future<Output = Result<u64>> + Send;
+
+    /// The first commit that it lacks.
+    fn next(open: &Self::Open) -> u64;
+}
+
+/// How far a sink is, for metrics.
+#[derive(Debug, Default)]
+pub(crate) struct Followed {
+    up: AtomicBool,
+    /// One more than the first commit that it lacks; 0 while that is not known.
+    next: AtomicU64,
+}
+
+impl Followed {
+    /// Its last try went well.
+    pub(crate) fn is_up(&self) -> bool {
+        self.up.load(Ordering::Relaxed)
+    }
+
+    /// The first commit that it lacks; none before it could be opened once.
+    pub(crate) fn next(&self) -> Option<u64> {
+        self.next.load(Ordering::Relaxed).checked_sub(1)
+    }
+
+    fn has(&self, next: u64) {
+        self.next.store(next.saturating_add(1), Ordering::Relaxed);
+        self.up.store(true, Ordering::Relaxed);
+    }
+
+    fn failed(&self) {
+        self.up.store(false, Ordering::Relaxed);
+    }
 }
 
 /// A task that follows the log.
@@ -57,9 +93,11 @@ pub(crate) struct Follower {
 impl Follower {
     /// Follows the log at a place, through a store of its own: one that has failed takes no more writes, and must not be the
     /// capture's.
-    pub(crate) fn start(sink: impl Sink, place: Place) -> Self {
+    pub(crate) fn start(sink: impl Sink, place: Place, metrics: &Metrics) -> Self {
         let ending = Arc::new(AtomicBool::new(false));
-        let task = tokio::spawn(follow(sink, place, Arc::clone(&ending)));
+        let followed = Arc::new(Followed::default());
+        metrics.followed_by(sink.label(), Arc::clone(&followed));
+        let task = tokio::spawn(follow(sink, place, Arc::clone(&ending), followed));
         Self { ending, task }
     }
 
@@ -72,12 +110,20 @@ impl Follower {
     }
 }
 
-async fn follow<S: Sink>(sink: S, place: Place, ending: Arc<AtomicBool>) -> Result<()> {
+async fn follow<S: Sink>(
+    sink: S,
+    place: Place,
+    ending: Arc<AtomicBool>,
+    followed: Arc<Followed>,
+) -> Result<()> {
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(60));
     let mut since: Option<Instant> = None;
     let what = sink.what();
     loop {
-        let Err(error) = follow_once(&sink, &place, &ending, &mut backoff).await else { return Ok(()) };
+        let Err(error) = follow_once(&sink, &place, &ending, &followed, &mut backoff).await else {
+            return Ok(());
+        };
+        followed.failed();
         if is_final(&error) {
             // The capture goes on, and its end tells of it once more.
             tracing::error!(%error, "no longer written: {what}");
@@ -107,13 +153,16 @@ async fn follow_once<S: Sink>(
     sink: &S,
     place: &Place,
     ending: &AtomicBool,
+    followed: &Followed,
     backoff: &mut Backoff,
 ) -> Result<()> {
     let mut open = sink.open(&place.open()?).await?;
+    followed.has(S::next(&open));
     loop {
         // Looked at before: what the log holds at the end is taken after that.
         let last = ending.load(Ordering::SeqCst);
         let taken = S::catch_up(&mut open).await?;
+        followed.has(S::next(&open));
         if taken > 0 {
             tracing::debug!(commits = taken, "{}", sink.what());
             backoff.reset();

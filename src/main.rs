@@ -157,7 +157,7 @@ async fn execute(command: Command) -> Result<ExitCode> {
 
 fn options(run: Run) -> Result<RunOptions> {
     if run.config.is_none() && !run.captures.is_empty() {
-        return Err(Error::other(format!(
+        return Err(Error::usage(format!(
             "{:?} is a capture of a file: give --config FILE",
             run.captures.join(" ")
         )));
@@ -167,7 +167,7 @@ fn options(run: Run) -> Result<RunOptions> {
         delta: !run.no_delta && !run.discard,
         source: run.source,
         password_command: run.password_command,
-        history: run.history,
+        history: run.history.filter(|history| !history.is_empty()),
         tables: run.tables,
         name: run.name,
         slot: run.slot,

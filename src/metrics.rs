@@ -15,6 +15,7 @@ use bygone_sink::encoder::WrittenFile;
 use serde_json::{Map, Value};
 
 use crate::error::Result;
+use crate::follower::Followed;
 use crate::http::{self, Answer};
 
 /// Not known.
@@ -46,6 +47,8 @@ pub(crate) struct Metrics {
     pub(crate) tables_waiting: AtomicU64,
     pub(crate) tables_in_doubt: AtomicU64,
     facts: Mutex<BTreeMap<String, u64>>,
+    /// What is written from the log beside the capture, by name.
+    followers: Mutex<BTreeMap<&'static str, Arc<Followed>>>,
 }
 
 impl Default for Metrics {
@@ -72,6 +75,7 @@ impl Default for Metrics {
             tables_waiting: AtomicU64::default(),
             tables_in_doubt: AtomicU64::default(),
             facts: Mutex::default(),
+            followers: Mutex::default(),
         }
     }
 }
@@ -115,6 +119,31 @@ impl Metrics {
             last_commit: (at != UNKNOWN && seq != UNKNOWN).then(|| (seq, Duration::from_micros(age))),
             tables_waiting: self.tables_waiting.load(Ordering::Relaxed),
         }
+    }
+
+    /// A history that holds commits up to one is gone on with.
+    pub(crate) fn resumed(&self, next_seq: u64) {
+        if let Some(last) = next_seq.checked_sub(1) {
+            self.commit_seq.store(i64::try_from(last).unwrap_or(i64::MAX), Ordering::Relaxed);
+        }
+    }
+
+    /// Something else is written from the log, and has its own state shown under a name.
+    pub(crate) fn followed_by(&self, name: &'static str, followed: Arc<Followed>) {
+        self.followers.lock().unwrap_or_else(PoisonError::into_inner).insert(name, followed);
+    }
+
+    /// Of each that is written from the log: whether it is, and how many commits it lacks, where that is known.
+    fn followers(&self) -> [Vec<(Option<Label>, f64)>; 2] {
+        let next = self.commit_seq.load(Ordering::Relaxed).saturating_add(1);
+        let followers = self.followers.lock().unwrap_or_else(PoisonError::into_inner);
+        let label = |name: &str| Some(("sink", name.to_owned()));
+        let up = followers.iter().map(|(name, it)| (label(name), f64::from(u8::from(it.is_up()))));
+        let behind = followers.iter().filter_map(|(name, it)| {
+            let lacks = u64::try_from(next).unwrap_or(0).saturating_sub(it.next()?);
+            Some((label(name), lacks as f64))
+        });
+        [up.collect(), behind.collect()]
     }
 
     /// A commit is durable up to a position of the source, and to a time, with these files.
@@ -181,6 +210,7 @@ impl Metrics {
         let facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
         let facts =
             facts.iter().map(|(table, rows)| (Some(("table", table.clone())), *rows as f64)).collect();
+        let [up, behind] = self.followers();
         let sample = |name, kind, help, values| Sample { name, kind, help, values };
         let started = self.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         let version = Some(("version", env!("CARGO_PKG_VERSION").to_owned()));
@@ -300,6 +330,18 @@ impl Metrics {
                 "gauge",
                 "Tables that are to be compared with the source.",
                 count(&self.tables_in_doubt),
+            ),
+            sample(
+                "bygone_sink_up",
+                "gauge",
+                "1 while fact tables or the Delta view take what the history gets, 0 since a try has failed.",
+                up,
+            ),
+            sample(
+                "bygone_sink_commits_behind",
+                "gauge",
+                "Commits of the history that fact tables or the Delta view lack.",
+                behind,
             ),
             sample(
                 "process_resident_memory_bytes",

@@ -30,21 +30,46 @@ impl fmt::Display for TableName {
     }
 }
 
-/// An identifier as SQL takes it whatever it holds: `a"b` becomes `"a""b"`.
+/// An identifier as SQL takes it whatever it holds: `a"b` becomes `"a""b"`. Control characters, which a terminal would obey, are
+/// written as escapes.
 #[must_use]
 pub fn quote_identifier(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
+    let quoted = name.replace('"', "\"\"");
+    if name.chars().any(is_obeyed) {
+        format!("U&\"{}\"", escaped(&quoted, |c| format!("\\{:04x}", u32::from(c))))
+    } else {
+        format!("\"{quoted}\"")
+    }
 }
 
-/// A string as an SQL literal, whatever `standard_conforming_strings` says.
+/// A string as an SQL literal, whatever `standard_conforming_strings` says. Control characters are escaped as in
+/// [`quote_identifier`].
 #[must_use]
 pub fn quote_literal(text: &str) -> String {
     let quoted = text.replace('\'', "''");
-    if quoted.contains('\\') {
-        format!(" E'{}'", quoted.replace('\\', "\\\\"))
+    if quoted.contains('\\') || quoted.chars().any(is_obeyed) {
+        format!(" E'{}'", escaped(&quoted, |c| format!("\\u{:04x}", u32::from(c))))
     } else {
         format!("'{quoted}'")
     }
+}
+
+/// A terminal does something else with it than to show it or to go on to the next line or column.
+fn is_obeyed(c: char) -> bool {
+    c.is_control() && !matches!(c, '\n' | '\t')
+}
+
+/// The text with each backslash doubled, and what terminals obey as `escape` writes it.
+fn escaped(text: &str, escape: impl Fn(char) -> String) -> String {
+    let mut out = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        match c {
+            '\\' => out.push_str("\\\\"),
+            c if is_obeyed(c) => out.push_str(&escape(c)),
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 /// A column's type as `pg_type` has it.

@@ -257,7 +257,7 @@ async fn without_history(
     let target = options
         .facts
         .clone()
-        .ok_or_else(|| Error::other("give --history, --facts, or both: where is the history to be kept?"))?;
+        .ok_or_else(|| Error::usage("give --history, --facts, or both: where is the history to be kept?"))?;
     let directory = match &options.state {
         Some(state) => state.join("spool"),
         None => state_directory(None, &target.file_name(&options.name))?,
@@ -435,6 +435,7 @@ impl Capture {
             transactions: 0,
             discard: options.discard,
         };
+        metrics.resumed(next_seq);
         let target =
             if options.until_current { Until::Reached(axis.of_history(current)) } else { Until::Stopped };
         let assembler = Assembler::new(&spool, memory.transaction);
@@ -477,10 +478,10 @@ impl Capture {
             return;
         }
         if let Some(target) = self.options.facts.clone().filter(|_| self.options.history.is_some()) {
-            self.followers.push(follower::Follower::start(target, self.place.clone()));
+            self.followers.push(follower::Follower::start(target, self.place.clone(), &self.metrics));
         }
         if self.options.delta {
-            self.followers.push(follower::Follower::start(delta::View, self.place.clone()));
+            self.followers.push(follower::Follower::start(delta::View, self.place.clone(), &self.metrics));
         }
     }
 

@@ -271,7 +271,8 @@ fn unique_values_that_rows_swapped_are_swapped_back() {
 #[test]
 fn nothing_that_a_terminal_obeys_is_printed() {
     let mut shop = Shop::with(
-        "create table t (id text primary key, v text); insert into t values (E'k\\x1b[2J', E'it''s \\x1b]0;a\\\\b\\x07 \\u009b1m\\r\\nend')",
+        "create table t (id text primary key, U&\"v\\001b[2J\"\"\\005c\" text);
+         insert into t values (E'k\\x1b[2J', E'it''s \\x1b]0;a\\\\b\\x07 \\u009b1m\\r\\nend')",
     );
     shop.server.run("create table saved.t as table t; delete from t");
     shop.capture();

@@ -7,6 +7,7 @@ use rustix::process::Signal;
 use super::{SHOP, Source};
 use crate::support::bygone::Bygone;
 use crate::support::history::History;
+use crate::support::http::get;
 use crate::support::majors::on_each_major;
 use crate::support::postgres::{Postgres, Stop};
 use crate::support::process::{eventually, free_port};
@@ -316,6 +317,91 @@ fn before_its_history_begins_nothing_is_known_of_a_table() {
         let rows = client.query(&format!("select * from {question}"), &[]).unwrap();
         assert_eq!(rows.len(), count, "{question}");
     }
+}
+
+#[test]
+fn inside_a_gap_and_behind_a_drop_nothing_is_known_of_a_table() {
+    let source = Postgres::start();
+    source.run(SHOP);
+    source.run("create table short (id int primary key); insert into short values (1)");
+    let scratch = Scratch::new("facts");
+    let url = source.url();
+    let mut bygone = Bygone::new(&url, scratch.join("history")).without_files().options(&[
+        "--facts",
+        &url,
+        "--slab-rows",
+        "1",
+        "--on-gap",
+        "reconcile",
+    ]);
+    bygone.until_current();
+    let mut client = source.connect();
+    let mut now = || -> [String; 2] {
+        let row = client
+            .query_one("select clock_timestamp()::text, pg_current_wal_insert_lsn()::text", &[])
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        [row.get(0), row.get(1)]
+    };
+    source.run("update orders set customer = 'before' where id = 1");
+    let before = now();
+    source.run("update orders set customer = 'before' where id = 2; drop table short");
+    bygone.until_current();
+    let [dropped, _] = now();
+    source.run("select pg_drop_replication_slot('bygone')");
+    source.run("update orders set customer = 'lost' where id = 1");
+    let inside = now();
+    source.run("update orders set customer = 'found' where id = 1");
+    bygone.until_current();
+    let after = now();
+    source.run("update orders set customer = 'later' where id = 1");
+    bygone.until_current();
+    let mut client = source.connect();
+    let mut ask = |question: &str| -> Result<Vec<String>, String> {
+        let rows = client.query(&format!("select customer from bygone.{question} where id = 1"), &[]);
+        match rows {
+            Ok(rows) => Ok(rows.iter().map(|row| row.get(0)).collect()),
+            Err(error) => {
+                Err(error.as_db_error().map_or(error.to_string(), |told| told.message().to_owned()))
+            }
+        }
+    };
+    for ([time, place], status) in [(&before, "before"), (&after, "found")] {
+        assert_eq!(ask(&format!("orders_as_of('{time}')")).unwrap(), [status]);
+        assert_eq!(ask(&format!("orders_as_of(pg_lsn '{place}')")).unwrap(), [status]);
+    }
+    let [time, place] = &inside;
+    for question in [
+        format!("orders_as_of('{time}')"),
+        format!("orders_as_of(pg_lsn '{place}')"),
+        format!(
+            "orders_diff('{}', '{time}') d(change, key, old, new), lateral (select change as customer, 1 as id) x",
+            before[0]
+        ),
+    ] {
+        let told = ask(&question).unwrap_err();
+        assert!(
+            told.starts_with("nothing is known of public.orders at ") && told.contains("a gap lies there"),
+            "{question}: {told}"
+        );
+    }
+    let gone = client.query(&format!("select * from bygone.short_as_of('{dropped}')"), &[]).unwrap_err();
+    let told = gone.as_db_error().unwrap().message();
+    assert!(
+        told.contains("nothing is known of public.short") && told.contains("a drop lies there"),
+        "{told}"
+    );
+    assert_eq!(
+        client.query(&format!("select * from bygone.short_as_of('{}')", before[0]), &[]).unwrap().len(),
+        1
+    );
+    let listed: Vec<String> = client
+        .query("select kind from bygone.gaps('public.orders') where known_again is not null and known_until is not null", &[])
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    assert_eq!(listed, ["gap"]);
 }
 
 #[test]
@@ -677,16 +763,21 @@ fn a_target_that_is_down_holds_nothing_back_and_catches_up() {
     let mut target = Postgres::stranger();
     let workload = Workload::start(&source.server, &Habits { large: 0, ..Habits::default() });
     workload.wait_for(40);
-    let mut bygone = source.bygone().options(&["--commit-interval", "100ms", "--facts", &target.url()]);
+    let port = free_port();
+    let listen = port.to_string();
+    let options = ["--commit-interval", "100ms", "--facts", &target.url(), "--listen", &listen];
+    let mut bygone = source.bygone().options(&options);
     bygone.until_current();
     target.stop(Stop::Immediate);
     bygone.start("");
+    let shown = |line: &str| get(port, "/metrics").is_some_and(|(_, text)| text.lines().any(|it| it == line));
+    let up = |up: u8| format!("bygone_sink_up{{sink=\"fact_tables\"}} {up}");
     let before = History::read(Store::directory(source.history())).commits.len();
     workload.wait_for(60);
     let goes_on = eventually(Duration::from_secs(30), || {
         History::read(Store::directory(source.history())).commits.len() > before + 3
     });
-    assert!(goes_on && bygone.alive(), "{}", bygone.said());
+    assert!(goes_on && bygone.alive() && shown(&up(0)), "{}", bygone.said());
     target.start_again();
     workload.finish();
     let head = "select coalesce(max(seq), 0) from bygone.commits";
@@ -698,6 +789,9 @@ fn a_target_that_is_down_holds_nothing_back_and_catches_up() {
             .is_ok_and(|row| row.get::<_, i64>(0) + 1 == i64::try_from(commits).unwrap())
     });
     assert!(caught_up, "{}", bygone.said());
+    let lacks_none = "bygone_sink_commits_behind{sink=\"fact_tables\"} 0";
+    let told = eventually(Duration::from_secs(10), || shown(&up(1)) && shown(lacks_none));
+    assert!(told, "{:?}", get(port, "/metrics"));
     bygone.terminate(Signal::TERM, Duration::from_secs(20));
     let history = source.assert_exact(Store::directory(source.history()), 50);
     let mut client = target.connect();

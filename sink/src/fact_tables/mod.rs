@@ -12,6 +12,7 @@ mod ahead;
 mod binary;
 mod copy;
 mod due;
+mod known;
 mod left_out;
 mod names;
 mod objects;

@@ -10,7 +10,7 @@ use crate::schema::TableSchema;
 
 use super::reading::{Moment, Shown};
 use super::slabs::{BEGAN, ENDED, SLAB};
-use super::{MARK, left_out};
+use super::{MARK, known, left_out};
 
 /// A literal, as statements take it.
 fn literal(text: &str) -> String {
@@ -61,29 +61,6 @@ pub(super) fn frame(schema: &str, database: &str) -> String {
         drop index if exists {s}.transactions_actor;
         create index if not exists transactions_by_actor on {s}.transactions ({indexed}) where actor is not null;
         create index if not exists events_table on {s}.events (table_name);
-        create or replace function {s}.is_known(captured text, moment timestamptz) returns boolean language plpgsql stable as $bygone$
-        declare first record; since timestamptz; begin
-            select e.lsn, c.known_until, t.base into first from {s}.events e join {s}.commits c on c.seq = e.seq join {s}.tables t
-                on t.log_name = e.table_name where e.table_name = captured and e.kind = 'snapshot' order by e.seq limit 1;
-            if moment < first.known_until then
-                execute format('select _valid_from from %I.%I where _lsn = $1 limit 1', {name}, first.base || '_history')
-                    into since using first.lsn;
-                if moment < coalesce(since, first.known_until) then
-                    raise exception 'nothing is known of % at %: its history begins at %', captured, moment,
-                        coalesce(since, first.known_until) using errcode = 'no_data_found';
-                end if;
-            end if;
-            return true;
-        end $bygone$;
-        create or replace function {s}.is_known(captured text, place pg_lsn) returns boolean language plpgsql stable as $bygone$
-        declare since pg_lsn; begin
-            select e.lsn into since from {s}.events e where e.table_name = captured and e.kind = 'snapshot' order by e.seq limit 1;
-            if place < since then
-                raise exception 'nothing is known of % at %: its history begins at %', captured, place, since
-                    using errcode = 'no_data_found';
-            end if;
-            return true;
-        end $bygone$;
         create index if not exists commits_wal_to on {s}.commits (wal_to, seq);
         create or replace function {s}.time_of(place pg_lsn) returns timestamptz language plpgsql stable as $bygone$ begin
             return coalesce(least(
@@ -101,8 +78,6 @@ pub(super) fn frame(schema: &str, database: &str) -> String {
             raise exception '% on %.% is refused: facts are only ever added', tg_op, tg_table_schema, tg_table_name
                 using hint = 'a correction is a new fact, made by a change in the source';
         end $bygone$;
-        comment on function {s}.is_known(text, timestamptz) is 'fails before the history of a table begins';
-        comment on function {s}.is_known(text, pg_lsn) is 'fails before the history of a table begins';
         comment on function {s}.time_of(pg_lsn) is 'the first time at which a position is passed';
         comment on function {s}.as_type(text, anyelement) is 'a text as a value of the type of the other value, null where it is none: for columns that had another type';
         comment on function {s}.refuse() is 'keeps facts from being altered, by the owner too';
@@ -124,6 +99,7 @@ pub(super) fn frame(schema: &str, database: &str) -> String {
         indexed = actor_start("actor"),
         of_actor = format_args!("{} = {}", actor_start("t.actor"), actor_start("$2")),
     );
+    sql.push_str(&known::functions(schema));
     sql.push_str(&left_out::function(schema));
     for table in ["history", "commits", "tables", "schemas", "events", "transactions", "slabs"] {
         sql.push_str(&guards(schema, table));
@@ -337,8 +313,10 @@ impl Objects {
         let mut parts = Vec::new();
         if let Some(at) = moment {
             parts.push(format!(
-                "select {columns} from {slabs} h where h.{SLAB} = {} and h.{BEGAN} <= {at} and (h.{ENDED} is null or {at} < h.{ENDED})",
-                last(&format!("case when {at} < s.ends then s.slab end"))
+                "select {columns} from {slabs} h where h.{SLAB} = {} and h.{BEGAN} <= {at} and (h.{ENDED} is null or {at} < h.{ENDED}){}",
+                last(&format!("case when {at} < s.ends then s.slab end")),
+                // Of the parts this one is read first, and fails for all.
+                self.guard(at)
             ));
         }
         let behind = moment
@@ -354,8 +332,7 @@ impl Objects {
             until("h", "_valid_from"),
             next("")
         ));
-        // In the last part alone: whoever has rows enough of one before asks for a moment that is known.
-        parts.join(" union all ") + &moment.map_or_else(String::new, |at| self.guard(at))
+        parts.join(" union all ")
     }
 
     /// A condition that fails, once and with a sentence, where nothing is known at a moment: an answer without rows would be wrong.
@@ -456,8 +433,8 @@ impl Objects {
             " select case when o._entity_id is null then 'added' when n._entity_id is null then 'removed' else 'changed' end, \
              coalesce(o._entity_id, n._entity_id), o.r, n.r from ({}) o full join ({}) n on n._entity_id = o._entity_id where \
              o._entity_id is null or n._entity_id is null or o._version <> n._version ",
-            self.alive("h._entity_id, h._version, ", true, Moment::Time("$1")),
-            self.alive("h._entity_id, h._version, ", true, Moment::Time("$2"))
+            self.alive("h._entity_id, h._version, ", true, Moment::Time("$1")) + &self.guard("$1"),
+            self.alive("h._entity_id, h._version, ", true, Moment::Time("$2")) + &self.guard("$2")
         );
         [
             past("timestamp with time zone", self.at(Some("$1"))),

@@ -124,6 +124,7 @@ impl Versioner {
     /// # Errors
     /// When the facts before cannot be written.
     pub fn set_table(&mut self, index: usize, versions: &[Arc<TableSchema>], start: Lsn) -> Result<()> {
+        self.settle()?;
         let Some(table) = self.tables.get_mut(index) else {
             self.add_table(versions, start);
             return Ok(());
@@ -141,6 +142,7 @@ impl Versioner {
     /// # Errors
     /// When the facts before cannot be written.
     pub fn change_schema(&mut self, index: usize, schema: Arc<TableSchema>) -> Result<()> {
+        self.settle()?;
         if let Some(table) = self.tables.get_mut(index) {
             self.out.flush(table)?;
             table.learn(schema);
@@ -230,7 +232,7 @@ impl Versioner {
             {
                 return Ok(());
             }
-            self.change(from, |change, _| change.bury_gone(gone))?;
+            self.bury(from, gone)?;
         }
         match *message {
             Message::Insert { relation, new } => {
@@ -281,6 +283,16 @@ impl Versioner {
             | Message::Relation(_)
             | Message::Type { .. } => Ok(()),
         }
+    }
+
+    /// A row that was deleted from a leaf partition has not moved: what follows concerns the table as a whole, of which its
+    /// last row has to be one still.
+    pub(super) fn settle(&mut self) -> Result<()> {
+        self.gone.take().map_or(Ok(()), |(from, gone)| self.bury(from, gone))
+    }
+
+    fn bury(&mut self, from: u32, gone: Gone) -> Result<()> {
+        self.change(from, |change, _| change.bury_gone(gone))
     }
 
     /// The relation is a leaf partition of a table with a key.
@@ -396,9 +408,7 @@ impl Versioner {
     /// # Errors
     /// When facts cannot be written.
     pub fn commit(&mut self) -> Result<TransactionSummary> {
-        if let Some((from, gone)) = self.gone.take() {
-            self.change(from, |change, _| change.bury_gone(gone))?;
-        }
+        self.settle()?;
         let has_actor = self.said.as_ref().is_some_and(|said| said.actor.is_some());
         let summary = TransactionSummary { facts: self.out.facts, has_actor };
         if summary.facts > 0 {

@@ -119,6 +119,7 @@ impl Versioner {
     /// # Errors
     /// As [`Versioner::reconcile`].
     pub fn bury_table(&mut self, index: usize, op: Op, leaf: Option<u32>) -> Result<u64> {
+        self.settle()?;
         let before = self.out.facts;
         self.bury_all(index, op, leaf)?;
         self.count(index, before);
@@ -328,12 +329,13 @@ impl Versioner {
             return Ok(());
         };
         self.visit_all(number, |this, key, known| {
-            let Known::Content(content) = known else { return Ok(()) };
             let Some(table) = this.tables.get(index) else { return Ok(()) };
-            let Some(row) = table.convert(&content.row, content.schema)? else { return Ok(()) };
+            let Known::Content(Content { schema, row, .. }) = known else { return Ok(()) };
+            let Some(row) = table.convert(&row, schema)? else { return Ok(()) };
+            // Rows that were found before may read as this one did until now, and stand in its place already.
+            let Some(Known::Content(content)) = this.entities.get(number, key)? else { return Ok(()) };
             this.entities.put(number, key, None);
-            let Content { twins, .. } = content;
-            for twin in twins {
+            for twin in content.twins {
                 put_twin(table, &mut this.entities, &row, twin)?;
             }
             this.spill_if_large()

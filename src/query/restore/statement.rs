@@ -303,23 +303,9 @@ fn literal(column: &SchemaColumn, value: &Value) -> String {
     }
 }
 
-/// A text as SQL, without the characters that a terminal would take as commands.
+/// A text as SQL, without the blank that an escaped one begins with.
 pub(super) fn quoted(text: &str) -> String {
-    let is_command = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
-    if !text.chars().any(is_command) {
-        return quote_literal(text).trim_start().to_owned();
-    }
-    let mut out = String::from("E'");
-    for c in text.chars() {
-        match c {
-            '\'' => out.push_str("''"),
-            '\\' => out.push_str(r"\\"),
-            c if is_command(c) => out.push_str(&format!(r"\u{:04X}", u32::from(c))),
-            c => out.push(c),
-        }
-    }
-    out.push('\'');
-    out
+    quote_literal(text).trim_start().to_owned()
 }
 
 /// A type as SQL takes it; none for a type that the history does not know by name. Modifiers are left out: the column
