@@ -96,7 +96,7 @@ fn what_makes_no_sense_is_refused_with_the_nearest_name() {
     }
     for (text, words) in [
         ("source = \"postgres://localhost:1/shop\"\n".to_owned(), &["history"][..]),
-        (format!("{base}[capture.shop]\nhistory = \"ftp://h\"\n"), &["capture shop", "history", "ftp://"]),
+        (format!("{base}[capture.shop]\nhistory = \"ftp://h\"\n"), &["capture shop", "history", "ftp"]),
         (
             format!(
                 "history = \"./h\"\nsource = \"host=db sslmode=verify-full sslrootcert={certificate}\"\n"

@@ -134,21 +134,6 @@ fn what_compose_starts_captures_what_its_writer_does_and_duckdb_shows_it() {
     let moto = Moto::start();
     let scratch = Scratch::new("compose");
 
-    // The writer, with nothing of its own but where the server and its file are.
-    let script = scratch.join("writer.sql");
-    std::fs::write(&script, content("writer")).unwrap();
-    let [shell, flag, command] = &texts(&service("writer")["entrypoint"])[..] else { panic!("sh -c …") };
-    let psql = format!("{:?}", server.program("psql").words()[0]);
-    let command = replaced(
-        command,
-        &[("psql", &psql), ("/writer.sql", script.to_str().unwrap()), ("sleep 2", "sleep 0.1")],
-    );
-    let mut writer = Program::new(shell).args([flag, &command]);
-    for (name, value) in service("writer")["environment"].as_object().unwrap() {
-        writer = writer.env(name, if name == "PGHOST" { "127.0.0.1" } else { text(value) });
-    }
-    let mut writer = writer.env("PGPORT", server.port().to_string()).start(&scratch.join("writer.log"));
-
     let endpoint = moto.endpoint();
     let mut bygone = Bygone::new("", "");
     for (name, value) in service("bygone")["environment"].as_object().unwrap() {
@@ -166,6 +151,24 @@ fn what_compose_starts_captures_what_its_writer_does_and_duckdb_shows_it() {
     assert!(words.contains(&kept), "{words:?}");
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     bygone.start_bare(&words);
+    let streams = eventually(Duration::from_secs(60), || bygone.said().contains("streaming"));
+    assert!(streams, "{}", bygone.said());
+
+    // The writer, with nothing of its own but where the server and its file are.
+    let script = scratch.join("writer.sql");
+    std::fs::write(&script, content("writer")).unwrap();
+    let [shell, flag, command] = &texts(&service("writer")["entrypoint"])[..] else { panic!("sh -c …") };
+    let psql = format!("{:?}", server.program("psql").words()[0]);
+    let command = replaced(
+        command,
+        &[("psql", &psql), ("/writer.sql", script.to_str().unwrap()), ("sleep 2", "sleep 0.1")],
+    );
+    let mut writer = Program::new(shell).args([flag, &command]);
+    for (name, value) in service("writer")["environment"].as_object().unwrap() {
+        writer = writer.env(name, if name == "PGHOST" { "127.0.0.1" } else { text(value) });
+    }
+    let mut writer = writer.env("PGPORT", server.port().to_string()).start(&scratch.join("writer.log"));
+
     let ask = |bygone: &Bygone| bygone.command(&["history", "orders", "1", "--history", &kept]).stdout;
     let sent = eventually(Duration::from_secs(90), || {
         let told = ask(&bygone);
