@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bygone_sink::verify::Expectation;
 use clap::{Args, Parser, Subcommand};
 
 /// Keeps every version of every row of your PostgreSQL database, and lets you ask what was true when.
@@ -566,6 +567,10 @@ pub(crate) struct Hash {
 pub(crate) struct Verify {
     #[command(flatten)]
     pub(crate) history: HistoryArgument,
+    /// Fail unless this commit is in the log as it was: the head that an earlier bygone verify printed. Without it, a log whose end was cut
+    /// off, or that was written anew as a whole, is whole.
+    #[arg(long, value_name = "SEQ:SHA256", value_parser = parse_head)]
+    pub(crate) head: Option<Expectation>,
     /// How to print the findings.
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub(crate) format: Format,
@@ -618,6 +623,15 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
 }
 
 /// As [`parse_bytes`]; below 64 MiB nothing works well.
+/// `42:9f86d081…`, as `bygone verify` prints it.
+fn parse_head(text: &str) -> Result<Expectation, String> {
+    let parse = || {
+        let (seq, sha256) = text.split_once(':')?;
+        Some(Expectation { seq: seq.parse().ok()?, sha256: sha256.parse().ok()? })
+    };
+    parse().ok_or_else(|| "expected the number of a commit and its SHA-256, as in 42:9f86d0…".to_owned())
+}
+
 fn parse_memory(text: &str) -> Result<u64, String> {
     parse_bytes(text)?.ge(&(64 << 20)).then_some(()).ok_or_else(|| "must be at least 64MiB".to_owned())?;
     parse_bytes(text)

@@ -46,7 +46,7 @@ async fn tables(arguments: &Install) -> Result<Vec<Table>> {
     let source = arguments
         .source
         .as_deref()
-        .ok_or_else(|| Error::other("--source is needed, for it has the tables"))?;
+        .ok_or_else(|| Error::usage("--source is needed, for it has the tables"))?;
     let options = ConnectOptions::parse(source)?.with_application_name("bygone");
     let sql = session::connect_sql(&options).await?;
     let patterns = Patterns::parse(&arguments.tables).map_err(CatalogError::from)?;
@@ -68,7 +68,7 @@ pub(crate) async fn uninstall(arguments: &Uninstall) -> Result<()> {
 }
 
 async fn run(source: Option<&str>, doing: &'static str, statements: &[String], remedy: &str) -> Result<()> {
-    let source = source.ok_or_else(|| Error::other("--source is needed"))?;
+    let source = source.ok_or_else(|| Error::usage("--source is needed"))?;
     let options = ConnectOptions::parse(source)?.with_application_name("bygone");
     let sql = session::connect_sql(&options).await?;
     Ok(ddl::execute(&sql, doing, statements, remedy).await?)

@@ -19,7 +19,7 @@ use crate::follower::Followed;
 use crate::http::{self, Answer};
 
 /// Not known.
-const UNKNOWN: i64 = i64::MIN;
+pub(crate) const UNKNOWN: i64 = i64::MIN;
 
 /// Counters and gauges of one capture. Writing one costs an atomic store.
 #[derive(Debug)]
@@ -213,7 +213,7 @@ impl Metrics {
         let [up, behind] = self.followers();
         let sample = |name, kind, help, values| Sample { name, kind, help, values };
         let started = self.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        let version = Some(("version", env!("CARGO_PKG_VERSION").to_owned()));
+        let version = Some(("version", env!("BYGONE_VERSION").to_owned()));
         vec![
             sample("bygone_build_info", "gauge", "1, with the version.", vec![(version, 1.0)]),
             sample(

@@ -105,7 +105,7 @@ struct SourceReport {
 /// Asks the history, the source, or both.
 pub(crate) async fn status(arguments: &Status) -> Result<ExitCode> {
     if arguments.history.is_none() && arguments.source.is_none() {
-        return Err(Error::other("give --history, --source, or both"));
+        return Err(Error::usage("give --history, --source, or both"));
     }
     let archive = match &arguments.history {
         Some(history) => Some(open_archive(history, &arguments.facts_schema).await?),

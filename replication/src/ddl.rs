@@ -79,6 +79,17 @@ impl DdlColumn {
     }
 }
 
+/// What `bygone install` puts into the source, of whichever option, is there.
+///
+/// # Errors
+/// Where the source does not answer.
+pub async fn is_installed(client: &Client) -> Result<bool, CatalogError> {
+    let sql = "select pg_catalog.to_regnamespace('bygone_installed') is not null";
+    let row =
+        client.query_one(sql, &[]).await.map_err(CatalogError::from_postgres("looking for triggers"))?;
+    Ok(row.get(0))
+}
+
 /// The statements that install the triggers for a capture.
 #[must_use]
 pub fn install_statements(names: &Names) -> Vec<String> {

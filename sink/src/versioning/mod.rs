@@ -146,8 +146,9 @@ impl Versioner {
         if let Some(table) = self.tables.get_mut(index) {
             self.out.flush(table)?;
             table.learn(schema);
+            content::find_anew(table, &mut self.entities, self.spill_bytes)?;
         }
-        self.find_anew(index)
+        Ok(())
     }
 
     /// A table's snapshot is in the log: changes of transactions that end at `start` or before it are part of it.

@@ -5,6 +5,7 @@
 //! event is waited for.
 
 mod kills;
+mod rows;
 
 use std::io::Write;
 use std::time::Duration;
