@@ -93,7 +93,7 @@ fn what_makes_no_sense_is_refused_with_the_nearest_name() {
     bygone().command(&["config", "--config", path]).refused(&["capture shop", "--source"]);
     let outcome = bygone().command(&["run", "--config", path, "shpo"]);
     assert!(outcome.stderr.contains("did you mean shop"), "{}", outcome.stderr);
-    bygone().command(&["run", "--source", "x", "--history", "y", "shop"]).refused(&["--config"]);
+    bygone().command(&["run", "--source", "x", "--history", "y", "shop"]).misused(&["--config"]);
 }
 
 #[test]

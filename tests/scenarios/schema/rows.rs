@@ -62,7 +62,7 @@ fn a_row_that_leaves_its_partition_before_a_change_of_columns_has_ended() {
     for change in [
         "alter table part add column late text default 'x'",
         "alter table part drop column n",
-        "alter table part alter late type int using 7",
+        "alter table part alter late drop default, alter late type int using 7",
     ] {
         let id = diary.server.value("select max(id)::text from part").unwrap();
         diary.server.run(&format!(
