@@ -14,20 +14,19 @@
 //! # }
 //! ```
 //!
-//! [`conninfo`] takes settings as libpq does. [`session`] opens connections for ordinary SQL,
-//! [`wire`] those for replication and `COPY`, which tokio-postgres lacks. [`preflight`] compares what a
-//! history says with what the server says, before every stream: of what can lose changes silently, the server itself reports nothing.
-//! [`stream`] then reads the WAL, in a thread of its own, and [`pgoutput`] decodes it in place.
-//! [`snapshot`] says how tables are copied, [`catalog`] what tables there are, and
-//! [`doctor`] what would go wrong.
+//! [`conninfo`] takes settings as libpq does. [`session`] opens connections for ordinary SQL, [`wire`] those for replication and `COPY`,
+//! which tokio-postgres lacks. [`preflight`] compares what a history says with what the server says, before every stream: the server itself
+//! does not report what silently loses changes. [`stream`] then reads the WAL, in a thread of its own, and [`pgoutput`] decodes it in place.
+//! [`snapshot`] says how tables are copied, [`catalog`] what tables there are, and [`doctor`] what would go wrong.
 //!
 //! # Guarantees
 //! Nothing from outside makes it panic: bytes of the server that are not a well-formed message are an error. An LSN is acknowledged only when
-//! the caller says so ([`Feedback`](crate::stream::Feedback)). No error holds values of rows, and none a password.
+//! the caller says so ([`Feedback`](crate::stream::Feedback)). An error prints no password, and leaves out the details in which the server
+//! quotes rows.
 //!
 //! # What this is not
-//! What becomes of a change is no matter of this crate: it knows no facts, files or histories. It is not a general client of PostgreSQL:
-//! protocol version 1 of `pgoutput`, without streaming of running transactions and without two-phase commit.
+//! This crate does not know what becomes of a change: no facts, files or histories. It is not a general client of PostgreSQL, and speaks
+//! version 1 of the `pgoutput` protocol alone: no streaming of running transactions, no decoding at PREPARE.
 //!
 //! # Limits
 //! PostgreSQL 14 to 18 ([`OLDEST_VERSION`](crate::preflight::OLDEST_VERSION)); a hot standby as the source from 16 on. A transaction reaches

@@ -22,11 +22,10 @@
 //! [`LogWriter::append`](crate::log::LogWriter::append) has put the commit that names them; only the
 //! [`Appended`](crate::log::Appended) that it returns says what may be acknowledged to the source.
 //!
-//! **Following.** [`compaction`], [`slabs`], [`index`],
-//! [`checkpoint`], [`delta`] and [`fact_tables`] work from the log alone.
+//! **Following.** [`compaction`], [`slabs`], [`index`], [`checkpoint`], [`delta`] and [`fact_tables`] work from what the log names, and know
+//! nothing of the source.
 //!
-//! **Reading.** An [`Archive`](crate::read::Archive) opens a history, on files or on fact tables;
-//! [`verify::verify`] proves it.
+//! **Reading.** An [`Archive`](crate::read::Archive) opens a history, on files or on fact tables; [`verify::verify`] proves one on files.
 //!
 //! # Guarantees
 //! To those who read through the log, a commit is whole or absent, and so is a transaction of the source. Of two writers, one is fenced. State
