@@ -94,7 +94,7 @@ impl Error {
         }
     }
 
-    /// Whether connecting again may help: the one place where this is decided. The default is to stop.
+    /// Whether connecting again may help. The default is to stop.
     pub(crate) fn policy(&self) -> Policy {
         let retry = match self {
             Self::Source(error) => return error.policy(),

@@ -11,7 +11,7 @@ use crate::cli::{Install, Installed, Uninstall};
 use crate::error::{Error, Result};
 use crate::screen::tell;
 
-/// Puts event triggers into the source, or prints the SQL that does.
+/// Puts the triggers of an option into the source, or prints the SQL that does.
 pub(crate) async fn install(arguments: &Install) -> Result<()> {
     let names = Names::new(&arguments.name)?;
     let statements = match arguments.what {

@@ -103,10 +103,8 @@ impl Versioner {
     }
 
     /// Adds a captured table: older schema versions first, the newest last. Changes of transactions that end at `start`
-    /// or before it are part of the table's snapshot, and skipped. Returns its index.
-    ///
-    /// # Panics
-    /// Never; without any version nothing is added and the index is that of the next table.
+    /// or before it are part of the table's snapshot, and skipped. Returns its index. `versions` must not be empty: without any, nothing is
+    /// added, and the index is that of the next table.
     pub fn add_table(&mut self, versions: &[Arc<TableSchema>], start: Lsn) -> usize {
         let mut versions = versions.iter();
         let Some(first) = versions.next() else { return self.tables.len() };
