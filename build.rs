@@ -3,8 +3,9 @@
 use std::process::Command;
 
 fn main() {
-    // Not every build is one of a clone.
-    let commit = said(Command::new("git").args(["rev-parse", "--short=12", "HEAD"]));
+    // Not every build is one of a clone: whoever copies the sources elsewhere may say what they are.
+    let told = std::env::var("BYGONE_COMMIT").ok().filter(|commit| !commit.is_empty());
+    let commit = told.or_else(|| said(Command::new("git").args(["rev-parse", "--short=12", "HEAD"])));
     let rustc =
         said(Command::new(std::env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned())).arg("--version"));
     let short = rustc.as_deref().and_then(|text| text.split(' ').nth(1)).unwrap_or("unknown");
@@ -17,6 +18,7 @@ fn main() {
     );
     println!("cargo::rustc-env=BYGONE_VERSION={version}");
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-env-changed=BYGONE_COMMIT");
     for path in [".git/HEAD", ".git/refs/heads"] {
         if std::path::Path::new(path).exists() {
             println!("cargo::rerun-if-changed={path}");

@@ -59,7 +59,7 @@ fn watch_signals(runtime: &Runtime, stopping: &Arc<AtomicBool>) -> std::io::Resu
 /// Runs a capture, and again where its source could not be reached; tells whether it ended well.
 fn keep(run: &Run, stopping: &AtomicBool) -> bool {
     // At the level of errors, for lines of any level are to have it.
-    let span = tracing::error_span!("run", capture = %run.name);
+    let span = tracing::error_span!("run", capture = %run.captured.name);
     let _entered = span.enter();
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
     loop {

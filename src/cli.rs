@@ -6,6 +6,9 @@ use std::time::Duration;
 use bygone_sink::verify::Expectation;
 use clap::{Args, Parser, Subcommand};
 
+use crate::capture::ColumnRules;
+use crate::error::Error;
+
 /// Keeps every version of every row of your PostgreSQL database, and lets you ask what was true when.
 #[derive(Debug, Parser)]
 #[command(name = "bygone", version = env!("BYGONE_VERSION"), max_term_width = 100, arg_required_else_help = true)]
@@ -37,7 +40,7 @@ pub(crate) enum Command {
     /// Capture a database: copy its tables once, then follow every change.
     Run(Box<Run>),
     /// Say what would go wrong with a capture, and the exact fix for each. Changes nothing.
-    Doctor(Doctor),
+    Doctor(Box<Doctor>),
     /// Say where a capture stands: position, lag, WAL held on the source, gaps. Exit code 0: healthy, 1: not.
     Status(Status),
     /// Stop capturing for good: remove the replication slot and the publications. The history stays.
@@ -127,48 +130,8 @@ pub(crate) struct Run {
     pub(crate) history: Option<String>,
     #[command(flatten)]
     pub(crate) facts: FactsArgument,
-    /// A shell command that prints the password for the source. It is run at each connect.
-    #[arg(long, env = "BYGONE_PASSWORD_COMMAND", value_name = "COMMAND", hide_env_values = true)]
-    pub(crate) password_command: Option<String>,
-    /// Tables to capture: public.*, shop.order_*, "Odd".name; a leading - leaves tables out. Default: all.
-    #[arg(long = "table", value_name = "PATTERN", allow_hyphen_values = true)]
-    pub(crate) tables: Vec<String>,
-    /// Columns to leave out: users.password, shop.*.secret. Their values are never kept; the history only says that the columns exist. Not
-    /// possible for columns of a table's key.
-    #[arg(long = "leave-out", env = "BYGONE_LEAVE_OUT", value_name = "TABLE.COLUMN", value_delimiter = ',')]
-    pub(crate) leave_out: Vec<String>,
-    /// Columns to store as a keyed hash instead of their value: users.email, shop.*.iban. Equal values have equal hashes, so changes remain
-    /// visible and a known value can be searched for (see bygone hash). Not possible for columns of a table's key.
-    #[arg(
-        long = "hash-column",
-        env = "BYGONE_HASH_COLUMN",
-        value_name = "TABLE.COLUMN",
-        value_delimiter = ','
-    )]
-    pub(crate) hash_columns: Vec<String>,
-    /// File with the secret key for --hash-column: at least 16 bytes, a trailing line break not counted. Back it up: without it, hashes can
-    /// neither be continued nor looked up.
-    #[arg(long, env = "BYGONE_HASH_KEY_FILE", value_name = "FILE")]
-    pub(crate) hash_key_file: Option<PathBuf>,
-    /// Retention class of tables: public.orders=years-7, shop.*=short. If several match, the last one wins. The log records it; in a bucket the
-    /// table's files carry it as the tag bygone-retention, for lifecycle rules.
-    #[arg(long, env = "BYGONE_RETENTION", value_name = "TABLE=CLASS", value_delimiter = ',')]
-    pub(crate) retention: Vec<String>,
-    /// Do not record updates that change nothing but these columns: users.last_seen. The row's next fact has their current values.
-    #[arg(long, env = "BYGONE_IGNORE_UPDATES", value_name = "TABLE.COLUMN", value_delimiter = ',')]
-    pub(crate) ignore_updates: Vec<String>,
-    /// Name of the capture, and of its slot and publications on the source.
-    #[arg(long, env = "BYGONE_NAME", default_value = "bygone")]
-    pub(crate) name: String,
-    /// Read from this existing slot instead of making one. Default: a slot named after --name.
-    #[arg(long)]
-    pub(crate) slot: Option<String>,
-    /// Read from these existing publications instead of making two.
-    #[arg(long = "publication", value_name = "NAME")]
-    pub(crate) publications: Vec<String>,
-    /// Accept publications that leave out rows, columns or operations. The history records it.
-    #[arg(long, requires = "publications")]
-    pub(crate) accept_partial: bool,
+    #[command(flatten)]
+    pub(crate) captured: Captured,
     /// What to do when changes are lost for good: the slot is gone or invalid, or publications were altered.
     #[arg(long, env = "BYGONE_ON_GAP", value_enum, default_value_t = OnGap::Stop)]
     pub(crate) on_gap: OnGap,
@@ -228,6 +191,67 @@ pub(crate) struct Run {
     /// Read and decode, but write nothing and acknowledge nothing: for measuring.
     #[arg(long, hide = true, requires = "until_current")]
     pub(crate) discard: bool,
+}
+
+/// What is captured: as `bygone run` does it, and as `bygone doctor` looks at it.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Captured {
+    /// A shell command that prints the password for the source. It is run at each connect.
+    #[arg(long, env = "BYGONE_PASSWORD_COMMAND", value_name = "COMMAND", hide_env_values = true)]
+    pub(crate) password_command: Option<String>,
+    /// Tables to capture: public.*, shop.order_*, "Odd".name; a leading - leaves tables out. Default: all.
+    #[arg(long = "table", value_name = "PATTERN", allow_hyphen_values = true)]
+    pub(crate) tables: Vec<String>,
+    /// Columns to leave out: users.password, shop.*.secret. Their values are never kept; the history only says that the columns exist. Not
+    /// possible for columns of a table's key.
+    #[arg(long = "leave-out", env = "BYGONE_LEAVE_OUT", value_name = "TABLE.COLUMN", value_delimiter = ',')]
+    pub(crate) leave_out: Vec<String>,
+    /// Columns to store as a keyed hash instead of their value: users.email, shop.*.iban. Equal values have equal hashes, so changes remain
+    /// visible and a known value can be searched for (see bygone hash). Not possible for columns of a table's key.
+    #[arg(
+        long = "hash-column",
+        env = "BYGONE_HASH_COLUMN",
+        value_name = "TABLE.COLUMN",
+        value_delimiter = ','
+    )]
+    pub(crate) hash_columns: Vec<String>,
+    /// File with the secret key for --hash-column: at least 16 bytes, a trailing line break not counted. Back it up: without it, hashes can
+    /// neither be continued nor looked up.
+    #[arg(long, env = "BYGONE_HASH_KEY_FILE", value_name = "FILE")]
+    pub(crate) hash_key_file: Option<PathBuf>,
+    /// Retention class of tables: public.orders=years-7, shop.*=short. If several match, the last one wins. The log records it; in a bucket the
+    /// table's files carry it as the tag bygone-retention, for lifecycle rules.
+    #[arg(long, env = "BYGONE_RETENTION", value_name = "TABLE=CLASS", value_delimiter = ',')]
+    pub(crate) retention: Vec<String>,
+    /// Do not record updates that change nothing but these columns: users.last_seen. The row's next fact has their current values.
+    #[arg(long, env = "BYGONE_IGNORE_UPDATES", value_name = "TABLE.COLUMN", value_delimiter = ',')]
+    pub(crate) ignore_updates: Vec<String>,
+    /// Name of the capture, and of its slot and publications on the source.
+    #[arg(long, env = "BYGONE_NAME", default_value = "bygone")]
+    pub(crate) name: String,
+    /// Read from this existing slot instead of making one. Default: a slot named after --name.
+    #[arg(long)]
+    pub(crate) slot: Option<String>,
+    /// Read from these existing publications instead of making two.
+    #[arg(long = "publication", value_name = "NAME")]
+    pub(crate) publications: Vec<String>,
+    /// Accept publications that leave out rows, columns or operations. The history records it.
+    #[arg(long, requires = "publications")]
+    pub(crate) accept_partial: bool,
+}
+
+impl Captured {
+    /// The slot that is read from.
+    pub(crate) fn slot(&self) -> &str {
+        self.slot.as_ref().unwrap_or(&self.name)
+    }
+
+    /// # Errors
+    /// Where what is said of columns makes no sense, or the key of hashes cannot be read.
+    pub(crate) fn column_rules(&self) -> Result<ColumnRules, Error> {
+        let key = self.hash_key_file.as_deref();
+        ColumnRules::parse(&self.leave_out, &self.ignore_updates, &self.hash_columns, key)
+    }
 }
 
 /// What to do where changes are lost for good.
@@ -310,21 +334,29 @@ pub(crate) struct Uninstall {
 Examples:
   bygone doctor --source postgres://app@db/shop
   bygone doctor --source postgres://app@db/shop --history s3://archive/shop --format json
+  bygone doctor --source postgres://app@db/shop --publication theirs --slot theirs
+  bygone doctor --config bygone.toml shop
 
-Each line is one check. Exit code 0: no problem, though there may be warnings. 1: bygone run would fail, or lose something.")]
+Give it what bygone run is given. Each line is one check. Exit code 0: no problem, though there may be warnings. 1: bygone run would
+fail, or lose something.")]
 pub(crate) struct Doctor {
+    /// With --config: the captures of the file to check. Default: all.
+    #[arg(value_name = "CAPTURE", requires = "config")]
+    pub(crate) captures: Vec<String>,
+    /// Read settings from this file, as bygone run does, where neither a flag nor the environment gives them.
+    #[arg(long, env = "BYGONE_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The capture of the file that this is.
+    #[arg(skip)]
+    pub(crate) capture: Option<String>,
     /// The database to capture.
     #[arg(long, env = "BYGONE_SOURCE", value_name = "URL", hide_env_values = true)]
     pub(crate) source: String,
     /// Where the history is, or will be: the place is checked, too.
     #[arg(long, env = "BYGONE_HISTORY", value_name = "URL")]
     pub(crate) history: Option<String>,
-    /// Tables to capture, as bygone run takes them.
-    #[arg(long = "table", value_name = "PATTERN", allow_hyphen_values = true)]
-    pub(crate) tables: Vec<String>,
-    /// Name of the capture.
-    #[arg(long, env = "BYGONE_NAME", default_value = "bygone")]
-    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) captured: Captured,
     /// Directory for the state, to check that there is room.
     #[arg(long, env = "BYGONE_STATE", value_name = "DIR")]
     pub(crate) state: Option<PathBuf>,
@@ -336,9 +368,14 @@ pub(crate) struct Doctor {
 /// `bygone status`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-With --history it reports what the log says, with --source what the slot says, with both how far the history is behind.
-Exit code 0: healthy. 1: the slot is gone, lost or not being read, the history is too far behind, a table waits for its
-first copy, or for the comparison that settles a gap.")]
+Examples:
+  bygone status --source postgres://app@db/shop --history s3://archive/shop
+  bygone status --at 9464 --format json
+
+With --history it reports what the log says, with --source what the slot says, with both how far the history is behind; with --at
+what a running capture says of itself: facts per second, memory, tables that are still to be copied.
+Exit code 0: healthy. 1: the slot is gone, lost or not being read, nobody answers at --at, the history is too far behind, a table
+waits for its first copy, or for the comparison that settles a gap.")]
 pub(crate) struct Status {
     /// The history: a directory, file://…, s3://bucket/prefix, az://container/prefix, or postgres://… for fact tables.
     #[arg(long, env = "BYGONE_HISTORY", value_name = "URL", hide_env_values = true)]
@@ -349,6 +386,9 @@ pub(crate) struct Status {
     /// The captured database.
     #[arg(long, env = "BYGONE_SOURCE", value_name = "URL", hide_env_values = true)]
     pub(crate) source: Option<String>,
+    /// Where bygone run answers (its --listen): a port of this machine, or an address.
+    #[arg(long, value_name = "[HOST:]PORT", value_parser = crate::metrics::parse_address)]
+    pub(crate) at: Option<std::net::SocketAddr>,
     /// Name of the capture. Needed only without --history, to find its slot.
     #[arg(long, env = "BYGONE_NAME", default_value = "bygone")]
     pub(crate) name: String,
@@ -718,6 +758,26 @@ mod tests {
         }
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
         assert!(tried > 80, "only {tried} commands were found");
+    }
+
+    #[test]
+    fn the_examples_of_the_help_are_commands() {
+        let mut tried = 0;
+        for command in Cli::command().get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            for line in help.lines().filter_map(|line| line.strip_prefix("  ")) {
+                let Some(words) = words(line) else { continue };
+                tried += 1;
+                // What a file says is added to the words before they are read.
+                let of_file = words.iter().any(|word| word == "--config");
+                let missing = clap::error::ErrorKind::MissingRequiredArgument;
+                match Cli::try_parse_from(&words) {
+                    Err(error) if !(of_file && error.kind() == missing) => panic!("{line}: {error}"),
+                    _ => {}
+                }
+            }
+        }
+        assert!(tried > 20, "only {tried} examples were found");
     }
 
     #[test]

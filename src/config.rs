@@ -1,16 +1,18 @@
-//! `bygone.toml`: the settings of `bygone run` for one capture or several.
+//! `bygone.toml`: the settings of `bygone run`, and so of `bygone doctor`, for one capture or several.
 //!
 //! Each long flag of `run` is a key, with the same values: `commit-interval = "5s"`. Keys at the top hold for all captures, those of
 //! `[capture.NAME]` for one. Whatever a flag or the environment says comes before the file, and the file before the defaults. So a
 //! capture of the file is nothing but a command line, and is read by the same parser.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use bygone_replication::conninfo::ConnectOptions;
+use bygone_replication::pattern::Patterns;
 use bygone_replication::publication::Names;
 use bygone_replication::slot;
-use bygone_sink::store::Location;
+use bygone_sink::store::{Location, Store, StoreOptions};
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Command as ClapCommand, CommandFactory as _, Parser as _};
 use toml::{Table, Value};
@@ -22,27 +24,23 @@ use crate::screen::tell;
 
 /// Flags of `run` that are no settings of a capture.
 const NOT_IN_FILES: [&str; 7] = ["config", "help", "version", "verbose", "quiet", "log-format", "discard"];
-/// Settings that hold addresses with passwords in them.
-const SECRETS: [&str; 2] = ["source", "facts"];
+
+/// Commands that a file has settings for. What one of them has no flag for is nothing to it.
+const COMMANDS: [&str; 2] = ["run", "doctor"];
 
 /// What a file says of one capture: keys with the values that flags would have.
 type Settings = BTreeMap<String, Vec<String>>;
 
-/// The command line that a capture of a file comes to.
-#[derive(Debug)]
-pub(crate) struct Capture {
-    pub(crate) cli: Cli,
-    pub(crate) run: Run,
-}
-
-/// The captures that a command line asks for by `run --config`; none where it does not.
+/// The command lines that come to the captures which a command with `--config` asks for; none where it does not.
 ///
 /// # Errors
 /// Where the file cannot be read or makes no sense, or has no capture of a name that was asked for.
-pub(crate) fn captures(arguments: &[String]) -> Result<Option<Vec<Capture>>> {
+pub(crate) fn captures(arguments: &[String]) -> Result<Option<Vec<Cli>>> {
     // Help, versions and wrong arguments are the ordinary parser's.
     let Ok(given) = lenient(arguments) else { return Ok(None) };
-    let Some(given) = given.subcommand_matches("run") else { return Ok(None) };
+    let Some((command, given)) = given.subcommand().filter(|(name, _)| COMMANDS.contains(name)) else {
+        return Ok(None);
+    };
     let Some(path) = given.get_one::<PathBuf>("config") else { return Ok(None) };
     let wanted: Vec<&String> = given.get_many("captures").into_iter().flatten().collect();
     let captures = read(path)?;
@@ -51,37 +49,40 @@ pub(crate) fn captures(arguments: &[String]) -> Result<Option<Vec<Capture>>> {
         return Err(Error::other(format!("{} has no [capture.{name}]{near}", path.display())));
     }
     let wanted = captures.iter().filter(|(name, _)| wanted.is_empty() || wanted.contains(name));
-    let effective: Vec<(&str, Capture)> = wanted
+    let effective: Vec<(&str, Cli)> = wanted
         .map(|(name, settings)| {
-            let (capture, _) = effective(path, name, settings, arguments)?;
-            Ok((name.as_str(), capture))
+            let (mut cli, _) = effective(path, name, settings, command, arguments)?;
+            if let Command::Doctor(doctor) = &mut cli.command {
+                doctor.capture = Some(name.clone());
+            }
+            Ok((name.as_str(), cli))
         })
         .collect::<Result<_>>()?;
-    check(path, effective.iter().map(|(name, capture)| (*name, &capture.run)))?;
-    Ok(Some(effective.into_iter().map(|(_, capture)| capture).collect()))
+    let runs = effective.iter().filter_map(|(name, cli)| Some((*name, as_run(cli)?)));
+    check(path, runs)?;
+    Ok(Some(effective.into_iter().map(|(_, cli)| cli).collect()))
+}
+
+fn as_run(cli: &Cli) -> Option<&Run> {
+    match &cli.command {
+        Command::Run(run) => Some(run),
+        _ => None,
+    }
 }
 
 /// Fails where a capture cannot be as the file has it, or two would be in each other's way.
 fn check<'a>(path: &Path, captures: impl Iterator<Item = (&'a str, &'a Run)>) -> Result<()> {
     let mut taken: BTreeMap<(&str, String), &str> = BTreeMap::new();
     for (capture, run) in captures {
-        let wrong = |key: &str, error: String| {
-            Error::other(format!("{}, capture {capture}: {key}: {error}", path.display()))
-        };
-        ConnectOptions::parse(&run.source).map_err(|error| wrong("source", error.to_string()))?;
-        let slot = run.slot.as_ref().unwrap_or(&run.name);
-        slot::check_name(slot).map_err(|error| wrong("name", error.to_string()))?;
-        Names::new(&run.name).map_err(|error| wrong("name", error.to_string()))?;
-        if let Some(history) = &run.history {
-            Location::parse(history).map_err(|error| wrong("history", error.to_string()))?;
-        }
+        check_alone(run)
+            .map_err(|error| Error::other(format!("{}, capture {capture}: {error}", path.display())))?;
         let facts = run.facts.facts.as_ref().map(|facts| format!("{facts} {}", run.facts.facts_schema));
         // However it is written: `./state/` is `state`.
         let state = run.state.as_ref().map(|state| state.components().collect::<PathBuf>());
         let state = state.map(|state| state.strip_prefix(".").unwrap_or(&state).display().to_string());
         let own = [
             ("state directory", state),
-            ("slot", Some(format!("{} {slot}", run.source))),
+            ("slot", Some(format!("{} {}", run.source, run.captured.slot()))),
             ("history", run.history.clone()),
             ("fact tables", facts),
             ("listen", run.listen.filter(|address| address.port() != 0).map(|address| address.to_string())),
@@ -96,6 +97,29 @@ fn check<'a>(path: &Path, captures: impl Iterator<Item = (&'a str, &'a Run)>) ->
     Ok(())
 }
 
+/// Fails where `bygone run` would refuse before it connects.
+fn check_alone(run: &Run) -> Result<()> {
+    let wrong = |key: &str, error: &dyn Display| Error::other(format!("{key}: {error}"));
+    let source = ConnectOptions::parse(&run.source).map_err(|error| wrong("source", &error))?;
+    source.check_certificates().map_err(|error| wrong("source", &error))?;
+    let captured = &run.captured;
+    slot::check_name(captured.slot()).map_err(|error| wrong("name", &error))?;
+    Names::new(&captured.name).map_err(|error| wrong("name", &error))?;
+    Patterns::parse(&captured.tables).map_err(|error| wrong("table", &error))?;
+    let options = crate::options(run.clone())?;
+    match &options.history {
+        Some(history) => {
+            let location = Location::parse(history).map_err(|error| wrong("history", &error))?;
+            Store::open(&location, &StoreOptions::default()).map_err(|error| wrong("history", &error))?;
+        }
+        None if options.facts.is_none() => {
+            return Err(Error::other("give history, facts, or both: where is the history to be kept?"));
+        }
+        None => {}
+    }
+    Ok(())
+}
+
 /// How log lines are to be written, as far as a command line tells that is otherwise wrong.
 pub(crate) fn log_format(arguments: &[String]) -> LogFormat {
     let given = lenient(arguments).ok();
@@ -104,12 +128,9 @@ pub(crate) fn log_format(arguments: &[String]) -> LogFormat {
 
 /// What flags and environment say, whether or not that is enough.
 fn lenient(arguments: &[String]) -> Result<ArgMatches> {
-    let command =
-        Cli::command().mut_subcommand("run", |run| run.mut_args(|argument| argument.required(false)));
-    command
-        .ignore_errors(true)
-        .try_get_matches_from(arguments)
-        .map_err(|error| Error::other(error.to_string()))
+    let optional = |command: ClapCommand| command.mut_args(|argument| argument.required(false));
+    let all = COMMANDS.into_iter().fold(Cli::command(), |all, name| all.mut_subcommand(name, optional));
+    all.ignore_errors(true).try_get_matches_from(arguments).map_err(|error| Error::other(error.to_string()))
 }
 
 /// `bygone config`: says what a file comes to.
@@ -118,13 +139,13 @@ pub(crate) fn config(arguments: &Config) -> Result<()> {
     let mut runs = Vec::new();
     for (name, settings) in &captures {
         let line = ["bygone".to_owned(), "run".to_owned()];
-        let (capture, matches) = effective(&arguments.config, name, settings, &line)?;
+        let (cli, matches) = effective(&arguments.config, name, settings, "run", &line)?;
         if arguments.print {
             print(name, settings, &matches);
         }
-        runs.push((name.as_str(), capture.run));
+        runs.push((name.as_str(), cli));
     }
-    check(&arguments.config, runs.iter().map(|(name, run)| (*name, run)))?;
+    check(&arguments.config, runs.iter().filter_map(|(name, cli)| Some((*name, as_run(cli)?))))?;
     if arguments.check || !arguments.print {
         let names: Vec<&str> = captures.keys().map(String::as_str).collect();
         eprintln!("bygone: {} is well: {}", arguments.config.display(), names.join(", "));
@@ -141,7 +162,7 @@ fn read(path: &Path) -> Result<BTreeMap<String, Settings>> {
         let at = error.span().map(|span| place(&text, span.start)).unwrap_or_default();
         Error::other(format!("{}{at}: {}", path.display(), error.message().trim_end()))
     })?;
-    let command = run_command();
+    let command = command_named("run");
     let mut shared = Settings::new();
     let mut captures: BTreeMap<String, Settings> = BTreeMap::new();
     for (key, value) in &file {
@@ -190,10 +211,10 @@ fn place(text: &str, at: usize) -> String {
     format!(", line {line}, column {column}")
 }
 
-fn run_command() -> ClapCommand {
+fn command_named(name: &str) -> ClapCommand {
     let mut all = Cli::command();
     all.build();
-    all.find_subcommand("run").cloned().unwrap_or(all)
+    all.find_subcommand(name).cloned().unwrap_or(all)
 }
 
 /// The values of a key, as the flag of the name takes them.
@@ -229,21 +250,21 @@ fn texts(command: &ClapCommand, path: &Path, key: &str, value: &Value) -> Result
     }
 }
 
-/// The command line with what the file adds to it.
+/// The command line of a command with what the file adds to it.
 fn effective(
     path: &Path,
     name: &str,
     settings: &Settings,
+    command: &str,
     arguments: &[String],
-) -> Result<(Capture, ArgMatches)> {
+) -> Result<(Cli, ArgMatches)> {
     let given = lenient(arguments)?;
-    let given = given.subcommand_matches("run");
-    let command = run_command();
+    let given = given.subcommand_matches(command);
+    let flags = command_named(command);
     let mut line = arguments.to_vec();
     for (key, values) in settings {
-        let id =
-            command.get_arguments().find(|argument| argument.get_long() == Some(key)).map(clap::Arg::get_id);
-        let said = id.and_then(|id| given?.value_source(id.as_str()));
+        let Some(flag) = flags.get_arguments().find(|flag| flag.get_long() == Some(key)) else { continue };
+        let said = given.and_then(|given| given.value_source(flag.get_id().as_str()));
         if matches!(said, Some(ValueSource::CommandLine | ValueSource::EnvVariable)) {
             continue;
         }
@@ -258,15 +279,13 @@ fn effective(
     };
     let matches = Cli::command().try_get_matches_from(&line).map_err(wrong)?;
     let cli = Cli::try_parse_from(&line).map_err(wrong)?;
-    let Command::Run(run) = &cli.command else { return Err(Error::other("--config belongs to bygone run")) };
-    let run = (**run).clone();
-    let own = matches.subcommand_matches("run").cloned().unwrap_or_default();
-    Ok((Capture { cli, run }, own))
+    let own = matches.subcommand_matches(command).cloned().unwrap_or_default();
+    Ok((cli, own))
 }
 
 fn print(name: &str, settings: &Settings, matches: &ArgMatches) {
     tell!("[capture.{name}]");
-    let command = run_command();
+    let command = command_named("run");
     for argument in command.get_arguments() {
         let Some(long) = argument.get_long().filter(|long| !NOT_IN_FILES.contains(long)) else { continue };
         let id = argument.get_id().as_str();
@@ -292,10 +311,41 @@ fn shown(key: &str, value: &str) -> String {
     if matches!(value, "true" | "false") {
         return value.to_owned();
     }
-    let value = if SECRETS.contains(&key) {
-        ConnectOptions::parse(value).map_or_else(|_| "…".to_owned(), |options| options.redacted())
-    } else {
-        value.to_owned()
+    let value = match key {
+        "source" | "facts" => {
+            ConnectOptions::parse(value).map_or_else(|_| "…".to_owned(), |options| options.redacted())
+        }
+        "password-command" => program(value),
+        _ => value.to_owned(),
     };
     Value::String(value).to_string()
+}
+
+/// The program of a shell command, without its arguments: a token may be among them, or before it.
+fn program(command: &str) -> String {
+    let harmless = |char: char| char.is_ascii_alphanumeric() || matches!(char, '/' | '.' | '_' | '-');
+    match command.trim().split_once(char::is_whitespace) {
+        None if command.trim().chars().all(harmless) => command.trim().to_owned(),
+        Some((program, _)) if program.chars().all(harmless) => format!("{program} …"),
+        _ => "…".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_command_nothing_is_shown_but_its_program() {
+        for (command, shown) in [
+            ("pass show db/bygone", "pass …"),
+            (" /usr/local/bin/secret ", "/usr/local/bin/secret"),
+            ("VAULT_TOKEN=hunter2 vault read db", "…"),
+            ("echo\thunter2", "echo …"),
+            ("$(cat hunter2)", "…"),
+            ("", ""),
+        ] {
+            assert_eq!(program(command), shown, "{command}");
+        }
+    }
 }

@@ -5,19 +5,20 @@ use std::process::ExitCode;
 
 use bygone_replication::catalog::{self, CatalogError, Loaded};
 use bygone_replication::conninfo::ConnectOptions;
-use bygone_replication::doctor::{self, Check, Level, Sample};
+use bygone_replication::doctor::{self, Check, Level, Sample, WantedSlot};
 use bygone_replication::pattern::Patterns;
-use bygone_replication::publication::{self, Names};
-use bygone_replication::table::{TableKind, TableName};
-use bygone_replication::{preflight, session};
+use bygone_replication::publication::{self, Names, PublicationState};
+use bygone_replication::table::{Table, TableKind, TableName};
+use bygone_replication::{preflight, session, slot};
 use bygone_sink::error::ErrorKind as SinkErrorKind;
 use bygone_sink::history::History;
 use bygone_sink::schema::{PhysicalNames, TableSchema};
 use bygone_sink::store::{Location, Store, StoreOptions};
+use serde::Serialize;
 use tokio_postgres::Client;
 
-use crate::capture;
-use crate::cli::{Doctor, Format};
+use crate::capture::{self, ColumnRules, Retention};
+use crate::cli::{Captured, Doctor, Format};
 use crate::error::{Error, Result};
 use crate::query::sheet::{Cell, Sheet, left};
 use crate::screen::{print_wrapped, tell};
@@ -28,39 +29,85 @@ const STATE_PER_BYTE: f64 = 0.85;
 /// A store's clock that is further off makes signed requests fail.
 const CLOCK_SLACK_S: i64 = 60;
 
-/// Looks at everything, and prints what was found.
-pub(crate) async fn doctor(arguments: &Doctor) -> Result<ExitCode> {
-    let mut checks = Vec::new();
-    // What is wrong with the words of the command line is no finding.
-    let connect = ConnectOptions::parse(&arguments.source)?.with_application_name("bygone doctor");
-    let patterns = Patterns::parse(&arguments.tables).map_err(CatalogError::from)?;
-    let names = Names::new(&arguments.name)?;
-    let location = arguments.history.as_deref().map(Location::parse).transpose()?;
-    let mut needed = None;
-    match session::connect_sql(&connect).await {
-        Ok(sql) => needed = source(arguments, &sql, &patterns, &names, &mut checks).await?,
-        Err(error) => checks.push(Check::problem("connection", error.to_string())),
+/// A capture as the command line has it: what is wrong with its words is no finding.
+struct Plan<'a> {
+    arguments: &'a Doctor,
+    connect: ConnectOptions,
+    patterns: Patterns,
+    names: Names,
+    rules: ColumnRules,
+    retention: Retention,
+    location: Option<Location>,
+}
+
+impl<'a> Plan<'a> {
+    fn of(arguments: &'a Doctor) -> Result<Self> {
+        let captured = &arguments.captured;
+        let mut connect = ConnectOptions::parse(&arguments.source)?.with_application_name("bygone doctor");
+        if let Some(command) = &captured.password_command {
+            connect = connect.with_password_command(command);
+        }
+        slot::check_name(captured.slot())?;
+        Ok(Self {
+            arguments,
+            connect,
+            patterns: Patterns::parse(&captured.tables).map_err(CatalogError::from)?,
+            names: Names::new(&captured.name)?,
+            rules: captured.column_rules()?,
+            retention: Retention::parse(&captured.retention)?,
+            location: arguments.history.as_deref().map(Location::parse).transpose()?,
+        })
     }
-    if let Some(location) = &location {
-        checks.extend(history(location, arguments).await);
+
+    fn captured(&self) -> &'a Captured {
+        &self.arguments.captured
     }
-    checks.extend(room(arguments, location.as_ref(), needed));
-    print(arguments.format, &checks)?;
-    let worst = checks.iter().map(|check| check.level).max();
+}
+
+/// A finding, and of which capture of a file.
+#[derive(Serialize)]
+struct Finding {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    capture: Option<String>,
+    #[serde(flatten)]
+    check: Check,
+}
+
+/// Looks at everything, of each capture, and prints what was found.
+pub(crate) async fn doctor(captures: &[Doctor]) -> Result<ExitCode> {
+    let mut findings = Vec::new();
+    for arguments in captures {
+        let checks = examine(&Plan::of(arguments)?).await?;
+        let of_capture = |check| Finding { capture: arguments.capture.clone(), check };
+        findings.extend(checks.into_iter().map(of_capture));
+    }
+    let format = captures.first().map_or(Format::Table, |arguments| arguments.format);
+    print(format, &findings)?;
+    let worst = findings.iter().map(|finding| finding.check.level).max();
     Ok(if worst == Some(Level::Problem) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
+async fn examine(plan: &Plan<'_>) -> Result<Vec<Check>> {
+    let mut checks = Vec::new();
+    let mut needed = None;
+    match session::connect_sql(&plan.connect).await {
+        Ok(sql) => needed = source(plan, &sql, &mut checks).await?,
+        Err(error) => checks.push(Check::problem("connection", error.to_string())),
+    }
+    if let Some(location) = &plan.location {
+        checks.extend(history(plan, location).await);
+    }
+    checks.extend(room(plan, needed));
+    Ok(checks)
+}
+
 /// The database; gives what a first copy of it takes.
-async fn source(
-    arguments: &Doctor,
-    sql: &Client,
-    patterns: &Patterns,
-    names: &Names,
-    checks: &mut Vec<Check>,
-) -> Result<Option<Sample>> {
+async fn source(plan: &Plan<'_>, sql: &Client, checks: &mut Vec<Check>) -> Result<Option<Sample>> {
+    let captured = plan.captured();
     let state = preflight::read_server(sql).await?;
-    checks.extend(doctor::server(sql, &state, &arguments.name).await?);
-    let loaded = match catalog::load_tables(sql, patterns).await {
+    let slot = WantedSlot { name: captured.slot(), given: captured.slot.is_some() };
+    checks.extend(doctor::server(sql, &state, slot).await?);
+    let mut loaded = match catalog::load_tables(sql, &plan.patterns).await {
         Ok(loaded) => loaded,
         Err(error) if error.kind() == catalog::ErrorKind::Pattern => {
             checks.push(Check::problem("tables", error.to_string()));
@@ -71,22 +118,41 @@ async fn source(
     let oids: Vec<u32> = loaded.tables.iter().map(|table| table.oid).collect();
     let rights = catalog::table_rights(sql, &oids).await?;
     checks.extend(doctor::tables(&state.server, &loaded, &state.role, &rights));
-    checks.extend(doctor::publishing(sql, names, &loaded, &state.role, &rights).await?);
+    let given = &captured.publications;
+    if given.is_empty() {
+        let publishing =
+            doctor::publishing(sql, &plan.names, &state.server, &loaded, &state.role, &rights).await?;
+        checks.extend(publishing);
+        checks.extend(taken(&plan.names, &publication::inspect(sql, &plan.names.both()).await?));
+    } else {
+        let published = publication::inspect(sql, given).await?;
+        checks.extend(doctor::published(sql, &published, given, captured.accept_partial, &loaded).await?);
+        publication::restrict(&mut loaded.tables, &published);
+    }
     checks.extend(doctor::cascades(sql, &loaded).await?);
     checks.extend(columns(&loaded));
-    let published = publication::inspect(sql, &names.both()).await?;
-    if let Err(error) = publication::check_user_made(&published, &names.both().map(str::to_owned), false)
-        && !published.publications.is_empty()
-        && published.get(&names.all).is_some()
-        && published.get(&names.insert_only).is_none()
-    {
-        checks.push(Check::problem("publications", error.to_string()));
-    }
+    checks.extend(unruly(plan, &loaded.tables));
     let sample = doctor::sample(sql, &loaded, state.server.block_size).await;
     // Without the right to read there is another finding that says so.
     let Ok(sample) = sample else { return Ok(None) };
     checks.push(first_copy(&sample));
     Ok(Some(sample))
+}
+
+/// A publication that somebody else made under the name of the capture's own.
+fn taken(names: &Names, published: &PublicationState) -> Option<Check> {
+    let theirs = published.get(&names.all).is_some() && published.get(&names.insert_only).is_none();
+    let both = names.both().map(str::to_owned);
+    let error = publication::check_user_made(published, &both, false).err().filter(|_| theirs)?;
+    Some(Check::problem("publications", error.to_string()))
+}
+
+/// Settings of columns and tables that do not fit what there is.
+fn unruly(plan: &Plan<'_>, tables: &[Table]) -> Vec<Check> {
+    let fit = [("columns", plan.rules.check(tables)), ("retention", plan.retention.check(tables))];
+    let told =
+        fit.into_iter().filter_map(|(check, fits)| Some(Check::problem(check, fits.err()?.to_string())));
+    told.collect()
 }
 
 /// Names and types of columns.
@@ -193,7 +259,7 @@ async fn protection(store: &Store) -> Vec<Check> {
 }
 
 /// The place of the history.
-async fn history(location: &Location, arguments: &Doctor) -> Vec<Check> {
+async fn history(plan: &Plan<'_>, location: &Location) -> Vec<Check> {
     let store = match Store::open(location, &StoreOptions::default()) {
         Ok(store) => store,
         Err(error) => return vec![Check::problem("history", error.to_string())],
@@ -238,12 +304,12 @@ async fn history(location: &Location, arguments: &Doctor) -> Vec<Check> {
                 manifest.name,
                 history.state().next_seq
             );
-            checks.push(if manifest.name == arguments.name {
+            checks.push(if manifest.name == plan.captured().name {
                 Check::ok("history_of", message)
             } else {
                 Check::problem("history_of", message).fix(format!("--name {}", manifest.name))
             });
-            checks.extend(goes_on(arguments, &history).await);
+            checks.extend(goes_on(plan, &history).await);
         }
         Err(error) if error.kind() == SinkErrorKind::NoHistory => {
             checks.push(Check::ok("history_of", "none yet: bygone run begins it"));
@@ -256,11 +322,10 @@ async fn history(location: &Location, arguments: &Doctor) -> Vec<Check> {
 }
 
 /// Whether `bygone run` would go on with a history that has been begun, from this source.
-async fn goes_on(arguments: &Doctor, history: &History) -> Option<Check> {
+async fn goes_on(plan: &Plan<'_>, history: &History) -> Option<Check> {
     const STREAM: &str = "stream";
-    let connect = ConnectOptions::parse(&arguments.source).ok()?.with_application_name("bygone doctor");
     history.state().last_seq()?;
-    Some(match capture::check_start(&connect, history.manifest(), history.state()).await {
+    Some(match capture::check_start(&plan.connect, history.manifest(), history.state()).await {
         Ok(()) => Check::ok(STREAM, "the source has everything from where the history ends"),
         // Such as a slot that bygone run is reading from.
         Err(Error::Refused(refused)) if refused.passes() => Check::ok(STREAM, refused.to_string()),
@@ -269,15 +334,15 @@ async fn goes_on(arguments: &Doctor, history: &History) -> Option<Check> {
 }
 
 /// Room on the disks that are written to.
-fn room(arguments: &Doctor, location: Option<&Location>, needed: Option<Sample>) -> Vec<Check> {
+fn room(plan: &Plan<'_>, needed: Option<Sample>) -> Vec<Check> {
     let Some(sample) = needed else { return Vec::new() };
     let bytes = sample.table_bytes as f64;
     let mut checks = Vec::new();
-    let state = arguments.state.clone().or_else(state_base);
+    let state = plan.arguments.state.clone().or_else(state_base);
     if let Some(state) = state {
         checks.extend(free("state", &state, bytes * STATE_PER_BYTE, "--state DIR"));
     }
-    if let Some(Location::Local(root)) = location {
+    if let Some(Location::Local(root)) = &plan.location {
         checks.extend(free("history_room", root, bytes * PARQUET_PER_BYTE, "--history DIR"));
     }
     checks
@@ -306,27 +371,49 @@ fn free(check: &'static str, at: &Path, needed: f64, flag: &str) -> Option<Check
     })
 }
 
-fn print(format: Format, checks: &[Check]) -> Result<()> {
-    if format == Format::Json {
-        let text = serde_json::to_string_pretty(checks)
-            .map_err(|error| Error::other(format!("the findings have no JSON: {error}")))?;
-        tell!("{text}");
-        return Ok(());
-    }
-    if format == Format::Csv {
-        let mut sheet = Sheet::new(format, vec![left("level"), left("check"), left("message"), left("fix")])?;
-        for check in checks {
-            sheet.row(vec![
-                Cell::Text(check.level.as_str().to_owned()),
-                Cell::Text(check.check.to_owned()),
-                Cell::Text(check.message.clone()),
-                Cell::optional(check.fix.clone()),
-            ])?;
+fn print(format: Format, findings: &[Finding]) -> Result<()> {
+    match format {
+        Format::Json => {
+            let text = serde_json::to_string_pretty(findings)
+                .map_err(|error| Error::other(format!("the findings have no JSON: {error}")))?;
+            tell!("{text}");
         }
-        sheet.finish()?;
-        return Ok(());
+        Format::Csv => print_csv(findings)?,
+        Format::Table => print_lines(findings),
     }
-    for check in checks {
+    Ok(())
+}
+
+fn print_csv(findings: &[Finding]) -> Result<()> {
+    let of_file = findings.iter().any(|finding| finding.capture.is_some());
+    let mut headings = vec![left("level"), left("check"), left("message"), left("fix")];
+    if of_file {
+        headings.insert(0, left("capture"));
+    }
+    let mut sheet = Sheet::new(Format::Csv, headings)?;
+    for Finding { capture, check } in findings {
+        let mut cells = vec![
+            Cell::Text(check.level.as_str().to_owned()),
+            Cell::Text(check.check.to_owned()),
+            Cell::Text(check.message.clone()),
+            Cell::optional(check.fix.clone()),
+        ];
+        if of_file {
+            cells.insert(0, Cell::optional(capture.clone()));
+        }
+        sheet.row(cells)?;
+    }
+    sheet.finish()?;
+    Ok(())
+}
+
+fn print_lines(findings: &[Finding]) {
+    let mut shown = None;
+    for Finding { capture, check } in findings {
+        if let Some(capture) = capture.as_ref().filter(|capture| shown != Some(*capture)) {
+            tell!("[capture.{capture}]");
+            shown = Some(capture);
+        }
         print_wrapped(
             &format!("{:8} ", check.level.as_str()),
             &format!("{}: {}", check.check, check.message),
@@ -335,8 +422,7 @@ fn print(format: Format, checks: &[Check]) -> Result<()> {
             tell!("         fix: {fix}");
         }
     }
-    let count = |level| checks.iter().filter(|check| check.level == level).count();
+    let count = |level| findings.iter().filter(|finding| finding.check.level == level).count();
     let (problems, warnings) = (count(Level::Problem), count(Level::Warning));
-    eprintln!("bygone: {} checks, {problems} problems, {warnings} warnings", checks.len());
-    Ok(())
+    eprintln!("bygone: {} checks, {problems} problems, {warnings} warnings", findings.len());
 }

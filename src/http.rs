@@ -26,6 +26,8 @@ const CONNECTIONS: usize = 64;
 const HEAD_WITHIN: Duration = Duration::from_secs(5);
 /// How long it may take to read the answer, which is some 100 KiB with a thousand tables.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// More is no answer to [`get`].
+const ANSWER_BYTES: u64 = 16 << 20;
 /// For so long what a client still sends is read and dropped after the answer: a socket that is closed with something unread in it
 /// resets the connection, which can take the answer from a client that has not read it yet.
 const LINGER: Duration = Duration::from_secs(1);
@@ -46,6 +48,22 @@ pub(crate) struct Answer {
 impl Answer {
     pub(crate) fn text(code: u16, body: impl Into<String>) -> Self {
         Self { code, kind: TEXT, body: body.into() }
+    }
+}
+
+/// The body of a page of such an endpoint.
+///
+/// # Errors
+/// Where nobody answers, or with something else than 200.
+pub(crate) async fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.take(ANSWER_BYTES).read_to_string(&mut answer).await?;
+    match answer.split_once("\r\n\r\n") {
+        Some((head, body)) if head.starts_with("HTTP/1.1 200 ") => Ok(body.to_owned()),
+        _ => Err(std::io::Error::other("the answer is none of bygone's")),
     }
 }
 

@@ -81,7 +81,7 @@ fn main() -> ExitCode {
         std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
     // Settings of a file are added to the command line; without one, it is whole as it is.
     let (cli, others) = match config::captures(&arguments) {
-        Ok(Some(mut captures)) if !captures.is_empty() => (captures.remove(0).cli, captures),
+        Ok(Some(mut captures)) if !captures.is_empty() => (captures.remove(0), captures),
         Ok(_) => (Cli::parse(), Vec::new()),
         Err(error) => {
             say_why(config::log_format(&arguments), &error);
@@ -100,7 +100,7 @@ fn main() -> ExitCode {
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     }
     start_logging(&cli);
-    match execute_all(cli.command, others) {
+    match execute_all(cli.command, others.into_iter().map(|capture| capture.command).collect()) {
         Ok(code) => code,
         Err(error) => {
             say_why(log_format, &error);
@@ -127,32 +127,46 @@ const fn writes(command: &Command) -> bool {
     matches!(command, Run(_) | Compact(_) | Reconcile(_) | BackfillFacts(_) | BackfillHistory(_) | Delta(_))
 }
 
-/// Runs a command, and beside it the other captures of a file.
-fn execute_all(command: Command, others: Vec<config::Capture>) -> Result<ExitCode> {
+/// Runs a command, which is the same of each other capture of a file.
+fn execute_all(command: Command, others: Vec<Command>) -> Result<ExitCode> {
     match command {
         Command::Run(run) if !others.is_empty() => {
-            let runs = std::iter::once(*run).chain(others.into_iter().map(|capture| capture.run)).collect();
-            Ok(if captures::run(runs)? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            let others = others.into_iter().filter_map(|other| match other {
+                Command::Run(run) => Some(*run),
+                _ => None,
+            });
+            let all_well = captures::run(std::iter::once(*run).chain(others).collect())?;
+            Ok(if all_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
-        command => {
-            let runtime = tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(2)
-                .enable_all()
-                .build()
-                .map_err(|error| Error::other(format!("cannot start: {error}")))?;
-            let result = runtime.block_on(Box::pin(execute(command)));
-            // Threads that wait for a connection need not be waited for.
-            runtime.shutdown_background();
-            result
+        Command::Doctor(first) => {
+            let others = others.into_iter().filter_map(|other| match other {
+                Command::Doctor(doctor) => Some(*doctor),
+                _ => None,
+            });
+            let captures: Vec<_> = std::iter::once(*first).chain(others).collect();
+            block_on(Box::pin(doctor::doctor(&captures)))
         }
+        command => block_on(Box::pin(execute(command))),
     }
+}
+
+fn block_on(command: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Error::other(format!("cannot start: {error}")))?;
+    let result = runtime.block_on(command);
+    // Threads that wait for a connection need not be waited for.
+    runtime.shutdown_background();
+    result
 }
 
 async fn execute(command: Command) -> Result<ExitCode> {
     match command {
         Command::Run(run) => Box::pin(capture::run(options(*run)?)).await.map(|()| ExitCode::SUCCESS),
         Command::Detach(detach) => detach::detach(&detach).await.map(|()| ExitCode::SUCCESS),
-        Command::Doctor(doctor) => Box::pin(doctor::doctor(&doctor)).await,
+        Command::Doctor(doctor) => Box::pin(doctor::doctor(&[*doctor])).await,
         Command::Status(status) => Box::pin(status::status(&status)).await,
         Command::Compact(compact) => Box::pin(compact::compact(&compact)).await.map(|()| ExitCode::SUCCESS),
         Command::BackfillFacts(backfill) => {
@@ -182,24 +196,20 @@ fn options(run: Run) -> Result<RunOptions> {
             run.captures.join(" ")
         )));
     }
+    let captured = run.captured;
     Ok(RunOptions {
         facts: facts::Target::of(&run.facts, run.merging.slabbing.least())?,
         delta: !run.no_delta && !run.discard,
         source: run.source,
-        password_command: run.password_command,
         history: run.history.filter(|history| !history.is_empty()),
-        tables: run.tables,
-        name: run.name,
-        slot: run.slot,
-        publications: run.publications,
-        accept_partial: run.accept_partial,
-        column_rules: capture::ColumnRules::parse(
-            &run.leave_out,
-            &run.ignore_updates,
-            &run.hash_columns,
-            run.hash_key_file.as_deref(),
-        )?,
-        retention: capture::Retention::parse(&run.retention)?,
+        column_rules: captured.column_rules()?,
+        retention: capture::Retention::parse(&captured.retention)?,
+        password_command: captured.password_command,
+        tables: captured.tables,
+        name: captured.name,
+        slot: captured.slot,
+        publications: captured.publications,
+        accept_partial: captured.accept_partial,
         state: run.state,
         until_current: run.until_current,
         commit_interval: run.commit_interval,

@@ -3,12 +3,12 @@
 //! Names and units follow Prometheus' conventions; `docs/metrics.md` has them in one table, which a test compares with what a real
 //! capture answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bygone_replication::Lsn;
 use bygone_sink::encoder::WrittenFile;
@@ -18,8 +18,13 @@ use crate::error::Result;
 use crate::follower::Followed;
 use crate::http::{self, Answer};
 
+/// Facts a second are those of so long a time, in which several commits are made.
+const LATELY: Duration = Duration::from_secs(60);
 /// Not known.
 pub(crate) const UNKNOWN: i64 = i64::MIN;
+
+/// What `/status` tells beside the metrics; Prometheus has rates of its own.
+pub(crate) const FACTS_PER_SECOND: &str = "facts_per_second";
 
 /// Counters and gauges of one capture. Writing one costs an atomic store.
 #[derive(Debug)]
@@ -47,6 +52,8 @@ pub(crate) struct Metrics {
     pub(crate) tables_waiting: AtomicU64,
     pub(crate) tables_in_doubt: AtomicU64,
     facts: Mutex<BTreeMap<String, u64>>,
+    /// Commits of the last while, each with its facts.
+    lately: Mutex<VecDeque<(Instant, u64)>>,
     /// What is written from the log beside the capture, by name.
     followers: Mutex<BTreeMap<&'static str, Arc<Followed>>>,
 }
@@ -75,6 +82,7 @@ impl Default for Metrics {
             tables_waiting: AtomicU64::default(),
             tables_in_doubt: AtomicU64::default(),
             facts: Mutex::default(),
+            lately: Mutex::default(),
             followers: Mutex::default(),
         }
     }
@@ -164,13 +172,29 @@ impl Metrics {
         self.commit_micros.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
         self.last_commit.store(now_micros(), Ordering::Relaxed);
         let mut facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut brought = 0;
         for file in files {
             self.commit_files.fetch_add(1, Ordering::Relaxed);
             self.commit_bytes.fetch_add(file.bytes, Ordering::Relaxed);
             if file.table != bygone_sink::log::path::TRANSACTIONS {
                 *facts.entry(file.table.clone()).or_default() += file.rows;
+                brought += file.rows;
             }
         }
+        let mut lately = self.lately.lock().unwrap_or_else(PoisonError::into_inner);
+        lately.push_back((Instant::now(), brought));
+        while lately.front().is_some_and(|(at, _)| at.elapsed() > LATELY) {
+            lately.pop_front();
+        }
+    }
+
+    /// Facts that became durable in the last minute, or since the start, a second.
+    fn facts_per_second(&self) -> f64 {
+        let lately = self.lately.lock().unwrap_or_else(PoisonError::into_inner);
+        let counted = lately.iter().filter(|(at, _)| at.elapsed() <= LATELY);
+        let facts: u64 = counted.map(|(_, facts)| facts).sum();
+        let whole = self.started.elapsed().unwrap_or(LATELY).min(LATELY);
+        facts as f64 / whole.as_secs_f64().max(1.0)
     }
 
     /// Up to a position of the source, and to a time, there is nothing that the history has yet to be told.
@@ -386,6 +410,7 @@ impl Metrics {
             };
             all.insert(name.to_owned(), value);
         }
+        all.insert(FACTS_PER_SECOND.to_owned(), self.facts_per_second().into());
         Value::Object(all).to_string()
     }
 }
@@ -499,6 +524,18 @@ mod tests {
         metrics.received.store(5100, Ordering::Relaxed);
         let waits = metrics.lag_seconds();
         assert!(metrics.lag_bytes() == 100 && (10.0..59.0).contains(&waits), "{waits}");
+    }
+
+    #[test]
+    fn facts_a_second_are_those_of_the_last_minute() {
+        let metrics = Metrics { started: SystemTime::now() - Duration::from_secs(20), ..Metrics::default() };
+        assert_eq!(metrics.facts_per_second(), 0.0);
+        let now = Instant::now();
+        *metrics.lately.lock().unwrap() = [(61, 9000), (30, 100), (0, 100)]
+            .into_iter()
+            .filter_map(|(ago, facts)| Some((now.checked_sub(Duration::from_secs(ago))?, facts)))
+            .collect();
+        assert!((9.0..=10.0).contains(&metrics.facts_per_second()), "{}", metrics.facts_per_second());
     }
 
     #[test]

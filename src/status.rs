@@ -1,7 +1,9 @@
-//! `bygone status`: where a capture stands, seen from outside: by what its log says, what its source says, or both.
+//! `bygone status`: where a capture stands, seen from outside: by what its log says, what its source says, and what it says itself.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use bygone_replication::conninfo::ConnectOptions;
 use bygone_replication::slot::{self, Slot};
@@ -10,12 +12,18 @@ use bygone_sink::log::{EventKind, EventLsn, VERIFIED};
 use bygone_sink::read::Archive;
 use bygone_sink::timestamp::Timestamp;
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use crate::cli::{Format, Status};
 use crate::error::{Error, Result};
+use crate::http;
+use crate::metrics::FACTS_PER_SECOND;
 use crate::query::inventory::open_archive;
 use crate::query::sheet::{Cell, Sheet, left, right};
 use crate::screen::{print_wrapped, tell};
+
+/// How long a capture may take to say how it is.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// All that is known.
 #[derive(Debug, Serialize)]
@@ -27,6 +35,8 @@ struct Report {
     history: Option<HistoryReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<SourceReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    running: Option<RunningReport>,
 }
 
 /// What the log says.
@@ -102,10 +112,46 @@ struct SourceReport {
     lag_s: Option<i64>,
 }
 
-/// Asks the history, the source, or both.
+/// What the capture says of itself.
+#[derive(Debug, Serialize)]
+struct RunningReport {
+    at: String,
+    streaming: bool,
+    /// Made durable in the last minute.
+    facts_per_second: f64,
+    /// Made durable since it was started; rows of the first copy are not among them.
+    facts: u64,
+    memory_bytes: Option<u64>,
+    /// Tables whose first copy is not in the history yet.
+    tables_to_copy: u64,
+    lag_bytes: u64,
+    lag_s: f64,
+}
+
+impl RunningReport {
+    /// Reads what `/status` answers.
+    fn of(at: SocketAddr, told: &Map<String, Value>) -> Self {
+        let number = |name: &str| told.get(name).and_then(Value::as_f64);
+        let count = |name: &str| number(name).unwrap_or_default() as u64;
+        let by_table = told.get("bygone_facts_total").and_then(Value::as_object);
+        let facts = by_table.into_iter().flat_map(Map::values).filter_map(Value::as_f64).sum::<f64>();
+        Self {
+            at: at.to_string(),
+            streaming: number("bygone_streaming") == Some(1.0),
+            facts_per_second: number(FACTS_PER_SECOND).unwrap_or_default(),
+            facts: facts as u64,
+            memory_bytes: number("process_resident_memory_bytes").map(|bytes| bytes as u64),
+            tables_to_copy: count("bygone_tables_waiting"),
+            lag_bytes: count("bygone_lag_bytes"),
+            lag_s: number("bygone_lag_seconds").unwrap_or_default(),
+        }
+    }
+}
+
+/// Asks the history, the source, the capture, or several of them.
 pub(crate) async fn status(arguments: &Status) -> Result<ExitCode> {
-    if arguments.history.is_none() && arguments.source.is_none() {
-        return Err(Error::usage("give --history, --source, or both"));
+    if arguments.history.is_none() && arguments.source.is_none() && arguments.at.is_none() {
+        return Err(Error::usage("give --history, --source, --at, or several of them"));
     }
     let archive = match &arguments.history {
         Some(history) => Some(open_archive(history, &arguments.facts_schema).await?),
@@ -117,7 +163,11 @@ pub(crate) async fn status(arguments: &Status) -> Result<ExitCode> {
         Some(url) => Some(source(arguments, url, archive.as_ref(), &mut problems).await?),
         None => None,
     };
-    let report = Report { healthy: problems.is_empty(), problems, history, source };
+    let running = match arguments.at {
+        Some(at) => running(at, &mut problems).await,
+        None => None,
+    };
+    let report = Report { healthy: problems.is_empty(), problems, history, source, running };
     print(arguments.format, &report)?;
     Ok(if report.healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -249,6 +299,32 @@ async fn source(
     })
 }
 
+/// Asks a capture that runs.
+async fn running(at: SocketAddr, problems: &mut Vec<String>) -> Option<RunningReport> {
+    let asked = tokio::time::timeout(ANSWER_WITHIN, http::get(at, "/status")).await;
+    let told = match asked {
+        Ok(told) => told.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("no answer within {} s", ANSWER_WITHIN.as_secs())),
+    };
+    let told = told.and_then(|body| {
+        serde_json::from_str(&body).map_err(|_| "what answers there is no bygone".to_owned())
+    });
+    let report = match told {
+        Ok(told) => RunningReport::of(at, &told),
+        Err(error) => {
+            problems
+                .push(format!("{at} does not tell how it is: {error}; is bygone run going, with --listen?"));
+            return None;
+        }
+    };
+    if !report.streaming {
+        problems.push(
+            "the capture does not stream: it copies tables, connects, or waits, as its log says".to_owned(),
+        );
+    }
+    Some(report)
+}
+
 fn judge(name: &str, slot: Option<&Slot>, problems: &mut Vec<String>) {
     match slot {
         None => problems
@@ -317,6 +393,16 @@ fn print(format: Format, report: &Report) -> Result<()> {
         if let Some(lag) = source.lag_bytes {
             let seconds = source.lag_s.map_or_else(String::new, |lag| format!(", {lag} s"));
             line("lag", &format!("{}{seconds}", Cell::bytes(lag).text()));
+        }
+    }
+    if let Some(running) = &report.running {
+        let rate = format!("{:.1} facts/s in the last minute", running.facts_per_second);
+        line("rate", &format!("{rate}, {} facts since the start", running.facts));
+        if let Some(memory) = running.memory_bytes {
+            line("memory", Cell::bytes(memory).text());
+        }
+        if running.tables_to_copy > 0 {
+            line("first copy", &format!("{} tables are not in the history yet", running.tables_to_copy));
         }
     }
     if report.history.is_some() {

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use crate::passfile;
 use crate::table::quote_literal;
+use crate::tls;
 use settings::Settings;
 
 /// The connection settings cannot be used. The text says why; it never holds a password.
@@ -422,6 +423,15 @@ impl ConnectOptions {
             host.command = Some(command.to_owned());
         }
         self
+    }
+
+    /// Reads the certificates and keys that a connection would use, so that what is wrong with them is known before the first.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) where a file cannot be used, or one is missing that `sslmode` needs.
+    pub fn check_certificates(&self) -> Result<(), crate::Error> {
+        let over_tcp = self.hosts.iter().any(|host| matches!(host.endpoint, Endpoint::Tcp { .. }));
+        if over_tcp && self.tls.mode >= SslMode::Require { tls::check_files(&self.tls) } else { Ok(()) }
     }
 
     /// The settings for a log line: who connects where, without a password.

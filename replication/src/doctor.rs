@@ -7,8 +7,8 @@ mod tables;
 
 use serde::Serialize;
 
-pub use server::server;
-pub use tables::{Sample, cascades, publishing, sample, tables};
+pub use server::{WantedSlot, server};
+pub use tables::{Sample, cascades, published, publishing, sample, tables};
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -53,19 +53,24 @@ struct Inner {
     what: &'static str,
     detail: String,
     server: Option<ServerError>,
+    io: Option<io::ErrorKind>,
+    remedy: Option<&'static str>,
 }
 
 impl Error {
     /// An error of a kind: what was tried, and what came of it.
     #[must_use]
     pub fn new(kind: ErrorKind, what: &'static str, detail: impl fmt::Display) -> Self {
-        Self(Box::new(Inner { kind, what, detail: detail.to_string(), server: None }))
+        let detail = detail.to_string();
+        Self(Box::new(Inner { kind, what, detail, server: None, io: None, remedy: None }))
     }
 
     /// The server's own error in answer to `what`.
     #[must_use]
     pub fn from_server(what: &'static str, server: ServerError) -> Self {
-        Self(Box::new(Inner { kind: ErrorKind::Server, what, detail: String::new(), server: Some(server) }))
+        let mut error = Self::new(ErrorKind::Server, what, "");
+        error.0.server = Some(server);
+        error
     }
 
     pub(crate) fn io(what: &'static str, err: &io::Error) -> Self {
@@ -76,7 +81,9 @@ impl Error {
             _ if err.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => ErrorKind::Tls,
             _ => ErrorKind::Io,
         };
-        Self::new(kind, what, err)
+        let mut error = Self::new(kind, what, err);
+        error.0.io = Some(err.kind());
+        error
     }
 
     pub(crate) fn protocol(detail: impl fmt::Display) -> Self {
@@ -92,6 +99,17 @@ impl Error {
         self.0.detail =
             if self.0.detail.is_empty() { place.to_owned() } else { format!("{place}: {}", self.0.detail) };
         self
+    }
+
+    /// The same error, with what to do about it at the end of its text.
+    pub(crate) fn with_remedy(mut self, remedy: Option<&'static str>) -> Self {
+        self.0.remedy = remedy;
+        self
+    }
+
+    /// What the operating system said, where it failed.
+    pub(crate) fn io_kind(&self) -> Option<io::ErrorKind> {
+        self.0.io
     }
 
     /// What sort of failure it is.
@@ -154,6 +172,9 @@ impl fmt::Display for Error {
         }
         if let Some(server) = &self.0.server {
             write!(f, ": {server}")?;
+        }
+        if let Some(remedy) = self.0.remedy {
+            write!(f, "; {remedy}")?;
         }
         Ok(())
     }

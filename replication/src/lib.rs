@@ -48,6 +48,7 @@ pub mod pattern;
 pub mod pgoutput;
 pub mod preflight;
 pub mod publication;
+mod remedy;
 pub mod session;
 mod silence;
 pub mod slot;

@@ -57,6 +57,11 @@ fn server_name(host: &Host, stream: &TcpStream) -> Result<ServerName<'static>> {
     }
 }
 
+/// Reads the files that a session would use.
+pub(crate) fn check_files(options: &TlsOptions) -> Result<()> {
+    client_config(options, true).map(drop)
+}
+
 fn client_config(options: &TlsOptions, named: bool) -> Result<ClientConfig> {
     let provider = Arc::new(ring::default_provider());
     let check = check(options)?;

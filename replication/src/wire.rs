@@ -16,6 +16,7 @@ use crate::frame::{
     TAG_COPY_IN, TAG_DATA_ROW, TAG_EMPTY_QUERY, TAG_ERROR, TAG_NOTICE, TAG_NOTIFICATION, TAG_PARAMETER,
     TAG_PROTOCOL_VERSION, TAG_READY, TAG_ROW_DESCRIPTION,
 };
+use crate::remedy;
 use crate::silence::{Patient, Peer};
 use crate::transport::{self, Address, Encryption};
 
@@ -105,7 +106,8 @@ impl Connection {
                         last = Some(Error::new(ErrorKind::WrongServer, err, host));
                     }
                     Err(err) => {
-                        let err = err.at(&host.to_string());
+                        let remedy = remedy::of(&err, host);
+                        let err = err.at(&host.to_string()).with_remedy(remedy);
                         let next = err.policy() == Policy::Retry;
                         tracing::debug!(host = %host, error = %err, "host skipped");
                         last = Some(err);

@@ -25,7 +25,8 @@ fn flags_come_before_the_environment_that_before_the_file_and_that_before_defaul
     fs::write(
         &file,
         "memory = \"128MiB\"\ncommit-interval = \"7s\"\n[capture.shop]\nsource = \"postgres://app:hunter2@db/shop\"\nhistory = \"./h\"\n\
-         table = [\"public.*\", \"-public.x\"]\nno-compact = true\n[capture.other]\nsource = \"dbname=o user=app\"\nhistory = \"./o\"\n",
+         table = [\"public.*\", \"-public.x\"]\nno-compact = true\npassword-command = \"echo hunter2\"\n\
+         facts = \"postgres://app:hunter2@db/past\"\n[capture.other]\nsource = \"dbname=o user=app\"\nhistory = \"./o\"\n",
     )
     .unwrap();
     let path = file.to_str().unwrap();
@@ -44,6 +45,7 @@ fn flags_come_before_the_environment_that_before_the_file_and_that_before_defaul
         assert!(shop.contains(line), "{line}:\n{shop}");
     }
     assert!(!outcome.stdout.contains("hunter2") && shop.contains("to database 'shop'"), "{shop}");
+    assert!(shop.contains("password-command = \"echo …\""), "{shop}");
     let checked = bygone().command(&["config", "--config", path, "--check"]).well();
     assert!(checked.stderr.contains("other, shop"), "{}", checked.stderr);
 }
@@ -74,6 +76,35 @@ fn what_makes_no_sense_is_refused_with_the_nearest_name() {
         ("capture = 1", &["capture"]),
     ] {
         refused(&format!("{base}{more}\n"), words);
+    }
+    // What a run refuses before it connects.
+    let certificate = scratch.join("none.crt");
+    let certificate = certificate.to_str().unwrap();
+    for (more, words) in [
+        ("table = [\"public.\"]", &["table", "public."][..]),
+        ("retention = [\"nonsense\"]", &["retention", "nonsense"]),
+        ("leave-out = [\"nocolumn\"]", &["leave-out", "nocolumn"]),
+        ("ignore-updates = [\"nocolumn\"]", &["ignore-updates", "nocolumn"]),
+        ("hash-column = [\"users.email\"]", &["users.email", "hash-key-file"]),
+        ("hash-column = [\"users.email\"]\nhash-key-file = \"/nonexistent/key\"", &["/nonexistent/key"]),
+        ("slot = \"Bad Name\"", &["Bad Name"]),
+        ("facts = \"mysql://db/past\"", &["facts"]),
+        ("accept-partial = true", &["publication"]),
+        ("max-slot-lag = \"1GiB\"\nslot = \"mine\"", &["max-slot-lag", "slot"]),
+    ] {
+        refused(&format!("{base}{more}\n"), words);
+    }
+    for (text, words) in [
+        ("source = \"postgres://localhost:1/shop\"\n".to_owned(), &["history"][..]),
+        (format!("{base}[capture.shop]\nhistory = \"ftp://h\"\n"), &["capture shop", "history", "ftp"]),
+        (
+            format!(
+                "history = \"./h\"\nsource = \"host=db sslmode=verify-full sslrootcert={certificate}\"\n"
+            ),
+            &["source", certificate],
+        ),
+    ] {
+        refused(&text, words);
     }
     let twice = |a: &str, b: &str| format!("{base}[capture.a]\n{a}\n[capture.b]\n{b}\n");
     for (text, words) in [

@@ -156,6 +156,89 @@ fn a_role_is_told_which_rights_it_lacks_until_it_lacks_none() {
 }
 
 #[test]
+fn publications_and_a_slot_of_the_operators_own_are_looked_at_and_none_of_its_own_missed() {
+    let server = Postgres::start();
+    server.run(
+        "create table orders (id int primary key, total int); create table notes (id int primary key);
+         create role app login replication; grant select on orders, notes to app",
+    );
+    let url = server.url_as("app", DATABASE);
+    let given = ["--table", "public.*", "--publication", "mine", "--slot", "theirs"];
+    // What is found wrong is mended by the fixes in their order, until nothing is.
+    let mend = |check: &str, words: &str| {
+        let found = examine(&url, &given);
+        let told = found.worst(check);
+        assert_eq!((found.code, told["level"].as_str()), (Some(1), Some("problem")), "{told}");
+        assert!(told["message"].as_str().unwrap().contains(words), "{told}");
+        found.fixes(check).iter().for_each(|fix| server.run(fix));
+    };
+    mend("publications", "does not exist");
+    server.run("alter publication mine drop table notes");
+    mend("publications", "not published: public.notes");
+    mend("slot", "bygone run makes none");
+    let found = examine(&url, &given);
+    assert_eq!(found.code, Some(0), "{:#?}", found.checks);
+
+    server.run("alter publication mine set (publish = 'insert, update')");
+    mend("publications", "does not publish delete, truncate");
+    if server.major() >= 15 {
+        server.run("alter publication mine set table orders (id), notes where (id > 5)");
+        let found = examine(&url, &[&given[..], &["--accept-partial"]].concat());
+        assert_eq!((found.code, found.all("publications").count()), (Some(0), 2), "{:#?}", found.checks);
+        assert_eq!(found.level("publications"), "warning");
+        let scratch = Scratch::new("doctor");
+        let run = Bygone::new(url.clone(), scratch.join("history")).options(&given[2..]).attempt(&[]);
+        run.refused(&["only some columns of public.orders", "only some rows of public.notes"]);
+        mend("publications", "publishes only some");
+    }
+    let found = examine(&url, &given);
+    assert_eq!((found.code, found.level("publications")), (Some(0), "ok"), "{:#?}", found.checks);
+    let scratch = Scratch::new("doctor");
+    Bygone::new(url.clone(), scratch.join("history")).options(&given[2..]).until_current();
+}
+
+#[test]
+fn what_a_file_says_of_its_captures_is_looked_at_as_bygone_run_takes_it() {
+    let server = Postgres::start();
+    server.run(
+        "create table orders (id int primary key, total int); create publication mine for table orders;
+         create role app login replication password 'hunter2'; grant select on orders to app",
+    );
+    server.admit("scram-sha-256");
+    let scratch = Scratch::new("doctor");
+    let (file, secret) = (scratch.join("bygone.toml"), scratch.join("secret"));
+    std::fs::write(&secret, "hunter2\n").unwrap();
+    let text = format!(
+        "source = \"{url}\"\npublication = \"mine\"\ncommit-interval = \"1s\"\nhistory = \"{root}/h\"\n\
+         password-command = \"cat {secret}\"\n\
+         [capture.well]\n[capture.wrong]\nleave-out = [\"orders.totl\"]\nretention = [\"public.order=years-7\"]\n",
+        url = server.url_as("app", DATABASE),
+        root = scratch.path().display(),
+        secret = secret.display(),
+    );
+    std::fs::write(&file, text).unwrap();
+    let bygone = Bygone::new("", scratch.join("unused"));
+    let ask = |more: &[&str]| {
+        let words = ["doctor", "--config", file.to_str().unwrap(), "--format", "json"];
+        Findings::of(&bygone.command(&[&words, more].concat()))
+    };
+    let found = ask(&["well"]);
+    assert_eq!((found.code, found.level("publications")), (Some(0), "ok"), "{:#?}", found.checks);
+    let found = ask(&[]);
+    assert_eq!(found.code, Some(1));
+    for (check, words) in [("columns", "did you mean total"), ("retention", "did you mean public.orders")] {
+        let told = found.worst(check);
+        assert_eq!((&told["capture"], &told["level"]), (&"wrong".into(), &"problem".into()), "{told}");
+        assert!(told["message"].as_str().unwrap().contains(words), "{told}");
+    }
+    assert_eq!(found.all("server").count(), 2, "both are looked at");
+    // A flag comes before the file.
+    assert_eq!(ask(&["well", "--publication", "other"]).level("publications"), "problem");
+    let shown = bygone.command(&["doctor", "--config", file.to_str().unwrap()]).stdout;
+    assert!(shown.contains("[capture.well]") && shown.contains("[capture.wrong]"), "{shown}");
+}
+
+#[test]
 fn settings_and_slots_that_a_capture_cannot_work_with_are_told() {
     let server = Postgres::with(&[
         ("wal_level", "replica"),

@@ -7,4 +7,5 @@ mod live;
 mod manual;
 mod metrics;
 mod output;
+mod pages;
 mod status;

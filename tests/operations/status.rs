@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::support::bygone::Bygone;
 use crate::support::postgres::Postgres;
-use crate::support::process::eventually;
+use crate::support::process::{eventually, free_port};
 use crate::support::scratch::Scratch;
 
 #[test]
@@ -62,6 +62,48 @@ fn a_capture_tells_from_outside_where_it_stands() {
     bygone.attempt(&["--on-gap", "reconcile"]).well();
     let (code, report) = ask(&bygone, &[]);
     assert_eq!((code, &report["history"]["gaps"][0]["kind"]), (Some(0), &"gap".into()), "{report:#}");
+}
+
+#[test]
+fn a_capture_that_runs_tells_its_rate_and_memory_and_what_is_still_to_be_copied() {
+    let server = Postgres::start();
+    server.run("create table orders (id int primary key); insert into orders select generate_series(1, 100)");
+    let scratch = Scratch::new("history");
+    let at = free_port().to_string();
+    let mut bygone = Bygone::new(server.url(), scratch.join("history")).options(&[
+        "--commit-interval",
+        "100ms",
+        "--listen",
+        &at,
+    ]);
+    let ask = |bygone: &Bygone| {
+        let outcome = bygone.command(&["status", "--at", &at, "--format", "json"]);
+        let report: Value =
+            serde_json::from_str(&outcome.stdout).unwrap_or_else(|_| panic!("{}", outcome.stderr));
+        (outcome.code(), report)
+    };
+    let (code, report) = ask(&bygone);
+    assert_eq!((code, &report["healthy"], &report["running"]), (Some(1), &false.into(), &Value::Null));
+    assert!(report["problems"][0].as_str().unwrap().contains("is bygone run going"), "{report:#}");
+
+    bygone.start("snapshot.table_done=sleep(5000)");
+    let copying = eventually(Duration::from_secs(60), || {
+        let (code, report) = ask(&bygone);
+        code == Some(1) && report["running"]["tables_to_copy"] == 1
+    });
+    assert!(copying, "{:#}", ask(&bygone).1);
+    let streams = eventually(Duration::from_secs(60), || ask(&bygone).0 == Some(0));
+    assert!(streams, "{:#}", ask(&bygone).1);
+    server.run("insert into orders select generate_series(101, 1000)");
+    let counted = eventually(Duration::from_secs(60), || ask(&bygone).1["running"]["facts"] == 900);
+    let (_, report) = ask(&bygone);
+    assert!(counted, "{report:#}");
+    let running = &report["running"];
+    assert_eq!((&running["streaming"], &running["tables_to_copy"]), (&true.into(), &0.into()));
+    assert!(running["facts_per_second"].as_f64().unwrap() >= 900.0 / 60.0, "{running}");
+    assert!(running["memory_bytes"].as_u64().unwrap() > 1 << 20, "{running}");
+    let shown = bygone.command(&["status", "--at", &at]).well().stdout;
+    assert!(shown.contains("facts/s in the last minute, 900 facts") && shown.contains("memory"), "{shown}");
 }
 
 #[test]

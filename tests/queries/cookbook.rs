@@ -16,7 +16,7 @@ const CHARGEBACK: &str = "4711";
 const SOURCE: &str = "postgres://app@db/shop";
 
 /// The fenced blocks of a page: what stands behind the fence, and the lines.
-fn blocks(page: &str) -> Vec<(&str, String)> {
+pub(crate) fn blocks(page: &str) -> Vec<(&str, String)> {
     let mut blocks = Vec::new();
     let mut open: Option<(&str, String)> = None;
     for line in page.lines() {
@@ -35,7 +35,7 @@ fn blocks(page: &str) -> Vec<(&str, String)> {
 }
 
 /// The commands of a block, each with what it prints; nothing where the page does not show that.
-fn commands(text: &str) -> Vec<(String, String)> {
+pub(crate) fn commands(text: &str) -> Vec<(String, String)> {
     let mut commands: Vec<(String, String)> = Vec::new();
     for line in text.lines() {
         match (line.strip_prefix("$ "), commands.last_mut()) {
@@ -51,7 +51,7 @@ fn commands(text: &str) -> Vec<(String, String)> {
 }
 
 /// The words of an output, in no order: how cells are wrapped depends on how long a time is.
-fn words(text: &str) -> Vec<String> {
+pub(crate) fn words(text: &str) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     let found = text
         .split(|c: char| c.is_whitespace() || matches!(c, '(' | ')' | ',' | '"' | '\''))

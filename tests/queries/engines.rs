@@ -153,7 +153,7 @@ fn assert_same_rows(engine: &str, told: &[Value]) {
 }
 
 /// The rows of each query, after the views were made, through DuckDB's own package.
-pub(super) fn duckdb(views: &str, queries: &str) -> Vec<Value> {
+pub(crate) fn duckdb(views: &str, queries: &str) -> Vec<Value> {
     let program = "import duckdb, json, sys
 con = duckdb.connect()
 con.execute(\"set timezone = 'UTC'\")

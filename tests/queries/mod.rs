@@ -4,9 +4,9 @@
 //! reads the views that bygone prints, and has to come to the same rows.
 
 mod conditions;
-mod cookbook;
+pub(crate) mod cookbook;
 mod derived;
-mod engines;
+pub(crate) mod engines;
 mod events;
 mod hashed;
 mod hostile;

@@ -54,8 +54,12 @@ fn a_source_that_is_down() {
     let mut case = Case::new();
     let mut bygone = case.bygone();
     case.server.stop(Stop::Fast);
-    let outcome = bygone.attempt(&[]).refused(&["127.0.0.1", &case.server.port().to_string()]);
+    let place = ["127.0.0.1", &case.server.port().to_string()];
+    let outcome =
+        bygone.attempt(&[]).refused(&[&place[..], &["is the server running", "listen_addresses"]].concat());
     assert!(outcome.took < Duration::from_secs(90), "it took {:?} to say so", outcome.took);
+    bygone.reach(case.server.socket_string());
+    bygone.attempt(&[]).refused(&["is the server running", "unix_socket_directories"]);
     assert_eq!(contents(&case.history()), []);
 }
 
@@ -63,7 +67,7 @@ fn a_source_that_is_down() {
 fn a_host_that_does_not_exist() {
     let scratch = Scratch::new("bad-input");
     let mut bygone = Bygone::new("postgres://postgres@no-such-host.invalid/shop", scratch.join("history"));
-    bygone.attempt(&[]).refused(&["no-such-host.invalid"]);
+    bygone.attempt(&[]).refused(&["no-such-host.invalid", "spelt rightly"]);
     assert_eq!(contents(&scratch.join("history")), []);
 }
 
@@ -89,7 +93,8 @@ fn a_wrong_password() {
     for method in ["scram-sha-256", "md5", "password"] {
         case.server.admit(method);
         let url = case.server.url_as("app:wrong-one", DATABASE);
-        let outcome = case.refuses(&mut Bygone::new(url, case.history()), &["password"]);
+        let outcome = case
+            .refuses(&mut Bygone::new(url, case.history()), &["is the password right", "--password-command"]);
         assert!(!outcome.stderr.contains("wrong-one"), "the password is shown:\n{}", outcome.stderr);
     }
     let url = case.server.url_as("app:right-one", DATABASE);
@@ -117,14 +122,14 @@ fn a_server_that_wants_tls() {
     let case = Case::new();
     case.server.admit("hostssl trust");
     let url = format!("{}?sslmode=disable", case.server.url());
-    case.refuses(&mut Bygone::new(url, case.history()), &["pg_hba.conf"]);
+    case.refuses(&mut Bygone::new(url, case.history()), &["pg_hba.conf", "has to admit it"]);
 }
 
 #[test]
 fn a_database_that_is_not_there() {
     let case = Case::new();
     let url = case.server.url_as("postgres", "nowhere");
-    case.refuses(&mut Bygone::new(url, case.history()), &["nowhere"]);
+    case.refuses(&mut Bygone::new(url, case.history()), &["nowhere", "psql --list"]);
 }
 
 #[test]

@@ -162,6 +162,47 @@ fn the_recipes_work_with_the_clients_that_they_are_for() {
     assert_eq!(paid, due);
 }
 
+/// The recipes of which the SQL alone is tried, through a client that prepares it and leaves the types to the server as theirs do.
+const SQL_ALONE: [&str; 3] = ["Rails", "Ecto", "Hibernate"];
+
+/// The statement of such a recipe, its parameter as the protocol has it.
+fn statement(name: &str) -> String {
+    let code = recipe(name).join("\n");
+    let from = code.split_once("\"select ").unwrap_or_else(|| panic!("no statement for {name}")).1;
+    format!("select {}", from.split('"').next().unwrap()).replace(":who", "$1")
+}
+
+#[test]
+fn the_sql_of_the_other_recipes_says_who_when_it_is_prepared() {
+    let document = include_str!("../../docs/who-did-it.md");
+    let named = document.lines().filter_map(|line| line.strip_prefix("**")?.split("**").next());
+    for name in named {
+        let tried = RECIPES.iter().any(|(recipe, ..)| *recipe == name) || SQL_ALONE.contains(&name);
+        assert!(tried, "nobody tries the recipe for {name}");
+    }
+    let server = Postgres::start();
+    server.run(SHOP);
+    let scratch = Scratch::new("history");
+    let mut bygone = Bygone::new(server.url(), scratch.join("history"));
+    bygone.until_current();
+    let mut client = server.connect();
+    for name in SQL_ALONE {
+        let mut transaction = client.transaction().unwrap();
+        let who = format!("{{\"actor\": \"{name}\"}}");
+        transaction.query(&statement(name), &[&who]).unwrap_or_else(|error| panic!("{name}: {error}"));
+        transaction.batch_execute("update orders set total = total + 1 where id = 1").unwrap();
+        transaction.commit().unwrap();
+    }
+    bygone.until_current();
+    let history = History::read(Store::directory(scratch.join("history")));
+    let actors = history.texts("public.orders", &["_op", "_actor"]).into_iter();
+    let actors: Vec<String> = actors
+        .filter(|fact| fact[0].as_deref() == Some("update"))
+        .map(|mut fact| fact[1].take().unwrap())
+        .collect();
+    assert_eq!(actors, SQL_ALONE);
+}
+
 /// All that the catalog has of functions, triggers and schemas.
 fn catalog(server: &Postgres) -> Vec<String> {
     server.column(

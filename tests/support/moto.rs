@@ -146,7 +146,8 @@ impl Moto {
 }
 
 /// The Python that has moto.
-fn moto_python() -> PathBuf {
+/// The Python that has moto, and what moto needs: PyYAML, for one.
+pub(crate) fn moto_python() -> PathBuf {
     let python = python("BYGONE_TEST_PYTHON", "venv");
     assert!(python.exists(), "{} is missing: scripts/install sets it up", python.display());
     python

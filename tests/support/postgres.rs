@@ -251,6 +251,19 @@ impl Postgres {
             .env("PGHOST", "127.0.0.1")
     }
 
+    /// Has the server offer TLS, under a certificate for `localhost` that it signs itself: the certificate.
+    pub(crate) fn certify(&self) -> String {
+        self.run(
+            "copy (select 1) to program 'openssl req -x509 -new -nodes -days 2 -newkey rsa:2048 -subj /CN=localhost \
+             -addext subjectAltName=DNS:localhost -keyout server.key -out server.crt 2>/dev/null'",
+        );
+        self.run("alter system set ssl = on");
+        self.run("select pg_reload_conf()");
+        let offers = "select 1 where current_setting('ssl') = 'on'";
+        assert!(eventually(Duration::from_secs(10), || self.value(offers).is_some()), "TLS is not offered");
+        self.value("select pg_read_file('server.crt')").unwrap()
+    }
+
     fn try_connect(&self) -> Result<Client, postgres::Error> {
         Client::connect(&format!("{} application_name=test connect_timeout=5", self.socket_string()), NoTls)
     }

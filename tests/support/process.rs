@@ -48,6 +48,11 @@ impl Program {
         self
     }
 
+    /// The program and its arguments.
+    pub(crate) fn words(&self) -> &[OsString] {
+        &self.words
+    }
+
     pub(crate) fn env(mut self, name: impl Into<String>, value: impl Into<OsString>) -> Self {
         self.environment.push((name.into(), value.into()));
         self

@@ -42,13 +42,26 @@ impl Settings {
     }
 }
 
-/// Checks the server, the role and the slot `slot`, which may be there already.
+/// The slot that a capture is to read from.
+#[derive(Clone, Copy, Debug)]
+pub struct WantedSlot<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// It has to be there already (`--slot`): bygone makes none in its place.
+    pub given: bool,
+}
+
+/// Checks the server, the role and the slot, which may be there already.
 ///
 /// # Errors
 /// Where the server does not answer.
-pub async fn server(client: &Client, state: &ServerState, slot: &str) -> Result<Vec<Check>, CatalogError> {
+pub async fn server(
+    client: &Client,
+    state: &ServerState,
+    slot: WantedSlot<'_>,
+) -> Result<Vec<Check>, CatalogError> {
     let settings = Settings::read(client).await?;
-    let existing = slot::read(client, slot).await?;
+    let existing = slot::read(client, slot.name).await?;
     let mut checks = vec![Check::ok(
         "server",
         format!(
@@ -60,7 +73,7 @@ pub async fn server(client: &Client, state: &ServerState, slot: &str) -> Result<
         ),
     )];
     checks.extend(essentials(state, existing.is_some()));
-    checks.extend(own_slot(slot, existing.as_ref(), &state.server.database));
+    checks.extend(wanted_slot(slot, existing.as_ref(), &state.server.database));
     checks.push(kept_wal(&settings));
     checks.extend(timeouts(&settings));
     checks.push(work_memory(&settings));
@@ -141,11 +154,24 @@ fn essentials(state: &ServerState, has_slot: bool) -> Vec<Check> {
     checks
 }
 
-fn own_slot(name: &str, slot: Option<&Slot>, database: &str) -> Vec<Check> {
+fn wanted_slot(wanted: WantedSlot<'_>, slot: Option<&Slot>, database: &str) -> Vec<Check> {
+    let WantedSlot { name, given } = wanted;
+    let quoted = quote_literal(name);
+    let quoted = quoted.trim_start();
     let Some(slot) = slot else {
-        return vec![Check::ok("slot", format!("{name:?} will be made by bygone run"))];
+        return vec![if given {
+            Check::problem(
+                "slot",
+                format!("there is no {name:?}, and bygone run makes none where --slot is given"),
+            )
+            .fix(format!(
+                "select pg_create_logical_replication_slot({quoted}, 'pgoutput'); -- after the publications"
+            ))
+        } else {
+            Check::ok("slot", format!("{name:?} will be made by bygone run"))
+        }];
     };
-    let drop = format!("select pg_drop_replication_slot({});", quote_literal(name).trim_start());
+    let drop = format!("select pg_drop_replication_slot({quoted});");
     if let Some(reason) = slot.lost() {
         return vec![
             Check::problem(
@@ -167,7 +193,7 @@ fn own_slot(name: &str, slot: Option<&Slot>, database: &str) -> Vec<Check> {
                     slot.database.as_deref().unwrap_or("none")
                 ),
             )
-            .fix("give the capture another --name"),
+            .fix(if given { "give another --slot" } else { "give the capture another --name" }),
         ];
     }
     let held = slot.wal_held.unwrap_or_default();

@@ -9,9 +9,10 @@ use tokio_postgres::types::Type;
 
 use super::Check;
 use crate::catalog::{CatalogError, Loaded, RoleRights, ServerInfo, TableRights, get};
-use crate::publication::{self, Names};
+use crate::publication::{self, Names, Partial, PublicationState};
 use crate::table::{ReplicaIdentity, Table, TableKind, TableName, quote_identifier};
 
+const PUBLICATIONS: &str = "publications";
 /// Names in one message: the rest is counted.
 const NAMED: usize = 5;
 /// As much is read for an estimate, or for as long.
@@ -42,14 +43,13 @@ pub fn tables(server: &ServerInfo, loaded: &Loaded, role: &RoleRights, rights: &
         checks.push(Check::warning("not_captured", skipped.to_string()));
     }
     checks.extend(identities(loaded));
-    checks.extend(readable(&server.database, loaded, role, rights));
+    checks.extend(readable(loaded, role, rights));
     checks.extend(generated(server.version, loaded));
     checks
 }
 
 fn identities(loaded: &Loaded) -> Vec<Check> {
-    let physical = || loaded.tables.iter().filter(|table| table.kind != TableKind::Partitioned);
-    let mut checks: Vec<Check> = physical()
+    let mut checks: Vec<Check> = physical(loaded)
         .filter(|table| table.identity == ReplicaIdentity::Nothing)
         .map(|table| {
             Check::warning(
@@ -63,7 +63,7 @@ fn identities(loaded: &Loaded) -> Vec<Check> {
             .fix(format!("alter table {} replica identity full; -- or give it a primary key", table.name.quoted()))
         })
         .collect();
-    let of = |identity| physical().filter(move |table| table.identity == identity).count();
+    let of = |identity| physical(loaded).filter(move |table| table.identity == identity).count();
     let (key, index, full) =
         (of(ReplicaIdentity::PrimaryKey), of(ReplicaIdentity::Index), of(ReplicaIdentity::Full));
     if key + index + full > 0 {
@@ -77,11 +77,10 @@ fn identities(loaded: &Loaded) -> Vec<Check> {
     checks
 }
 
-fn readable(database: &str, loaded: &Loaded, role: &RoleRights, rights: &[TableRights]) -> Vec<Check> {
+fn readable(loaded: &Loaded, role: &RoleRights, rights: &[TableRights]) -> Vec<Check> {
     let mut checks = Vec::new();
     let name = quote_identifier(&role.role);
-    let physical = || loaded.tables.iter().filter(|table| table.kind != TableKind::Partitioned);
-    let unreadable: Vec<&Table> = physical()
+    let unreadable: Vec<&Table> = physical(loaded)
         .filter(|table| rights.iter().any(|right| right.oid == table.oid && !right.select))
         .collect();
     checks.push(if unreadable.is_empty() {
@@ -102,7 +101,7 @@ fn readable(database: &str, loaded: &Loaded, role: &RoleRights, rights: &[TableR
             all.join(", ")
         ))
     });
-    let guarded: Vec<&Table> = physical().filter(|table| table.row_security).collect();
+    let guarded: Vec<&Table> = physical(loaded).filter(|table| table.row_security).collect();
     if !guarded.is_empty() {
         checks.push(
             Check::problem(
@@ -110,18 +109,6 @@ fn readable(database: &str, loaded: &Loaded, role: &RoleRights, rights: &[TableR
                 format!("row-level security hides rows of {}", some(guarded.iter().map(|table| &table.name))),
             )
             .fix(format!("alter role {name} bypassrls; -- as a superuser")),
-        );
-    }
-    if !role.superuser && !role.create_in_database {
-        checks.push(
-            Check::problem(
-                "publications",
-                format!("role {:?} may not make publications in this database", role.role),
-            )
-            .fix(format!(
-                "grant create on database {} to {name}; -- or make them, and give --publication",
-                quote_identifier(database)
-            )),
         );
     }
     checks
@@ -151,21 +138,34 @@ fn generated(version: u32, loaded: &Loaded) -> Vec<Check> {
     vec![Check::warning("generated_columns", message)]
 }
 
-/// Whether the role can publish what the capture's publications lack.
+/// Whether the role can publish what the capture's own publications lack.
 ///
 /// # Errors
 /// Where the server does not answer.
 pub async fn publishing(
     client: &Client,
     names: &Names,
+    server: &ServerInfo,
     loaded: &Loaded,
     role: &RoleRights,
     rights: &[TableRights],
 ) -> Result<Vec<Check>, CatalogError> {
-    let unowned: Vec<&Table> = loaded
-        .tables
-        .iter()
-        .filter(|table| table.kind != TableKind::Partitioned)
+    let may_create = role.superuser || role.create_in_database;
+    let mut checks = Vec::new();
+    if !may_create {
+        checks.push(
+            Check::problem(
+                PUBLICATIONS,
+                format!("role {:?} may not make publications in this database", role.role),
+            )
+            .fix(format!(
+                "grant create on database {} to {}; -- or make them, and give --publication",
+                quote_identifier(&server.database),
+                quote_identifier(&role.role)
+            )),
+        );
+    }
+    let unowned: Vec<&Table> = physical(loaded)
         .filter(|table| rights.iter().any(|right| right.oid == table.oid && !right.owner))
         .collect();
     let missing = if role.superuser || unowned.is_empty() {
@@ -174,19 +174,71 @@ pub async fn publishing(
         // One that is in the way has a finding of its own, too.
         publication::missing(client, names, &loaded.tables).await.unwrap_or_default()
     };
-    if missing.is_empty() {
-        // That the role may not make any is another finding.
-        let may = role.superuser || role.create_in_database;
-        let well = || Check::ok("publications", format!("role {:?} may make them", role.role));
-        return Ok(may.then(well).into_iter().collect());
+    if !missing.is_empty() {
+        let message = format!(
+            "role {:?} does not own {}, and only owners publish tables",
+            role.role,
+            some(unowned.iter().map(|table| &table.name))
+        );
+        let fix = format!("{} -- as the owner of the tables, or a superuser", missing.join(" "));
+        checks.push(Check::problem(PUBLICATIONS, message).fix(fix));
+    } else if may_create {
+        checks.push(Check::ok(PUBLICATIONS, format!("role {:?} may make them", role.role)));
     }
-    let message = format!(
-        "role {:?} does not own {}, and only owners publish tables",
-        role.role,
-        some(unowned.iter().map(|table| &table.name))
-    );
-    let fix = format!("{} -- as the owner of the tables, or a superuser", missing.join(" "));
-    Ok(vec![Check::problem("publications", message).fix(fix)])
+    Ok(checks)
+}
+
+/// Publications that somebody made (`--publication`): whether they are there, what they leave out, and which tables.
+///
+/// # Errors
+/// Where the server does not answer.
+pub async fn published(
+    client: &Client,
+    state: &PublicationState,
+    names: &[String],
+    accept_partial: bool,
+    loaded: &Loaded,
+) -> Result<Vec<Check>, CatalogError> {
+    let absent: Vec<&String> = names.iter().filter(|name| state.get(name).is_none()).collect();
+    if !absent.is_empty() {
+        let tables = listed(physical(loaded));
+        let told = absent.into_iter().map(|name| {
+            let message = format!("publication {name:?} does not exist in this database");
+            let create = format!("create publication {} for table {tables};", quote_identifier(name));
+            Check::problem(PUBLICATIONS, message).fix(create)
+        });
+        return Ok(told.collect());
+    }
+    let partial = match publication::check_user_made(state, names, true) {
+        Ok(partial) => partial,
+        Err(error) => return Ok(vec![Check::problem(PUBLICATIONS, error.to_string())]),
+    };
+    let mut checks: Vec<Check> = partial.iter().map(|partial| left_out(partial, accept_partial)).collect();
+    let known = publication::published_tables(client, names).await?;
+    let unlisted: Vec<&Table> = physical(loaded).filter(|table| !known.contains(&table.oid)).collect();
+    if let (false, Some(first)) = (unlisted.is_empty(), names.first()) {
+        let told = some(unlisted.iter().map(|table| &table.name));
+        let add = format!(
+            "alter publication {} add table {}; -- or select with --table what is published",
+            quote_identifier(first),
+            listed(unlisted.into_iter())
+        );
+        checks.push(Check::problem(PUBLICATIONS, format!("not published: {told}")).fix(add));
+    }
+    if checks.is_empty() {
+        checks
+            .push(Check::ok(PUBLICATIONS, format!("{} publish all of the tables, whole", names.join(", "))));
+    }
+    Ok(checks)
+}
+
+/// What a publication leaves out: in the way, unless it is accepted.
+fn left_out(partial: &Partial, accepted: bool) -> Check {
+    if accepted {
+        return Check::warning(PUBLICATIONS, format!("{partial}; the history will say so"));
+    }
+    let message = format!("{partial}; what is not published cannot stand in the history");
+    Check::problem(PUBLICATIONS, message).fix(format!("{} -- or give --accept-partial", partial.remedy()))
 }
 
 /// Rows that disappear or change by a foreign key's action, in tables that are not captured.
@@ -236,14 +288,14 @@ pub struct Sample {
 /// # Errors
 /// Where the server does not answer.
 pub async fn sample(client: &Client, loaded: &Loaded, block_size: u32) -> Result<Sample, CatalogError> {
-    let physical = || loaded.tables.iter().filter(|table| table.kind != TableKind::Partitioned);
     let bytes = |table: &Table| table.blocks * u64::from(block_size);
     let mut found = Sample {
-        table_bytes: physical().map(bytes).sum(),
-        rows: physical().filter_map(|table| table.rows).sum(),
+        table_bytes: physical(loaded).map(bytes).sum(),
+        rows: physical(loaded).filter_map(|table| table.rows).sum(),
         bytes_per_second: None,
     };
-    let Some(largest) = physical().max_by_key(|table| table.blocks).filter(|table| table.blocks > 0) else {
+    let Some(largest) = physical(loaded).max_by_key(|table| table.blocks).filter(|table| table.blocks > 0)
+    else {
         return Ok(found);
     };
     let blocks = (SAMPLE_BYTES / u64::from(block_size)).min(largest.blocks);
@@ -269,10 +321,21 @@ pub async fn sample(client: &Client, loaded: &Loaded, block_size: u32) -> Result
         let seconds = began.elapsed().as_secs_f64().max(0.001);
         found.bytes_per_second = Some((blocks * u64::from(block_size)) as f64 / seconds);
         // Tables that were never analysed: as if their rows were as long.
-        let unknown: u64 = physical().filter(|table| table.rows.is_none()).map(|table| table.blocks).sum();
+        let unknown: u64 =
+            physical(loaded).filter(|table| table.rows.is_none()).map(|table| table.blocks).sum();
         found.rows += rows * unknown / blocks;
     }
     Ok(found)
+}
+
+/// Those that hold rows of their own.
+fn physical(loaded: &Loaded) -> impl Iterator<Item = &Table> {
+    loaded.tables.iter().filter(|table| table.kind != TableKind::Partitioned)
+}
+
+/// The tables as a statement about a publication lists them.
+fn listed<'a>(tables: impl Iterator<Item = &'a Table>) -> String {
+    tables.map(|table| format!("only {}", table.name.quoted())).collect::<Vec<_>>().join(", ")
 }
 
 fn some<T: std::fmt::Display>(names: impl ExactSizeIterator<Item = T>) -> String {

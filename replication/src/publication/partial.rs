@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::state::PublicationState;
 use crate::catalog::{CatalogError, ErrorKind};
-use crate::table::{Table, TableName};
+use crate::table::{Table, TableName, quote_identifier};
 
 /// Something about a publication that somebody made which keeps changes from the history.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +60,27 @@ impl fmt::Display for Partial {
 }
 
 impl Partial {
+    /// The statement after which nothing is left out any more.
+    #[must_use]
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::Operations { publication, .. } => format!(
+                "alter publication {} set (publish = 'insert, update, delete, truncate');",
+                quote_identifier(publication)
+            ),
+            Self::ViaRoot { publication } => format!(
+                "alter publication {} set (publish_via_partition_root = false);",
+                quote_identifier(publication)
+            ),
+            Self::Filter { publication, table } | Self::Columns { publication, table } => {
+                let (publication, table) = (quote_identifier(publication), table.quoted());
+                format!(
+                    "alter publication {publication} drop table only {table}; alter publication {publication} add table only {table};"
+                )
+            }
+        }
+    }
+
     /// The one table that it concerns; none for a whole publication.
     #[must_use]
     pub const fn table(&self) -> Option<&TableName> {
