@@ -46,6 +46,8 @@ pub(crate) struct Metrics {
     pub(crate) slot_safe: AtomicI64,
     pub(crate) tables_waiting: AtomicU64,
     pub(crate) tables_in_doubt: AtomicU64,
+    /// Bytes of the transaction that waits in a file.
+    pub(crate) spilled: AtomicU64,
     facts: Mutex<BTreeMap<String, u64>>,
     /// What is written from the log beside the capture, by name.
     followers: Mutex<BTreeMap<&'static str, Arc<Followed>>>,
@@ -74,6 +76,7 @@ impl Default for Metrics {
             slot_safe: AtomicI64::new(UNKNOWN),
             tables_waiting: AtomicU64::default(),
             tables_in_doubt: AtomicU64::default(),
+            spilled: AtomicU64::default(),
             facts: Mutex::default(),
             followers: Mutex::default(),
         }
@@ -330,6 +333,12 @@ impl Metrics {
                 "gauge",
                 "Tables that are to be compared with the source.",
                 count(&self.tables_in_doubt),
+            ),
+            sample(
+                "bygone_spilled_bytes",
+                "gauge",
+                "Bytes on disk of a transaction that is too large for memory, until all of it is taken.",
+                count(&self.spilled),
             ),
             sample(
                 "bygone_sink_up",

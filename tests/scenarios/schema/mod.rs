@@ -4,6 +4,7 @@
 //! A change that the WAL does not carry is known from the position of the `reconcile` event on; before it is saved, that
 //! event is waited for.
 
+mod in_place;
 mod kills;
 
 use std::io::Write;
@@ -41,7 +42,11 @@ struct Saved {
 
 impl Diary {
     pub(super) fn begin(live: bool, sql: &str) -> Self {
-        let server = Postgres::start();
+        Self::begin_on(Postgres::start(), live, sql)
+    }
+
+    /// The same on a server that is there already.
+    pub(super) fn begin_on(server: Postgres, live: bool, sql: &str) -> Self {
         server.run(&format!("create schema saved; {sql}"));
         let scratch = Scratch::new("history");
         let options = ["--commit-interval", "100ms", "--catalog-interval", "200ms"];
