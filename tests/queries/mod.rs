@@ -6,7 +6,7 @@
 mod conditions;
 mod cookbook;
 mod derived;
-mod engines;
+pub(crate) mod engines;
 mod events;
 mod hashed;
 mod hostile;

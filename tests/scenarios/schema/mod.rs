@@ -6,6 +6,7 @@
 
 mod in_place;
 mod kills;
+mod statements;
 
 use std::io::Write;
 use std::time::Duration;
@@ -619,6 +620,14 @@ fn publications_that_leave_something_out_are_taken_on_request_and_the_history_sa
         "{}",
         outcome.stderr
     );
+    let history = History::read(Store::directory(scratch.join("history")));
+    for reason in ["only some rows", "only some columns"] {
+        let says = |event: &&&Value| {
+            event["table"] == "public.people"
+                && event["reason"].as_str().is_some_and(|said| said.contains(reason))
+        };
+        assert_eq!(history.events("partial").iter().filter(says).count(), 1, "{reason}");
+    }
     bygone.ask(&["verify"]).well();
 }
 
