@@ -75,7 +75,16 @@ fn end_on_panic() {
     }));
 }
 
+/// No core file is written of the process, whatever ends it: memory has rows and passwords. What cannot be set is left as it is.
+fn leave_no_core() {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    // A program that takes cores through a pipe need not mind the limit.
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+}
+
 fn main() -> ExitCode {
+    leave_no_core();
     end_on_panic();
     let arguments: Vec<String> =
         std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();

@@ -51,6 +51,8 @@ pub(crate) struct Metrics {
     pub(crate) slot_safe: AtomicI64,
     pub(crate) tables_waiting: AtomicU64,
     pub(crate) tables_in_doubt: AtomicU64,
+    /// Bytes of the transaction that waits in a file.
+    pub(crate) spilled: AtomicU64,
     facts: Mutex<BTreeMap<String, u64>>,
     /// Commits of the last while, each with its facts.
     lately: Mutex<VecDeque<(Instant, u64)>>,
@@ -81,6 +83,7 @@ impl Default for Metrics {
             slot_safe: AtomicI64::new(UNKNOWN),
             tables_waiting: AtomicU64::default(),
             tables_in_doubt: AtomicU64::default(),
+            spilled: AtomicU64::default(),
             facts: Mutex::default(),
             lately: Mutex::default(),
             followers: Mutex::default(),
@@ -354,6 +357,12 @@ impl Metrics {
                 "gauge",
                 "Tables that are to be compared with the source.",
                 count(&self.tables_in_doubt),
+            ),
+            sample(
+                "bygone_spilled_bytes",
+                "gauge",
+                "Bytes on disk of a transaction that is too large for memory, until all of it is taken.",
+                count(&self.spilled),
             ),
             sample(
                 "bygone_sink_up",

@@ -117,6 +117,7 @@ impl Capture {
         let settings = CopySettings {
             options: self.connect.clone(),
             snapshot_name: exported.name.clone(),
+            taken: exported.taken,
             origin: Origin {
                 lsn: exported.point,
                 xid: 0,

@@ -438,7 +438,7 @@ impl Capture {
         metrics.resumed(next_seq);
         let target =
             if options.until_current { Until::Reached(axis.of_history(current)) } else { Until::Stopped };
-        let assembler = Assembler::new(&spool, memory.transaction);
+        let assembler = Assembler::new(&spool, memory.transaction, Arc::clone(&metrics));
         Ok(Self {
             options,
             connect,

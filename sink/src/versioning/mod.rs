@@ -36,6 +36,7 @@ use keyed::{Change, Gone, Scratch};
 use known::Entities;
 use table::{CapturedTable, RelationMap};
 
+pub use context::is_context;
 pub use emit::{Finding, FindingKind};
 pub use known::Sealed;
 pub use rebuild::{CatchUp, catch_up, catch_up_until};
@@ -263,9 +264,7 @@ impl Versioner {
                 )
             }
             Message::Truncate { relations, .. } => self.truncate(relations),
-            Message::Logical { transactional: true, prefix, content, .. }
-                if context::PREFIXES.contains(&prefix) =>
-            {
+            Message::Logical { transactional: true, prefix, content, .. } if is_context(prefix) => {
                 let said = Arc::new(context::parse(prefix, content));
                 self.out.context = Some(Arc::clone(&said));
                 self.said = Some(said);
