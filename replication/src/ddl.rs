@@ -80,7 +80,6 @@ impl DdlColumn {
     }
 }
 
-<<<<<<< HEAD
 /// What `bygone install` puts into the source, of whichever option, is there.
 ///
 /// # Errors
@@ -91,7 +90,7 @@ pub async fn is_installed(client: &Client) -> Result<bool, CatalogError> {
         client.query_one(sql, &[]).await.map_err(CatalogError::from_postgres("looking for triggers"))?;
     Ok(row.get(0))
 }
-=======
+
 /// A function that what is said goes through: the stream brings a message's content as the bytes that it was given, and what
 /// reads it expects UTF-8, whatever the encoding of the database is.
 pub(crate) const UTF8_FUNCTION: &str =
@@ -107,7 +106,6 @@ pub(crate) const UTF8_FUNCTION: &str =
         end if;
         return convert_to(said, getdatabaseencoding());
      end $$";
->>>>>>> hE
 
 /// The statements that install the triggers for a capture.
 #[must_use]
