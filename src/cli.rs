@@ -356,6 +356,8 @@ pub(crate) struct Doctor {
     #[arg(long, env = "BYGONE_HISTORY", value_name = "URL")]
     pub(crate) history: Option<String>,
     #[command(flatten)]
+    pub(crate) facts: FactsArgument,
+    #[command(flatten)]
     pub(crate) captured: Captured,
     /// Directory for the state, to check that there is room.
     #[arg(long, env = "BYGONE_STATE", value_name = "DIR")]
@@ -765,7 +767,8 @@ mod tests {
         let mut tried = 0;
         for command in Cli::command().get_subcommands() {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-            for line in help.lines().filter_map(|line| line.strip_prefix("  ")) {
+            let examples = help.lines().map(str::trim).filter(|line| line.starts_with("bygone "));
+            for line in examples {
                 let Some(words) = words(line) else { continue };
                 tried += 1;
                 // What a file says is added to the words before they are read.

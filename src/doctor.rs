@@ -1,5 +1,7 @@
 //! `bygone doctor`: what would go wrong, and the exact fix for each.
 
+mod fact_tables;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -20,6 +22,7 @@ use tokio_postgres::Client;
 use crate::capture::{self, ColumnRules, Retention};
 use crate::cli::{Captured, Doctor, Format};
 use crate::error::{Error, Result};
+use crate::facts;
 use crate::query::sheet::{Cell, Sheet, left};
 use crate::screen::{print_wrapped, tell};
 
@@ -48,6 +51,7 @@ impl<'a> Plan<'a> {
             connect = connect.with_password_command(command);
         }
         slot::check_name(captured.slot())?;
+        facts::Target::of(&arguments.facts, None)?;
         Ok(Self {
             arguments,
             connect,
@@ -98,6 +102,7 @@ async fn examine(plan: &Plan<'_>) -> Result<Vec<Check>> {
         checks.extend(history(plan, location).await);
     }
     checks.extend(room(plan, needed));
+    checks.extend(fact_tables::check(&plan.arguments.facts).await);
     Ok(checks)
 }
 

@@ -239,6 +239,24 @@ fn what_a_file_says_of_its_captures_is_looked_at_as_bygone_run_takes_it() {
 }
 
 #[test]
+fn the_database_for_fact_tables_is_looked_at() {
+    let server = Postgres::start();
+    server.run("create table orders (id int primary key)");
+    server.run("create database past");
+    server.run("create role audit login");
+    let target = server.url_as("audit", "past");
+    let ask = |target: &str| examine(&server.url(), &["--facts", target, "--facts-schema", "Old facts"]);
+    let found = ask(&target);
+    assert_eq!((found.code, found.level("facts")), (Some(1), "problem"), "{:#?}", found.checks);
+    server.run(&found.fix("facts"));
+    assert_eq!((ask(&target).code, ask(&target).level("facts")), (Some(0), "ok"));
+    server.connect_to("past").batch_execute("create schema \"Old facts\"").unwrap();
+    assert!(ask(&target).worst("facts")["message"].as_str().unwrap().contains("there already"));
+    let found = ask("postgres://audit@127.0.0.1:1/past");
+    assert!(found.worst("facts")["message"].as_str().unwrap().contains("is the server running"));
+}
+
+#[test]
 fn settings_and_slots_that_a_capture_cannot_work_with_are_told() {
     let server = Postgres::with(&[
         ("wal_level", "replica"),
