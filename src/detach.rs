@@ -1,9 +1,9 @@
-//! `bygone detach`: the source is left as it was found.
+//! `bygone detach`: the source is left as it was found, but for what `bygone install` has put there.
 
 use bygone_replication::catalog::ErrorKind;
 use bygone_replication::conninfo::ConnectOptions;
 use bygone_replication::publication::{self, Names};
-use bygone_replication::{session, slot};
+use bygone_replication::{ddl, session, slot};
 
 use crate::cli::Detach;
 use crate::error::{Error, Result};
@@ -29,6 +29,9 @@ pub(crate) async fn detach(arguments: &Detach) -> Result<()> {
             return Err(error.into());
         }
     };
+    if ddl::is_installed(&sql).await? {
+        eprintln!("bygone: the triggers of bygone install are still there: bygone uninstall removes them");
+    }
     if !dropped_slot && statements.is_empty() {
         eprintln!(
             "bygone: {} has neither a slot nor publications named {:?}",

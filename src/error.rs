@@ -6,7 +6,7 @@ use bygone_replication::conninfo::ConnInfoError;
 use bygone_replication::pgoutput::DecodeError;
 use bygone_replication::preflight::StartRefused;
 use bygone_replication::{Error as ReplicationError, Policy};
-use bygone_sink::error::Error as SinkError;
+use bygone_sink::error::{Error as SinkError, ErrorKind as SinkErrorKind};
 
 /// The result of a command.
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
@@ -70,8 +70,13 @@ impl Error {
     }
 
     /// What a process ends with: 2 where the command was not used rightly, else 1.
-    pub(crate) const fn exit_code(&self) -> u8 {
-        if matches!(self, Self::Usage(_)) { 2 } else { 1 }
+    pub(crate) fn exit_code(&self) -> u8 {
+        let is_usage = match self {
+            Self::Usage(_) | Self::ConnInfo(_) => true,
+            Self::Sink(error) => error.kind() == SinkErrorKind::InvalidLocation,
+            _ => false,
+        };
+        if is_usage { 2 } else { 1 }
     }
 
     /// The server misses something that the stream needs, such as a publication: what is missing is found out, and
@@ -89,7 +94,7 @@ impl Error {
         }
     }
 
-    /// Whether connecting again may help: the one place where this is decided. The default is to stop.
+    /// Whether connecting again may help. The default is to stop.
     pub(crate) fn policy(&self) -> Policy {
         let retry = match self {
             Self::Source(error) => return error.policy(),

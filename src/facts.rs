@@ -66,7 +66,7 @@ pub(crate) async fn connect(option: &str, url: &str) -> Result<tokio_postgres::C
 }
 
 fn options(option: &str, url: &str) -> Result<ConnectOptions> {
-    let options = ConnectOptions::parse(url).map_err(|error| Error::other(format!("{option}: {error}")))?;
+    let options = ConnectOptions::parse(url).map_err(|error| Error::usage(format!("{option}: {error}")))?;
     Ok(options.with_application_name("bygone facts"))
 }
 
@@ -197,7 +197,7 @@ impl Alone {
 pub(crate) async fn backfill_history(arguments: &BackfillHistory) -> Result<()> {
     failpoint::init()?;
     let target = Target::of(&arguments.facts, None)?
-        .ok_or_else(|| Error::other("give --facts the database with the fact tables"))?;
+        .ok_or_else(|| Error::usage("give --facts the database with the fact tables"))?;
     let store = Store::open(&Location::parse(&arguments.history.history)?, &StoreOptions::default())?;
     let client = session::connect_sql(&target.connect).await?;
     let archive = Archive::open_rows(client, &target.schema).await?;
@@ -210,7 +210,7 @@ pub(crate) async fn backfill_history(arguments: &BackfillHistory) -> Result<()> 
 pub(crate) async fn backfill(arguments: &BackfillFacts) -> Result<()> {
     failpoint::init()?;
     let target = Target::of(&arguments.facts, arguments.slabbing.least())?
-        .ok_or_else(|| Error::other("give --facts the database for the fact tables"))?;
+        .ok_or_else(|| Error::usage("give --facts the database for the fact tables"))?;
     let store = Store::open(&Location::parse(&arguments.history.history)?, &StoreOptions::default())?;
     let mut tables = target.open(&store).await?;
     let from = tables.next();

@@ -11,7 +11,7 @@ use crate::cli::{Install, Installed, Uninstall};
 use crate::error::{Error, Result};
 use crate::screen::tell;
 
-/// Puts event triggers into the source, or prints the SQL that does.
+/// Puts the triggers of an option into the source, or prints the SQL that does.
 pub(crate) async fn install(arguments: &Install) -> Result<()> {
     let names = Names::new(&arguments.name)?;
     let statements = match arguments.what {
@@ -46,7 +46,7 @@ async fn tables(arguments: &Install) -> Result<Vec<Table>> {
     let source = arguments
         .source
         .as_deref()
-        .ok_or_else(|| Error::other("--source is needed, for it has the tables"))?;
+        .ok_or_else(|| Error::usage("--source is needed, for it has the tables"))?;
     let options = ConnectOptions::parse(source)?.with_application_name("bygone");
     let sql = session::connect_sql(&options).await?;
     let patterns = Patterns::parse(&arguments.tables).map_err(CatalogError::from)?;
@@ -68,7 +68,7 @@ pub(crate) async fn uninstall(arguments: &Uninstall) -> Result<()> {
 }
 
 async fn run(source: Option<&str>, doing: &'static str, statements: &[String], remedy: &str) -> Result<()> {
-    let source = source.ok_or_else(|| Error::other("--source is needed"))?;
+    let source = source.ok_or_else(|| Error::usage("--source is needed"))?;
     let options = ConnectOptions::parse(source)?.with_application_name("bygone");
     let sql = session::connect_sql(&options).await?;
     Ok(ddl::execute(&sql, doing, statements, remedy).await?)

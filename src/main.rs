@@ -28,7 +28,7 @@ mod status;
 mod verify;
 
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
@@ -37,14 +37,29 @@ use crate::capture::RunOptions;
 use crate::cli::{Cli, Command, LogFormat, Run};
 use crate::error::{Error, Result};
 
-/// The command reads a history, and writes none: nothing is half done where it ends.
-static READS: AtomicBool = AtomicBool::new(false);
+/// What a panic means for the command that runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum OnPanic {
+    /// Something may be half done: the process ends at once.
+    Abort,
+    /// A history is read, and none written: a sentence, and the end.
+    Tell,
+    /// Damaged files are read on purpose: what reads one fails alone, and the file is named.
+    Unwind,
+}
+
+static ON_PANIC: AtomicU8 = AtomicU8::new(OnPanic::Abort as u8);
 
 /// A thread that fails must not leave the others acknowledging: the process ends at once.
 fn end_on_panic() {
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
-        if READS.load(Ordering::Relaxed) {
+        let on_panic = ON_PANIC.load(Ordering::Relaxed);
+        if on_panic == OnPanic::Unwind as u8 {
+            return;
+        }
+        if on_panic == OnPanic::Tell as u8 {
             // Of what libraries do with a damaged file, not all is an error of theirs.
             let said = info.payload_as_str().unwrap_or("no reason was given");
             let place = info.location().map(ToString::to_string).unwrap_or_default();
@@ -60,7 +75,16 @@ fn end_on_panic() {
     }));
 }
 
+/// No core file is written of the process, whatever ends it: memory has rows and passwords. What cannot be set is left as it is.
+fn leave_no_core() {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    // A program that takes cores through a pipe need not mind the limit.
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+}
+
 fn main() -> ExitCode {
+    leave_no_core();
     end_on_panic();
     let arguments: Vec<String> =
         std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
@@ -74,7 +98,12 @@ fn main() -> ExitCode {
         }
     };
     let log_format = cli.log_format;
-    READS.store(matches!(cli.command, Command::Query(_) | Command::Verify(_)), Ordering::Relaxed);
+    let on_panic = match cli.command {
+        Command::Query(_) => OnPanic::Tell,
+        Command::Verify(_) => OnPanic::Unwind,
+        _ => OnPanic::Abort,
+    };
+    ON_PANIC.store(on_panic as u8, Ordering::Relaxed);
     if writes(&cli.command) {
         // What is kept is for its owner alone: files are made 0600, directories 0700.
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));

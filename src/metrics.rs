@@ -21,7 +21,7 @@ use crate::http::{self, Answer};
 /// Facts a second are those of so long a time, in which several commits are made.
 const LATELY: Duration = Duration::from_secs(60);
 /// Not known.
-const UNKNOWN: i64 = i64::MIN;
+pub(crate) const UNKNOWN: i64 = i64::MIN;
 
 /// What `/status` tells beside the metrics; Prometheus has rates of its own.
 pub(crate) const FACTS_PER_SECOND: &str = "facts_per_second";
@@ -51,6 +51,8 @@ pub(crate) struct Metrics {
     pub(crate) slot_safe: AtomicI64,
     pub(crate) tables_waiting: AtomicU64,
     pub(crate) tables_in_doubt: AtomicU64,
+    /// Bytes of the transaction that waits in a file.
+    pub(crate) spilled: AtomicU64,
     facts: Mutex<BTreeMap<String, u64>>,
     /// Commits of the last while, each with its facts.
     lately: Mutex<VecDeque<(Instant, u64)>>,
@@ -81,6 +83,7 @@ impl Default for Metrics {
             slot_safe: AtomicI64::new(UNKNOWN),
             tables_waiting: AtomicU64::default(),
             tables_in_doubt: AtomicU64::default(),
+            spilled: AtomicU64::default(),
             facts: Mutex::default(),
             lately: Mutex::default(),
             followers: Mutex::default(),
@@ -237,7 +240,7 @@ impl Metrics {
         let [up, behind] = self.followers();
         let sample = |name, kind, help, values| Sample { name, kind, help, values };
         let started = self.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        let version = Some(("version", env!("CARGO_PKG_VERSION").to_owned()));
+        let version = Some(("version", env!("BYGONE_VERSION").to_owned()));
         vec![
             sample("bygone_build_info", "gauge", "1, with the version.", vec![(version, 1.0)]),
             sample(
@@ -354,6 +357,12 @@ impl Metrics {
                 "gauge",
                 "Tables that are to be compared with the source.",
                 count(&self.tables_in_doubt),
+            ),
+            sample(
+                "bygone_spilled_bytes",
+                "gauge",
+                "Bytes on disk of a transaction that is too large for memory, until all of it is taken.",
+                count(&self.spilled),
             ),
             sample(
                 "bygone_sink_up",

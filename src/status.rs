@@ -162,7 +162,7 @@ impl RunningReport {
 /// Asks the history, the source, the capture, or several of them.
 pub(crate) async fn status(arguments: &Status) -> Result<ExitCode> {
     if arguments.history.is_none() && arguments.source.is_none() && arguments.at.is_none() {
-        return Err(Error::other("give --history, --source, --at, or several of them"));
+        return Err(Error::usage("give --history, --source, --at, or several of them"));
     }
     let archive = match &arguments.history {
         Some(history) => Some(open_archive(history, &arguments.facts_schema).await?),

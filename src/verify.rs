@@ -14,7 +14,7 @@ use crate::screen::{print_wrapped, tell};
 pub(crate) async fn verify(arguments: &Verify) -> Result<ExitCode> {
     let location = Location::parse(&arguments.history.history)?;
     let store = Store::open(&location, &StoreOptions::default())?;
-    let report = verify::verify(&store, None, |_progress| {}).await?;
+    let report = verify::verify(&store, arguments.head, |_progress| {}).await?;
     match arguments.format {
         Format::Json => {
             let text = serde_json::to_string_pretty(&report)
@@ -62,7 +62,7 @@ pub(crate) async fn verify(arguments: &Verify) -> Result<ExitCode> {
                 report
                     .head
                     .as_ref()
-                    .map_or_else(String::new, |head| format!("; head {} {}", head.seq, head.sha256)),
+                    .map_or_else(String::new, |head| format!("; head {}:{}", head.seq, head.sha256)),
             );
             let verdict = if report.is_ok() { "whole: " } else { "NOT WHOLE: " };
             print_wrapped(verdict, &counts);

@@ -1,5 +1,6 @@
 //! A trigger that says who: an option, for applications that cannot be made to say it themselves.
 
+use crate::ddl::UTF8_FUNCTION;
 use crate::table::{Table, TableKind};
 
 /// The statements that install the function and put its trigger on tables.
@@ -12,6 +13,7 @@ pub fn install_statements(tables: &[Table]) -> Vec<String> {
         "set local lock_timeout = '20s'".to_owned(),
         "create schema if not exists bygone_installed".to_owned(),
         "comment on schema bygone_installed is 'What bygone install has put here; bygone uninstall removes it'".to_owned(),
+        UTF8_FUNCTION.to_owned(),
         // Whoever changes a table runs it, as its owner: no right on the schema is needed for that.
         "create or replace function bygone_installed.context() returns trigger language plpgsql security definer
          set search_path = pg_catalog, pg_temp as $$
@@ -25,7 +27,7 @@ pub fn install_statements(tables: &[Table]) -> Vec<String> {
          begin
             -- The setting ends with the transaction, as what it says does.
             if current_setting('bygone.said', true) is distinct from said then
-                perform pg_logical_emit_message(true, 'bygone', said);
+                perform pg_logical_emit_message(true, 'bygone', bygone_installed.utf8(said));
                 perform set_config('bygone.said', said, true);
             end if;
             return null;

@@ -9,6 +9,7 @@ use tokio_postgres::Client;
 use crate::catalog::{CatalogError, ErrorKind};
 use crate::publication::Names;
 use crate::table::quote_literal;
+use crate::wire::function_settings;
 
 /// Prefix of the messages.
 pub const PREFIX: &str = "bygone.ddl";
@@ -79,17 +80,47 @@ impl DdlColumn {
     }
 }
 
+/// What `bygone install` puts into the source, of whichever option, is there.
+///
+/// # Errors
+/// Where the source does not answer.
+pub async fn is_installed(client: &Client) -> Result<bool, CatalogError> {
+    let sql = "select pg_catalog.to_regnamespace('bygone_installed') is not null";
+    let row =
+        client.query_one(sql, &[]).await.map_err(CatalogError::from_postgres("looking for triggers"))?;
+    Ok(row.get(0))
+}
+
+/// A function that what is said goes through: the stream brings a message's content as the bytes that it was given, and what
+/// reads it expects UTF-8, whatever the encoding of the database is.
+pub(crate) const UTF8_FUNCTION: &str =
+    "create or replace function bygone_installed.utf8(said text) returns bytea language plpgsql stable
+     set search_path = pg_catalog, pg_temp as $$
+     begin
+        if getdatabaseencoding() not in ('UTF8', 'SQL_ASCII') then
+            begin
+                return convert_to(said, 'UTF8');
+            exception when others then
+                -- A character that Unicode lacks is no reason for a statement of the application to fail.
+            end;
+        end if;
+        return convert_to(said, getdatabaseencoding());
+     end $$";
+
 /// The statements that install the triggers for a capture.
 #[must_use]
 pub fn install_statements(names: &Names) -> Vec<String> {
     let all = quote_literal(&names.all);
     let insert_only = quote_literal(&names.insert_only);
+    let settings = function_settings();
     vec![
         "create schema if not exists bygone_installed".to_owned(),
         "comment on schema bygone_installed is 'What bygone install has put here; bygone uninstall removes it'".to_owned(),
-        // Columns as they are within this transaction; the stamp is that of the catalog's reader.
-        "create or replace function bygone_installed.describe(which oid) returns text language sql stable
-         set search_path = pg_catalog, pg_temp as $$
+        UTF8_FUNCTION.to_owned(),
+        // Columns as they are within this transaction; the stamp is that of the catalog's reader. What older rows read as is
+        // printed as the capture reads values, whatever the session of the application has set.
+        format!("create or replace function bygone_installed.describe(which oid) returns text language sql stable
+         set search_path = pg_catalog, pg_temp {settings} as $$
             select json_build_object('kind', 'table', 'oid', c.oid::int8,
                 'filenode', coalesce(pg_relation_filenode(c.oid), 0)::int8,
                 'stamp', coalesce(sum(a.xmin::text::int8), 0),
@@ -99,8 +130,7 @@ pub fn install_statements(names: &Names) -> Vec<String> {
                     filter (where a.attnum is not null), '[]'))::text
             from pg_class c left join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
             where c.oid = which group by c.oid
-         $$"
-        .to_owned(),
+         $$"),
         format!(
             "create or replace function bygone_installed.publish(which oid) returns void language plpgsql security definer
              set search_path = pg_catalog, pg_temp as $$
@@ -140,7 +170,7 @@ pub fn install_statements(names: &Names) -> Vec<String> {
                 where c.relkind in ('r', 'p') and c.relpersistence = 'p'
             loop
                 perform bygone_installed.publish(which);
-                perform pg_logical_emit_message(true, 'bygone.ddl', bygone_installed.describe(which));
+                perform pg_logical_emit_message(true, 'bygone.ddl', bygone_installed.utf8(bygone_installed.describe(which)));
             end loop;
          end $$"
             .to_owned(),

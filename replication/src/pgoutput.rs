@@ -401,7 +401,7 @@ impl<'a> Message<'a> {
             b'M' => Self::Logical {
                 transactional: reader.u8()? & 1 == 1,
                 lsn: reader.lsn()?,
-                prefix: reader.text()?,
+                prefix: reader.label()?,
                 content: reader.counted()?,
             },
             b'S' | b'E' | b'c' | b'A' => return Err(DecodeError::NotAsked("streamed")),
@@ -477,6 +477,15 @@ impl<'a> Reader<'a> {
         let text = self.take(end)?;
         self.u8()?;
         std::str::from_utf8(text).map_err(|_| DecodeError::Encoding)
+    }
+
+    /// Text that somebody chose, in a database of which the server does not know the encoding (SQL_ASCII): what is not UTF-8 is nobody's
+    /// whom we know.
+    fn label(&mut self) -> Result<&'a str, DecodeError> {
+        match self.text() {
+            Err(DecodeError::Encoding) => Ok(""),
+            label => label,
+        }
     }
 
     fn expect(&mut self, wanted: u8, what: &'static str) -> Result<(), DecodeError> {

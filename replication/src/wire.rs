@@ -43,6 +43,13 @@ const SESSION_PARAMETERS: [(&str, &str); 9] = [
     ("quote_all_identifiers", "off"),
 ];
 
+/// The settings that values are printed under, as clauses of a function that prints some.
+pub(crate) fn function_settings() -> String {
+    let of_values = SESSION_PARAMETERS.iter().filter(|(name, _)| *name != "client_encoding");
+    let clauses = of_values.map(|(name, value)| format!("set {name} = '{value}'"));
+    clauses.collect::<Vec<_>>().join(" ")
+}
+
 /// With this search path, names of relations, types and functions (`regclass` and its kin) are printed with their schema,
 /// whatever the path of the role is.
 const SEARCH_PATH: (&str, &str) = ("search_path", "pg_catalog");

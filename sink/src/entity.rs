@@ -1,5 +1,6 @@
 //! Entities: what names a row across all its versions, and how state finds it.
 
+use sha2::{Digest as _, Sha256};
 use smallvec::SmallVec;
 
 use crate::schema::TableSchema;
@@ -40,9 +41,13 @@ pub(crate) fn push_json_string(text: &str, out: &mut String) {
     out.push_str(&serde_json::Value::from(text).to_string());
 }
 
+/// Bytes of the longest entity id that is a key in state as it is. An index of the server holds no more than 2,704 bytes, which
+/// are ten times as many where they compress well.
+const LONGEST: usize = 60_000;
+
 /// The key in state of an entity id, without its table.
 ///
-/// Two ids never share a key. Whole numbers and UUIDs, the most common ones, are kept short, and numbers in their own
+/// Two ids never share a key, but for those that are longer than [`LONGEST`] and of one SHA-256. Whole numbers and UUIDs, the most common ones, are kept short, and numbers in their own
 /// order, so that rows which were made one after another lie side by side.
 pub(crate) fn state_key(entity_id: &str) -> StateKey {
     let mut key = StateKey::new();
@@ -52,6 +57,9 @@ pub(crate) fn state_key(entity_id: &str) -> StateKey {
     } else if let Some(uuid) = canonical_uuid(entity_id) {
         key.push(2);
         key.extend_from_slice(&uuid);
+    } else if entity_id.len() > LONGEST {
+        key.push(7);
+        key.extend_from_slice(&Sha256::digest(entity_id));
     } else {
         key.push(3);
         key.extend_from_slice(entity_id.as_bytes());
@@ -59,7 +67,7 @@ pub(crate) fn state_key(entity_id: &str) -> StateKey {
     key
 }
 
-/// The entity id that a key in state stands for; `None` for a key of content.
+/// The entity id that a key in state stands for; `None` for a key of content, and for one of an id that was too long.
 pub(crate) fn entity_id_of(key: &[u8]) -> Option<String> {
     match key.split_first()? {
         (1, number) => {
@@ -78,7 +86,6 @@ pub(crate) fn entity_id_of(key: &[u8]) -> Option<String> {
 
 /// The key in state of a row that its content names.
 pub(crate) fn content_key(row: &[u8]) -> StateKey {
-    use sha2::{Digest, Sha256};
     let mut key = StateKey::new();
     key.push(4);
     key.extend_from_slice(Sha256::digest(row).get(..16).unwrap_or_default());
@@ -165,6 +172,15 @@ mod tests {
             assert_eq!(entity_id_of(key).as_deref(), Some(*id));
             assert_eq!(keys.iter().filter(|other| *other == key).count(), 1, "{id}");
         }
+    }
+
+    #[test]
+    fn a_long_id_has_a_short_key() {
+        let long = "x".repeat(LONGEST + 1);
+        let key = state_key(&long);
+        assert!(key.len() < 40 && entity_id_of(&key).is_none());
+        assert_ne!(key, state_key(&"x".repeat(LONGEST + 2)));
+        assert_eq!(entity_id_of(&state_key(&long[1..])).as_deref(), Some(&long[1..]));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// The environment variable that sets failpoints.
 pub const VARIABLE: &str = "BYGONE_FAILPOINTS";
 
-/// Every failpoint there is, in the order in which a commit passes them.
+/// Every failpoint there is, roughly in the order of a capture's life.
 pub const NAMES: [&str; 29] = [
     "catalog.asked",
     "snapshot.after_slot",

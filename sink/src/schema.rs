@@ -7,7 +7,7 @@ use arrow::datatypes::{DataType as ArrowType, Field, Fields, Schema, SchemaRef, 
 use bygone_replication::table::{Column, Table, TableKind, TableName};
 
 use crate::log::SchemaVersion;
-use crate::value::Kind;
+use crate::value::{Cast, Kind};
 
 /// The columns that bygone adds, in file order: see "A fact" in `docs/design.md`.
 pub const SYSTEM_COLUMNS: [&str; 15] = [
@@ -50,6 +50,22 @@ impl SchemaColumn {
     #[must_use]
     pub fn is_form_of(&self, other: &Self) -> bool {
         self.column.hashed == other.column.hashed
+    }
+
+    /// How the text of a value becomes one of the same column at another time, where that has another type. A hash is not
+    /// touched.
+    #[must_use]
+    pub fn cast_to(&self, other: &Self) -> Cast {
+        if self.column.hashed.is_some() {
+            return Cast::Same;
+        }
+        Cast::between(&self.column.data_type, &other.column.data_type)
+    }
+
+    /// A value is kept alike under both.
+    #[must_use]
+    pub fn reads_as(&self, other: &Self) -> bool {
+        self.kind == other.kind && matches!(self.cast_to(other), Cast::Same | Cast::Unknown)
     }
 }
 
@@ -198,11 +214,13 @@ impl TableSchema {
     /// The first of the user's columns whose name bygone needs for itself.
     #[must_use]
     pub fn clash(table: &Table) -> Option<&str> {
-        table.columns.iter().map(|column| column.name.as_str()).find(|name| {
-            let mut reserved = SYSTEM_COLUMNS.iter().chain(&RESERVED_COLUMNS);
-            reserved.any(|reserved| reserved.eq_ignore_ascii_case(name))
-        })
+        table.columns.iter().map(|column| column.name.as_str()).find(|name| is_ours(name))
     }
+}
+
+/// bygone has a column of the name, however it is capitalized.
+fn is_ours(name: &str) -> bool {
+    SYSTEM_COLUMNS.iter().chain(&RESERVED_COLUMNS).any(|ours| ours.eq_ignore_ascii_case(name))
 }
 
 /// Every value of one kind is one of another, and reads the same in every engine.
@@ -234,7 +252,8 @@ fn fits(from: &Kind, to: &Kind) -> bool {
 ///
 /// Files of one table are read together, so a name keeps one meaning for ever: a second column of the same name, or
 /// another type, gets a name of its own (`total__2`); a column that is renamed goes on under its new name, and the log's
-/// attnums tell that both are one [25, 36, 38].
+/// attnums tell that both are one [25, 36, 38]. The names of bygone's own columns are never a column's: one that comes to be called
+/// `_version` is `_version__2`.
 #[derive(Clone, Debug, Default)]
 pub struct PhysicalNames {
     /// By name in lower case.
@@ -286,11 +305,12 @@ impl PhysicalNames {
     fn of(&self, column: &Column, kind: &Kind) -> String {
         let (name, wanted) = (&column.name, kind.arrow());
         let free = |candidate: &str| {
-            self.owners.get(&candidate.to_lowercase()).is_none_or(|owner| {
-                owner.attnum.is_none_or(|owner| owner == column.attnum)
-                    && owner.data_type == wanted
-                    && owner.hashed == column.hashed
-            })
+            !is_ours(candidate)
+                && self.owners.get(&candidate.to_lowercase()).is_none_or(|owner| {
+                    owner.attnum.is_none_or(|owner| owner == column.attnum)
+                        && owner.data_type == wanted
+                        && owner.hashed == column.hashed
+                })
         };
         (1..)
             .map(|count| if count == 1 { name.clone() } else { format!("{name}__{count}") })

@@ -6,6 +6,8 @@
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bygone_replication::Lsn;
 use bygone_replication::pgoutput::{Begin, Commit, Message, POSTGRES_EPOCH_US};
@@ -14,6 +16,7 @@ use bygone_sink::failpoint;
 use bytes::Bytes;
 
 use crate::error::{Error, Result};
+use crate::metrics::Metrics;
 
 /// What came out of a chunk.
 pub(crate) trait Assembled {
@@ -55,6 +58,7 @@ impl Transaction<'_> {
 pub(crate) struct Assembler {
     directory: PathBuf,
     memory: usize,
+    metrics: Arc<Metrics>,
     open: Option<Begin>,
     kept: Vec<Bytes>,
     kept_bytes: usize,
@@ -62,11 +66,12 @@ pub(crate) struct Assembler {
 }
 
 impl Assembler {
-    /// Transactions larger than `memory` bytes wait in a file in `directory`.
-    pub(crate) fn new(directory: &Path, memory: usize) -> Self {
+    /// Transactions larger than `memory` bytes wait in a file in `directory`, of which the metrics tell.
+    pub(crate) fn new(directory: &Path, memory: usize, metrics: Arc<Metrics>) -> Self {
         Self {
             directory: directory.to_owned(),
             memory,
+            metrics,
             open: None,
             kept: Vec::new(),
             kept_bytes: 0,
@@ -105,6 +110,14 @@ impl Assembler {
                             here: &here,
                         };
                         to.transaction(&mut transaction)?;
+                        if let Some(spool) = &self.spool {
+                            let bytes = spool.bytes;
+                            tracing::info!(
+                                xid = begin.xid,
+                                bytes,
+                                "the large transaction is taken: its file goes"
+                            );
+                        }
                         self.reset();
                         here.clear();
                     }
@@ -133,11 +146,17 @@ impl Assembler {
     fn spill(&mut self) -> Result<()> {
         let spool = match &mut self.spool {
             Some(spool) => spool,
-            None => self.spool.insert(Spool::create(&self.directory)?),
+            None => {
+                let spool = Spool::create(&self.directory, Arc::clone(&self.metrics))?;
+                let (xid, directory) = (self.open.map(|begin| begin.xid), self.directory.display());
+                tracing::info!(xid, %directory, "a large transaction waits in a file until all of it has come");
+                self.spool.insert(spool)
+            }
         };
         for body in self.kept.drain(..) {
             spool.write(&body)?;
         }
+        spool.gauge();
         self.kept_bytes = 0;
         failpoint::hit("spool.after_write")?;
         Ok(())
@@ -150,16 +169,30 @@ pub(crate) struct Spool {
     directory: PathBuf,
     file: BufWriter<File>,
     messages: u64,
+    bytes: u64,
+    metrics: Arc<Metrics>,
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        self.metrics.spilled.store(0, Ordering::Relaxed);
+    }
 }
 
 impl Spool {
-    fn create(directory: &Path) -> Result<Self> {
+    fn create(directory: &Path, metrics: Arc<Metrics>) -> Result<Self> {
         let file = tempfile::tempfile_in(directory).map_err(|error| unwritable(directory, &error))?;
         Ok(Self {
             directory: directory.to_owned(),
             file: BufWriter::with_capacity(1 << 20, file),
             messages: 0,
+            bytes: 0,
+            metrics,
         })
+    }
+
+    fn gauge(&self) {
+        self.metrics.spilled.store(self.bytes, Ordering::Relaxed);
     }
 
     fn write(&mut self, body: &[u8]) -> Result<()> {
@@ -170,6 +203,7 @@ impl Spool {
             .and_then(|()| self.file.write_all(body))
             .map_err(|error| unwritable(&self.directory, &error))?;
         self.messages += 1;
+        self.bytes += u64::from(length) + size_of_val(&length) as u64;
         Ok(())
     }
 

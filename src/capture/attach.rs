@@ -5,7 +5,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bygone_replication::catalog::{ErrorKind as CatalogErrorKind, Loaded};
 use bygone_replication::conninfo::ConnectOptions;
@@ -49,6 +49,7 @@ pub(super) struct Exported {
     pub(super) point: Lsn,
     /// The server's time just after, microseconds since the Unix epoch.
     pub(super) at: i64,
+    pub(super) taken: Instant,
 }
 
 /// Everything that a capture begins with.
@@ -110,15 +111,11 @@ pub(super) async fn attach(
     }
     options.column_rules.check(&loaded.tables)?;
     options.retention.check(&loaded.tables)?;
-    for table in &loaded.tables {
-        if let Some(column) = TableSchema::clash(table) {
-            return Err(Error::other(format!(
-                "column {column} of {} has a name that bygone needs for itself: leave the table out with --table '-{}', or \
-                 rename the column",
-                table.name, table.name
-            )));
-        }
-    }
+    let captured = match history.as_ref().filter(|_| begun) {
+        Some(history) => Some(Registry::of_log(history.state())?.oids()),
+        None => None,
+    };
+    without_clashes(&mut loaded.tables, captured.as_ref())?;
     if loaded.tables.is_empty() && !begun {
         return Err(Error::other(
             "there is no table to capture: the database has none, or --table selects none",
@@ -205,6 +202,38 @@ pub(super) async fn attach(
         current,
         spool: directory,
     })
+}
+
+/// Refuses columns whose names bygone needs for itself. Once a capture has begun, a table that comes with such a column keeps the
+/// others from nothing; one that is captured may get one, and keeps it under another name.
+fn without_clashes(tables: &mut Vec<Table>, captured: Option<&HashSet<u32>>) -> Result<()> {
+    let mut refused = None;
+    tables.retain(|table| {
+        let Some(column) = TableSchema::clash(table).filter(|_| !is_captured(table, captured)) else {
+            return true;
+        };
+        let name = &table.name;
+        let why = format!(
+            "column {column} of {name} has a name that bygone needs for itself: leave the table out with --table '-{name}', or \
+             rename the column"
+        );
+        if captured.is_some() {
+            tracing::warn!("not captured: {why}");
+        } else {
+            refused.get_or_insert(why);
+        }
+        false
+    });
+    refused.map_or(Ok(()), |why| Err(Error::other(why)))
+}
+
+/// The table is among those that are captured, or a partition of one.
+fn is_captured(table: &Table, captured: Option<&HashSet<u32>>) -> bool {
+    let root = match table.kind {
+        TableKind::Leaf { root } => root,
+        _ => table.oid,
+    };
+    captured.is_some_and(|captured| captured.contains(&table.oid) || captured.contains(&root))
 }
 
 /// The last position that the stream can reach without anything more being written.
@@ -517,8 +546,9 @@ pub(super) async fn export_within(
     let (Some(point), Some(snapshot)) = (field(1).and_then(|lsn| lsn.parse().ok()), field(2)) else {
         return Err(Error::other("the server's answer to CREATE_REPLICATION_SLOT makes no sense"));
     };
+    let taken = Instant::now();
     let at = catalog::server_time(sql).await?;
-    Ok(Some(Exported { connection, name: snapshot.to_owned(), point, at }))
+    Ok(Some(Exported { connection, name: snapshot.to_owned(), point, at, taken }))
 }
 
 /// Comes back once the process has been told to stop, so long ago.

@@ -46,7 +46,7 @@ impl ColumnRules {
         hash_key: Option<&Path>,
     ) -> Result<Self> {
         if let (Some(first), None) = (hashed.first(), hash_key) {
-            return Err(Error::other(format!(
+            return Err(Error::usage(format!(
                 "--hash-column {first}: a hash needs a key: give --hash-key-file a file that holds one (openssl rand -hex 32)"
             )));
         }
@@ -234,11 +234,11 @@ impl Rule {
     fn parse(option: &'static str, texts: &[String]) -> Result<Self> {
         let patterns = texts.iter().map(|text| {
             let (table, column) = split(text).ok_or_else(|| {
-                Error::other(format!(
+                Error::usage(format!(
                     "{option} {text:?} names no column: give table.column or schema.table.column, with \"\" around unusual names"
                 ))
             })?;
-            let pattern = Pattern::parse(table).map_err(|error| Error::other(format!("{option} {text:?}: {error}")))?;
+            let pattern = Pattern::parse(table).map_err(|error| Error::usage(format!("{option} {text:?}: {error}")))?;
             Ok((pattern, column))
         });
         Ok(Self { option, patterns: patterns.collect::<Result<_>>()?, exact: BTreeMap::new() })

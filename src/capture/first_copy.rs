@@ -31,7 +31,7 @@ impl Capture {
     /// Copies the tables whose snapshot is not in the log.
     pub(super) async fn copy_missing(&mut self) -> Result<()> {
         for _ in 0..ATTEMPTS {
-            let missing = self.pipeline()?.follower.registry.without_snapshot();
+            let missing = self.never_copied().await?;
             if missing.is_empty() {
                 return Ok(());
             }
@@ -66,7 +66,7 @@ impl Capture {
                 }
             }
         }
-        let left = self.pipeline()?.follower.registry.without_snapshot().len();
+        let left = self.never_copied().await?.len();
         if left == 0 {
             return Ok(());
         }
@@ -74,6 +74,18 @@ impl Capture {
             "{left} tables were altered or rewritten each of the {ATTEMPTS} times that they were copied: start again when no \
              ALTER TABLE, VACUUM FULL, CLUSTER or TRUNCATE runs on them"
         )))
+    }
+
+    /// Tables without a snapshot of which the history has no facts either. A table that was made anew under the name of another, or is captured
+    /// again, goes on with the versions of that one: it is copied beside the stream and compared.
+    async fn never_copied(&mut self) -> Result<Vec<usize>> {
+        let pipeline = self.pipeline()?;
+        let mut missing = pipeline.follower.registry.without_snapshot();
+        let log = pipeline.committer.log.lock().await;
+        let tables = pipeline.follower.registry.tables();
+        let is_new = |name: &str| log.state().files_of(name).is_empty();
+        missing.retain(|at| tables.get(*at).is_some_and(|table| is_new(&table.schema().log_name)));
+        Ok(missing)
     }
 
     /// Copies tables at a point that is made for it; none where transactions that began before do not let it come about soon.
@@ -105,6 +117,7 @@ impl Capture {
         let settings = CopySettings {
             options: self.connect.clone(),
             snapshot_name: exported.name.clone(),
+            taken: exported.taken,
             origin: Origin {
                 lsn: exported.point,
                 xid: 0,

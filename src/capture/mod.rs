@@ -65,14 +65,14 @@ use source::CatalogReader;
 use wal_held::WalHeld;
 use watcher::{Shared, Watcher};
 
-/// How often a slot that another process reads is tried before that is an error: the server may need a moment to notice
+/// For how long a slot that another process reads is tried before that is an error: the server may need a moment to notice
 /// that an earlier bygone was killed.
 const ACTIVE_SLOT_PATIENCE: Duration = Duration::from_secs(20);
-
-/// Commits that say nothing, at most, to remove what a writer left that died.
-const EMPTY_COMMITS: usize = 3;
-
+/// Between two such tries.
 const ACTIVE_SLOT_PAUSE: Duration = Duration::from_secs(1);
+
+/// Empty commits that tidying may make, at most: files of a writer that died are numbered for a commit or two after the log's last.
+const EMPTY_COMMITS: usize = 3;
 
 /// How long attaching may take to come to its end after a signal.
 const STOPPING: Duration = Duration::from_secs(3);
@@ -232,7 +232,7 @@ pub(crate) async fn run(mut options: RunOptions) -> Result<()> {
 /// Whether a capture could go on with this history now: what it checks at each connect before its stream.
 ///
 /// # Errors
-/// [`Error::Refused`] with what stands in the way, and what keeps that from being looked at.
+/// [`Error::Refused`] with what stands in the way; [`Error::Source`] or [`Error::Catalog`] where the source cannot be asked.
 pub(crate) async fn check_start(connect: &ConnectOptions, manifest: &Manifest, log: &LogState) -> Result<()> {
     let (Some(source), Some(recorded)) = (&log.source, attach::recorded(log)?) else { return Ok(()) };
     let system_id = source.system_id.parse();
@@ -438,7 +438,7 @@ impl Capture {
         metrics.resumed(next_seq);
         let target =
             if options.until_current { Until::Reached(axis.of_history(current)) } else { Until::Stopped };
-        let assembler = Assembler::new(&spool, memory.transaction);
+        let assembler = Assembler::new(&spool, memory.transaction, Arc::clone(&metrics));
         Ok(Self {
             options,
             connect,

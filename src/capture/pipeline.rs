@@ -73,14 +73,20 @@ pub(crate) enum Rest {
 
 /// What the thread works with.
 pub(crate) struct Pipeline {
+    /// The captured tables, and what makes facts of their changes.
     pub(crate) follower: Follower,
     pub(crate) encoder: Encoder,
     pub(crate) committer: Committer,
     pub(crate) catalog: CatalogReader,
+    /// Runs what is asynchronous.
     pub(crate) runtime: Handle,
+    /// When a commit is cut.
     pub(crate) cut_at: CutAt,
+    /// The database, as the next commit names it.
     pub(crate) source: Source,
+    /// How many forks there were.
     pub(crate) epoch: u32,
+    /// How positions of the source and of the history relate.
     pub(crate) axis: Axis,
     pub(crate) metrics: Arc<Metrics>,
     /// When the metrics were last told of tables.
@@ -91,10 +97,15 @@ pub(crate) struct Pipeline {
     pub(crate) durable: Lsn,
     /// Where the next commit begins.
     pub(crate) covered: Lsn,
+    /// The number of the next commit: files are named after it.
     pub(crate) next_seq: u64,
+    /// The latest `_valid_from` so far.
     pub(crate) high_water: Option<i64>,
+    /// The source's clock at the latest message.
     pub(crate) server_time: Option<i64>,
+    /// By which 32 bits of a transaction id are widened to 64 [10].
     pub(crate) next_xid: u64,
+    /// Where to stop.
     pub(crate) until: Until,
     /// No `_valid_from` is later than this, while facts are taken that come before those of a copy already made.
     pub(crate) ceiling: Option<i64>,
@@ -102,9 +113,13 @@ pub(crate) struct Pipeline {
     pub(crate) commit_wanted: bool,
     /// Facts taken since the last commit was cut.
     pub(crate) uncommitted: u64,
+    /// When the oldest change came that is in no commit yet.
     pub(crate) oldest: Option<Instant>,
+    /// When the last commit was cut.
     pub(crate) last_cut: Instant,
+    /// The commit that is being written.
     pub(crate) pending: Option<Pending>,
+    /// A transaction beyond [`Until::Exactly`] was met.
     pub(crate) passed: bool,
     /// Facts and transactions so far, for the log.
     pub(crate) facts: u64,
@@ -125,13 +140,17 @@ pub(crate) struct Pipeline {
     pub(crate) last_transaction: Lsn,
     /// The stream has to bring that transaction again, and has not yet.
     pub(crate) witness: Option<Witness>,
+    /// What this thread and the watcher tell each other.
     pub(crate) shared: Arc<Shared>,
+    /// The labels of each enum, by oid, as they were seen last.
     pub(crate) enums: BTreeMap<u32, Vec<String>>,
     /// The publications as the log has them, or the next commit.
     pub(crate) published: PublicationState,
     /// What the next commit has to say of the publications.
     pub(crate) publication: Option<String>,
+    /// How tables are copied beside the stream.
     pub(crate) copies: shadow::Settings,
+    /// The copy beside the stream that is being made.
     pub(crate) shadow: Option<Shadow>,
     /// A copy has failed: not before then is it tried again.
     pub(crate) copy_again: Option<Instant>,

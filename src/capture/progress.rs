@@ -16,6 +16,8 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct CopyProgress {
     bar: Option<ProgressBar>,
+    /// When the snapshot was taken that the source keeps for as long: vacuum removes no row that is younger.
+    taken: Instant,
     begun: Instant,
     last_line: Mutex<Instant>,
     rows: AtomicU64,
@@ -25,8 +27,8 @@ pub(crate) struct CopyProgress {
 }
 
 impl CopyProgress {
-    /// Begins: so many pieces, of so many bytes on the source's disk.
-    pub(crate) fn start(pieces: usize, total: u64) -> Self {
+    /// Begins: so many pieces, of so many bytes on the source's disk, as of a snapshot that was taken then.
+    pub(crate) fn start(pieces: usize, total: u64, taken: Instant) -> Self {
         let style = ProgressStyle::with_template("snapshot {bar:30} {bytes}/{total_bytes} {msg} eta {eta}");
         let bar = ProgressBar::new(total).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         let bar = screen::bar(bar);
@@ -36,6 +38,7 @@ impl CopyProgress {
         let now = Instant::now();
         Self {
             bar,
+            taken,
             begun: now,
             last_line: Mutex::new(now),
             rows: AtomicU64::new(0),
@@ -50,7 +53,8 @@ impl CopyProgress {
         let rows = self.rows.fetch_add(rows, Ordering::Relaxed) + rows;
         self.received.fetch_add(bytes, Ordering::Relaxed);
         if let Some(bar) = &self.bar {
-            bar.set_message(format!("{rows} rows, {:.0}/s", self.rate(rows)));
+            let age = self.taken.elapsed().as_secs();
+            bar.set_message(format!("{rows} rows, {:.0}/s, snapshot {age} s old", self.rate(rows)));
             return;
         }
         let mut last = self.last_line.lock().unwrap_or_else(PoisonError::into_inner);
@@ -62,6 +66,7 @@ impl CopyProgress {
                 rows_per_second = self.rate(rows),
                 bytes = done,
                 of = self.total,
+                age_seconds = self.taken.elapsed().as_secs(),
                 "snapshot"
             );
         }
@@ -82,7 +87,8 @@ impl CopyProgress {
         }
         let rows = self.rows.load(Ordering::Relaxed);
         let seconds = self.begun.elapsed().as_secs_f64();
-        tracing::info!(rows, seconds, rows_per_second = self.rate(rows), "snapshot read");
+        let age_seconds = self.taken.elapsed().as_secs_f64();
+        tracing::info!(rows, seconds, rows_per_second = self.rate(rows), age_seconds, "snapshot read");
     }
 
     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]

@@ -11,6 +11,7 @@ use bygone_sink::log::{
     ColumnDoc, Event, EventKind, EventLsn, LogState, SchemaVersion, VERIFIED, parse_table_text, table_text,
 };
 use bygone_sink::schema::{PhysicalNames, TableSchema};
+use bygone_sink::value::Cast;
 
 use super::column_rules::{ColumnRules, check_still_free, is_spared, same_rules};
 use super::retention::Retention;
@@ -620,12 +621,17 @@ impl Registry {
             let before = old.columns.iter().find(|before| before.column.attnum == column.column.attnum);
             before.is_some_and(|before| !before.is_form_of(column))
         });
-        if otherwise && captured.snapshot.is_some() {
+        let reason = if otherwise {
             // What is known of the rows is of the other form: each is looked at once more.
+            Some("other columns are hashed")
+        } else {
+            reads_otherwise(&old, &schema).then_some("values read otherwise under the type of now")
+        };
+        if let Some(reason) = reason.filter(|_| captured.snapshot.is_some()) {
             captured.raise(Doubt::default());
             let mut event = Event::at(EventKind::Rewrite, Some(old.log_name.clone()), place.latest())
                 .with("doubt", true)
-                .with("reason", "other columns are hashed");
+                .with("reason", reason);
             event.lsn = Some(place);
             self.new_events.push(event);
         }
@@ -827,6 +833,20 @@ fn of_document(name: &str, version: &SchemaVersion) -> Result<(u32, TableSchema,
     )
     .as_in(version);
     Ok((number, schema, version.key.clone()))
+}
+
+/// The type of a column has changed, and what its values read as now, though the server may have rewritten none: in a way that only the
+/// source can tell, or where rows are known by them.
+fn reads_otherwise(old: &TableSchema, now: &TableSchema) -> bool {
+    now.columns.iter().enumerate().any(|(at, column)| {
+        let before = old.position(column.column.attnum).and_then(|before| old.columns.get(before));
+        let cast = before.map(|before| Cast::between(&before.column.data_type, &column.column.data_type));
+        match cast {
+            None | Some(Cast::Same) => false,
+            Some(Cast::Unknown) => true,
+            Some(_) => column.column.hashed.is_some() || now.key.contains(&at),
+        }
+    })
 }
 
 /// The event with the names of the columns that are left out, hashed, or not watched, and the table's retention class.

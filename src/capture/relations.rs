@@ -1,5 +1,6 @@
 //! What the relations of a stream are to the captured tables, and the changes that they announce.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use bygone_replication::pgoutput::{Message, Relation};
 use bygone_replication::table;
 use bygone_sink::fact::Op;
 use bygone_sink::log::EventLsn;
-use bygone_sink::versioning::Versioner;
+use bygone_sink::versioning::{Versioner, is_context};
 
 use super::registry::{Known, Part, Registry};
 use super::source::CatalogReader;
@@ -65,9 +66,15 @@ impl Follower {
                 }
             }
             Some(b'M') => {
-                if let Message::Logical { transactional: true, prefix: ddl::PREFIX, content, .. } =
-                    Message::decode(body)?
-                    && let Ok(Ddl::Table { oid, .. }) = Ddl::parse(content)
+                let Message::Logical { transactional: true, prefix, content, .. } = Message::decode(body)?
+                else {
+                    return Ok(());
+                };
+                if is_foreign(prefix, content) {
+                    catalog.know_text(content)?;
+                }
+                if prefix == ddl::PREFIX
+                    && let Ok(Ddl::Table { oid, .. }) = Ddl::parse(&in_unicode(prefix, content, catalog)?)
                 {
                     catalog.know_tables(&[oid])?;
                 }
@@ -89,7 +96,7 @@ impl Follower {
     ) -> Result<()> {
         match Message::decode(body)? {
             Message::Logical { transactional: true, prefix: ddl::PREFIX, content, .. } => {
-                match Ddl::parse(content) {
+                match Ddl::parse(&in_unicode(ddl::PREFIX, content, catalog)?) {
                     Ok(told) => self.ddl(told, catalog, end),
                     Err(error) => {
                         // Anybody may send messages: the catalog is looked at all the same.
@@ -101,6 +108,11 @@ impl Follower {
             Message::Relation(relation) => {
                 self.announced.insert(relation.oid, body.to_vec());
                 self.relation(&relation, catalog, position, xid)
+            }
+            Message::Logical { transactional: true, prefix, content, lsn } => {
+                let content = &*in_unicode(prefix, content, catalog)?;
+                let message = Message::Logical { transactional: true, prefix, content, lsn };
+                Ok(self.versioner.message(&message)?)
             }
             message => Ok(self.versioner.message(&message)?),
         }
@@ -312,6 +324,20 @@ impl Follower {
             ))),
         }
     }
+}
+
+/// The message is for bygone, and not in UTF-8: the server sends messages as they were given to it, in the encoding of the database.
+fn is_foreign(prefix: &str, content: &[u8]) -> bool {
+    (prefix == ddl::PREFIX || is_context(prefix)) && std::str::from_utf8(content).is_err()
+}
+
+/// What a message says in UTF-8; as it is, where nobody can tell.
+fn in_unicode<'a>(prefix: &str, content: &'a [u8], catalog: &mut CatalogReader) -> Result<Cow<'a, [u8]>> {
+    if !is_foreign(prefix, content) {
+        return Ok(Cow::Borrowed(content));
+    }
+    let text = catalog.text(content)?;
+    Ok(text.map_or(Cow::Borrowed(content), |text| Cow::Owned(text.into_bytes())))
 }
 
 /// The places of the columns by which old rows are named; none where whole rows come, or nothing.

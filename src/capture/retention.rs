@@ -22,12 +22,12 @@ impl Retention {
     pub(crate) fn parse(texts: &[String]) -> Result<Self> {
         let classes = texts.iter().map(|text| {
             let (table, class) = text.rsplit_once('=').filter(|(_, class)| is_class(class)).ok_or_else(|| {
-                Error::other(format!(
+                Error::usage(format!(
                     "--retention {text:?}: give TABLE=CLASS, a class of at most {LONGEST} characters among a to z, 0 to 9 and -"
                 ))
             })?;
             let pattern = Pattern::parse(table)
-                .map_err(|error| Error::other(format!("--retention {text:?}: {error}")))?;
+                .map_err(|error| Error::usage(format!("--retention {text:?}: {error}")))?;
             Ok((pattern, class.to_owned()))
         });
         Ok(Self { classes: classes.collect::<Result<_>>()? })

@@ -288,6 +288,7 @@ async fn copy_once(
     let copying = CopySettings {
         options: settings.options.clone(),
         snapshot_name: exported.name.clone(),
+        taken: exported.taken,
         origin: Origin { lsn: exported.point, xid: 0, committed_at: exported.at, valid_from: exported.at },
         workers: settings.workers,
         block_size: catalog::server_info(&sql).await?.block_size,

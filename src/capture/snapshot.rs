@@ -64,6 +64,8 @@ pub(crate) enum Outcome {
 pub(crate) struct CopySettings {
     pub(crate) options: ConnectOptions,
     pub(crate) snapshot_name: String,
+    /// When that was taken.
+    pub(crate) taken: Instant,
     pub(crate) origin: Origin,
     pub(crate) workers: usize,
     pub(crate) block_size: u32,
@@ -155,7 +157,7 @@ pub(crate) async fn copy(
         finish_table(shared, &done).await?;
     }
     let total: u64 = tasks.iter().map(|task| task.bytes).sum();
-    let progress = Arc::new(CopyProgress::start(tasks.len(), total));
+    let progress = Arc::new(CopyProgress::start(tasks.len(), total, settings.taken));
     let workers = settings.workers.min(tasks.len()).max(1);
     let tasks = Arc::new(Mutex::new(tasks));
     let mut running = JoinSet::new();

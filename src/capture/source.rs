@@ -24,6 +24,10 @@ use crate::error::{Error, Result};
 const LONGEST_TRYING: Duration = Duration::from_secs(5);
 const TRIED_AGAIN: Duration = Duration::from_millis(250);
 
+/// Of messages that are not in UTF-8, so many bytes are put into Unicode before facts are made of their transaction; more of them are in
+/// its course.
+const MOST_KNOWN_TEXT: usize = 1 << 20;
+
 /// What `IDENTIFY_SYSTEM` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Identified {
@@ -139,6 +143,8 @@ pub(crate) struct CatalogReader {
     /// What was asked for before facts were made of a transaction, by the oids.
     known_tables: HashMap<Vec<u32>, Vec<Table>>,
     known_attributes: HashMap<Vec<u32>, Vec<Attribute>>,
+    known_texts: HashMap<Vec<u8>, Option<String>>,
+    known_bytes: usize,
     making_facts: bool,
 }
 
@@ -157,6 +163,8 @@ impl CatalogReader {
             stop,
             known_tables: HashMap::new(),
             known_attributes: HashMap::new(),
+            known_texts: HashMap::new(),
+            known_bytes: 0,
             making_facts: false,
         }
     }
@@ -183,6 +191,14 @@ impl CatalogReader {
         self.read(async |client| Ok(catalog::load_attributes(client, oids).await?))
     }
 
+    /// The text that bytes are in the encoding of the database; none where they are no text in it.
+    pub(crate) fn text(&mut self, bytes: &[u8]) -> Result<Option<String>> {
+        if let Some(known) = self.known_texts.get(bytes) {
+            return Ok(known.clone());
+        }
+        self.read(async |client| Ok(catalog::decode_text(client, bytes).await?))
+    }
+
     /// What will be asked for in the next transaction is asked for now.
     pub(crate) fn know_tables(&mut self, oids: &[u32]) -> Result<Vec<Table>> {
         let tables = self.tables(oids)?;
@@ -197,6 +213,17 @@ impl CatalogReader {
         Ok(())
     }
 
+    /// The same of texts, as far as there is room for them.
+    pub(crate) fn know_text(&mut self, bytes: &[u8]) -> Result<()> {
+        if self.known_texts.contains_key(bytes) || self.known_bytes + bytes.len() > MOST_KNOWN_TEXT {
+            return Ok(());
+        }
+        let text = self.text(bytes)?;
+        self.known_bytes += bytes.len();
+        self.known_texts.insert(bytes.to_vec(), text);
+        Ok(())
+    }
+
     /// Facts of a transaction are being made: an error that passes by itself would have the stream begin anew in front of
     /// them, and they would be made twice.
     pub(crate) fn begin_facts(&mut self) {
@@ -208,6 +235,8 @@ impl CatalogReader {
         self.making_facts = false;
         self.known_tables.clear();
         self.known_attributes.clear();
+        self.known_texts.clear();
+        self.known_bytes = 0;
     }
 
     /// Reads over the connection that is there, or another one where that has failed. While facts are made, an error that passes is not

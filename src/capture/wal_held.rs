@@ -8,7 +8,7 @@ use bygone_replication::slot::{self, RunningTransaction, Slot};
 use tokio_postgres::Client;
 
 use crate::error::{Error, Result};
-use crate::metrics::Metrics;
+use crate::metrics::{self, Metrics};
 
 /// From so much on, where the server sets no limit, the operator hears of it: at each doubling.
 const WORTH_A_WORD: i64 = 1 << 30;
@@ -37,9 +37,7 @@ impl WalHeld {
     pub(super) async fn look(&mut self, sql: &Client) -> Result<()> {
         let Some(slot) = slot::read(sql, &self.slot).await? else { return Ok(()) };
         self.metrics.slot_held.store(slot.wal_held.unwrap_or_default(), Ordering::Relaxed);
-        if let Some(safe) = slot.safe_wal_size {
-            self.metrics.slot_safe.store(safe, Ordering::Relaxed);
-        }
+        self.metrics.slot_safe.store(slot.safe_wal_size.unwrap_or(metrics::UNKNOWN), Ordering::Relaxed);
         let held = u64::try_from(slot.wal_held.unwrap_or_default()).unwrap_or_default();
         if let Some(limit) = self.limit.filter(|limit| held > *limit) {
             return Err(Error::SlotLag { slot: slot.name, held, limit });

@@ -347,7 +347,11 @@ impl Watcher {
     }
 
     fn is_acceptable(&mut self, table: &Table, captured: &HashSet<u32>) -> bool {
-        if captured.contains(&table.oid) {
+        let root = match table.kind {
+            TableKind::Leaf { root } => root,
+            _ => table.oid,
+        };
+        if captured.contains(&table.oid) || captured.contains(&root) {
             return true;
         }
         let Some(column) = TableSchema::clash(table) else { return true };

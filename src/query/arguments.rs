@@ -22,7 +22,7 @@ name (--key id=1,region=eu), or as the JSON array that _entity_id holds.";
 /// The commands that read a history. None of them needs the source, or changes the history.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Query {
-    /// The captured tables: rows, versions, what is known of them.
+    /// The captured tables: rows, versions, and what is known about them.
     Tables(Tables),
     /// The commits of a history and the events that they record.
     Log(Log),
@@ -42,9 +42,9 @@ pub(crate) enum Query {
     Who(Who),
     /// Every version in which a column held a value.
     Find(Find),
-    /// The SQL that brings rows back as they were, or undoes a transaction; runs it with --apply.
+    /// Print the SQL that brings rows back as they were, or undoes a transaction; run it with --apply.
     Restore(Box<Restore>),
-    /// Queries in SQL over the tables at any moment; a shell without one.
+    /// Run SQL over the tables as of any moment; without a query, an interactive shell.
     Sql(Sql),
     /// Views and functions over the history for another engine, as SQL.
     Views(Views),
@@ -85,10 +85,10 @@ pub(crate) struct Tables {
 pub(crate) struct Log {
     #[command(flatten)]
     pub(crate) reading: Reading,
-    /// Go on as new commits come; one JSON object a line with --format json.
+    /// Keep printing new commits; with --format json, one JSON object per line.
     #[arg(short, long)]
     pub(crate) follow: bool,
-    /// Only the last so many commits.
+    /// Only the last N commits.
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<usize>,
 }
@@ -132,13 +132,13 @@ pub(crate) struct AsOf {
     /// Only these columns: a,b.
     #[arg(long, value_delimiter = ',', value_name = "COLUMNS")]
     pub(crate) columns: Vec<String>,
-    /// Only rows for which this holds.
+    /// Only rows for which this condition holds.
     #[arg(long = "where", value_name = "CONDITION")]
     pub(crate) condition: Option<String>,
-    /// Only so many rows.
+    /// Only N rows.
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<usize>,
-    /// Answer for a table whose updates and deletes cannot be seen, too.
+    /// Answer even where the table is not known exactly: in a gap, or when its updates and deletes cannot be seen.
     #[arg(long)]
     pub(crate) inexact: bool,
     #[command(flatten)]
@@ -163,7 +163,7 @@ pub(crate) struct Diff {
     /// The second moment.
     #[arg(long, value_name = "MOMENT", default_value = "now")]
     pub(crate) to: String,
-    /// Answer for a table whose updates and deletes cannot be seen, too.
+    /// Answer even where the table is not known exactly: in a gap, or when its updates and deletes cannot be seen.
     #[arg(long)]
     pub(crate) inexact: bool,
     #[command(flatten)]
@@ -193,7 +193,7 @@ pub(crate) struct Transactions {
     /// Only those of this actor.
     #[arg(long)]
     pub(crate) actor: Option<String>,
-    /// Only the last so many.
+    /// Only the last N.
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub(crate) limit: usize,
     #[command(flatten)]
@@ -212,9 +212,9 @@ pub(crate) struct Transaction {
 /// `bygone who`.
 #[derive(Debug, Args)]
 pub(crate) struct Who {
-    /// The actor, as the application said.
+    /// The actor, as recorded by the application.
     pub(crate) actor: String,
-    /// Only the last so many changes.
+    /// Only the last N changes.
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub(crate) limit: usize,
     #[command(flatten)]
@@ -275,10 +275,10 @@ pub(crate) struct Restore {
     /// The database to bring rows back in.
     #[arg(long, env = "BYGONE_SOURCE", value_name = "URL", hide_env_values = true)]
     pub(crate) source: Option<String>,
-    /// Also where something has changed since.
+    /// Restore even if the row was changed again later.
     #[arg(long)]
     pub(crate) force: bool,
-    /// Who brings rows back, for the history.
+    /// The actor to record for this restore. Default: $USER.
     #[arg(long, env = "USER")]
     pub(crate) actor: Option<String>,
     #[command(flatten)]
@@ -301,7 +301,7 @@ pub(crate) struct Sql {
     /// The query, or several with semicolons between them. Without it they are read from standard input.
     #[arg(allow_hyphen_values = true)]
     pub(crate) query: Option<String>,
-    /// Answer for tables whose updates and deletes cannot be seen, too.
+    /// Answer even where tables are not known exactly: in a gap, or when their updates and deletes cannot be seen.
     #[arg(long)]
     pub(crate) inexact: bool,
     #[command(flatten)]
@@ -335,7 +335,8 @@ pub(crate) struct Views {
     /// Only these tables.
     #[arg(long = "table", value_name = "TABLE")]
     pub(crate) tables: Vec<String>,
-    /// Have the views of DuckDB and Spark show tables whose updates and deletes cannot be seen, and gaps, too.
+    /// Have the views of DuckDB and Spark answer even where tables are not known exactly: in a gap, or when their updates and deletes
+    /// cannot be seen.
     #[arg(long)]
     pub(crate) inexact: bool,
     #[command(flatten)]

@@ -236,6 +236,43 @@ impl Dialect {
         format!("try_cast({expression} as {})", self.type_name(kind))
     }
 
+    /// A value of one kind as another, as PostgreSQL has it where it changes a column's type and rewrites nothing; null where it is none
+    /// of that kind.
+    pub(super) fn convert(self, expression: &str, from: &Kind, to: &Kind) -> String {
+        match (from, to, self) {
+            (Kind::Timestamp, Kind::Timestamptz, Self::DuckDb)
+            | (Kind::Timestamptz, Kind::Timestamp, Self::DuckDb) => {
+                format!("({expression} at time zone 'UTC')")
+            }
+            // Spark's casts are in the zone of the session.
+            (Kind::Timestamp, Kind::Timestamptz, Self::Spark) => {
+                format!("cast(concat(cast({expression} as string), 'Z') as timestamp)")
+            }
+            (Kind::Timestamptz, Kind::Timestamp, Self::Spark) => format!(
+                "timestampadd(microsecond, unix_micros({expression}), timestamp_ntz'1970-01-01 00:00:00')"
+            ),
+            (Kind::Int32, Kind::Oid, _) => {
+                format!("case when {expression} < 0 then {expression} + 4294967296 else {expression} end")
+            }
+            (Kind::Oid, Kind::Int32, _) => {
+                let signed = format!(
+                    "case when {expression} > 2147483647 then {expression} - 4294967296 else {expression} end"
+                );
+                self.cast(&signed, to)
+            }
+            _ => self.try_cast(expression, to),
+        }
+    }
+
+    /// The text of a `cidr` as an `inet` prints it, and that of an `inet` as it is.
+    pub(super) fn host(self, expression: &str) -> String {
+        let (pattern, found) = match self {
+            Self::DuckDb => (r"^([0-9.]+)/32$|^(.*:.*)/128$", r"\1\2"),
+            Self::Spark => (r"^([0-9.]+)/32$|^(.*:.*)/128$", "$1$2"),
+        };
+        format!("regexp_replace({expression}, {}, {})", self.string(pattern), self.string(found))
+    }
+
     pub(super) fn instant(self, at: Timestamp) -> String {
         self.cast(&self.string(&moment(at)), &Kind::Timestamptz)
     }

@@ -96,7 +96,7 @@ fn after(lsn: Lsn) -> Lsn {
     Lsn(lsn.0.saturating_add(1))
 }
 
-/// The history does not know a transaction.
+/// The error for a transaction that the history does not have.
 pub(crate) fn unknown_transaction(archive: &Archive, xid: i64) -> Error {
     Error::other(format!(
         "the history has no transaction {xid}: either it changed nothing that is captured, or it came after {}, where the \

@@ -12,7 +12,7 @@ use bygone_sink::schema::{SYSTEM_COLUMNS, SchemaColumn, TableSchema};
 use bygone_sink::slabs::{Slab, SlabSet};
 use bygone_sink::store::Location;
 use bygone_sink::timestamp::Timestamp;
-use bygone_sink::value::Kind;
+use bygone_sink::value::{Cast, Kind};
 
 use super::arguments::{Engine, Views};
 use super::dialect::Dialect;
@@ -204,7 +204,8 @@ impl Slabs {
         let named = |schemas: &BTreeSet<i32>| {
             let live = columns_ever(table).into_iter().filter(|(_, _, live)| *live);
             let columns = live.zip(names).map(|((schema, column, _), name)| {
-                let value = written(&forms(table, schemas, schema, column), column, dialect);
+                let forms = forms(table, schemas, schema, column);
+                let value = written(&forms, column, dialect, was_cidr(table, schema, column));
                 format!("{value} as {}", dialect.identifier(name))
             });
             columns.collect::<Vec<_>>().join(", ")
@@ -335,7 +336,7 @@ impl Relations {
             let forms = forms(table, &in_files, schema, column);
             columns.push(Column {
                 had_other_type: forms.iter().any(|form| form.kind != column.kind),
-                written: written(&forms, column, dialect),
+                written: written(&forms, column, dialect, was_cidr(table, schema, column)),
                 read: read(archive, table, schema, column, &name, dialect).await?,
                 name,
                 kind: column.kind.clone(),
@@ -625,14 +626,26 @@ fn forms<'a>(
     forms
 }
 
+/// The column is an `inet` that was a `cidr`: files have the text of either under one name.
+fn was_cidr(table: &TableHistory, schema: &TableSchema, column: &SchemaColumn) -> bool {
+    table.versions.iter().any(|version| {
+        let form = version.schema.counterpart(schema, column).and_then(|at| version.schema.columns.get(at));
+        form.is_some_and(|form| form.cast_to(column) == Cast::Host)
+    })
+}
+
 /// A column's value, whichever of these forms it has in a file.
-fn written(forms: &[&SchemaColumn], column: &SchemaColumn, dialect: Dialect) -> String {
+fn written(forms: &[&SchemaColumn], column: &SchemaColumn, dialect: Dialect, was_cidr: bool) -> String {
     let forms: Vec<String> = forms
         .iter()
         .map(|form| {
             let name = dialect.identifier(&form.physical);
             // An application may have made anything of its values when it changed their type.
-            if form.kind == column.kind { name } else { dialect.try_cast(&name, &column.kind) }
+            match form.kind == column.kind {
+                true if was_cidr => dialect.host(&name),
+                true => name,
+                false => dialect.convert(&name, &form.kind, &column.kind),
+            }
         })
         .collect();
     match forms.as_slice() {
@@ -653,9 +666,11 @@ async fn read(
     let mut value = dialect.identifier(name);
     // Infinity and the like stand in _raw; these types have them in the engine, too.
     if matches!(column.kind, Kind::Date | Kind::Timestamp | Kind::Timestamptz) {
-        let raw = forms(table, &schemas_of(&table.files), schema, column)
-            .into_iter()
-            .filter_map(|form| dialect.raw(&form.physical, &column.kind));
+        let raw = forms(table, &schemas_of(&table.files), schema, column).into_iter().filter_map(|form| {
+            let raw = dialect.raw(&form.physical, &form.kind)?;
+            let is_same = form.kind == column.kind;
+            Some(if is_same { raw } else { dialect.convert(&raw, &form.kind, &column.kind) })
+        });
         let all: Vec<String> = std::iter::once(value.clone()).chain(raw).collect();
         if all.len() > 1 {
             value = format!("coalesce({})", all.join(", "));
@@ -672,7 +687,8 @@ async fn read(
     };
     let literal = form.column.missing.as_ref().and_then(|text| dialect.literal(&form.kind, text));
     let Some(literal) = literal else { return Ok(Read { value, missing: None }) };
-    let literal = if form.kind == column.kind { literal } else { dialect.cast(&literal, &column.kind) };
+    let literal =
+        if form.kind == column.kind { literal } else { dialect.convert(&literal, &form.kind, &column.kind) };
     let since = archive.time_of_place(begins_at(version)).await?;
     Ok(Read { value, missing: Some((version.schema.version, literal, since)) })
 }

@@ -101,6 +101,43 @@ fn a_capture_shows_metrics_that_are_those_of_the_docs_the_dashboard_and_the_aler
 }
 
 #[test]
+fn a_transaction_that_waits_on_disk_is_told_of() {
+    let server = Postgres::start();
+    server.run("create table t (id int primary key, v text)");
+    let scratch = Scratch::new("history");
+    let port = free_port();
+    let listen = port.to_string();
+    let options = ["--listen", &listen, "--memory", "64MiB", "--commit-interval", "100ms"];
+    let mut bygone = Bygone::new(server.url(), scratch.join("history")).options(&options);
+    // Held up while it gathers the first bytes on disk.
+    bygone.start("spool.after_write=sleep(3000)@1");
+    let metric = |name: &str| {
+        let text = get(port, "/metrics")?.1;
+        let line = text.lines().find(|line| line.starts_with(name))?.to_owned();
+        line.rsplit(' ').next()?.parse::<f64>().ok()
+    };
+    let ready = || get(port, "/readyz").is_some_and(|(code, _)| code == 200);
+    assert!(eventually(Duration::from_secs(60), ready), "{}", bygone.said());
+    assert_eq!(metric("bygone_spilled_bytes"), Some(0.0));
+    server.run("insert into t select i, repeat(md5(i::text), 30) from generate_series(1, 20000) i");
+    let waits = || metric("bygone_spilled_bytes").is_some_and(|bytes| bytes > 1e6);
+    assert!(eventually(Duration::from_secs(30), waits), "{}", bygone.said());
+    let taken =
+        || metric("bygone_facts_total{") == Some(20000.0) && metric("bygone_spilled_bytes") == Some(0.0);
+    assert!(eventually(Duration::from_secs(60), taken), "{}", bygone.said());
+    let said = bygone.said();
+    assert!(
+        said.contains("a large transaction waits in a file")
+            && said.contains("the large transaction is taken"),
+        "{said}"
+    );
+    let bytes = said.lines().find(|line| line.contains("is taken")).unwrap();
+    let bytes: u64 = bytes.split("bytes=").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    assert!((18_000_000..25_000_000).contains(&bytes), "{said}");
+    bygone.kill();
+}
+
+#[test]
 fn no_client_of_the_endpoint_ends_the_capture_or_keeps_others_from_an_answer() {
     let server = Postgres::start();
     server.run("create table t (id int primary key)");

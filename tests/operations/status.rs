@@ -26,7 +26,7 @@ fn a_capture_tells_from_outside_where_it_stands() {
             serde_json::from_str(&outcome.stdout).unwrap_or_else(|_| panic!("{}", outcome.stderr));
         (outcome.code(), report)
     };
-    bygone.command(&["status"]).refused(&["--history", "--source"]);
+    bygone.command(&["status"]).misused(&["--history", "--source"]);
     bygone.ask(&["status"]).refused(&["no history"]);
     let outcome = bygone.command(&["status", "--source", &url]).refused(&[]);
     assert!(outcome.stdout.contains("no replication slot"), "{}", outcome.stdout);

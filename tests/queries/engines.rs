@@ -132,6 +132,52 @@ fn a_table_as_of_any_moment_is_what_the_source_returned() {
     assert_same_rows("Spark", &told);
 }
 
+/// In whatever zone the engine's session is.
+#[test]
+fn types_that_changed_in_place_read_alike_in_every_engine() {
+    let mut shop = Shop::with(
+        "create table visits (id int primary key, came timestamp, left_at timestamptz, net cidr, code int);
+         insert into visits values (1, '2026-01-01 10:00', '2026-01-01 10:00+00', '10.1.2.3', -5),
+            (2, '2026-03-29 02:30:00.123456', '2026-03-29 02:30+00', '2001:db8::/32', 7), (3, null, null, '::1', null)",
+    );
+    shop.server.run(
+        "set timezone = 'UTC'; alter table visits alter came type timestamptz, alter left_at type timestamp, alter net type inet,
+            alter code type oid, add column since timestamp default '2026-01-01 00:00'",
+    );
+    shop.server.run("set timezone = 'UTC'; alter table visits alter since type timestamptz; insert into visits (id, net) values (4, '10.1.2.4')");
+    shop.capture();
+    let told =
+        |rows: &[Value]| rows.iter().map(|row| row[0].as_str().unwrap().to_owned()).collect::<Vec<_>>();
+    let expected = shop.server.column(
+        "select concat_ws('|', id, (extract(epoch from came) * 1000000)::bigint, to_char(left_at, 'YYYY-MM-DD HH24:MI:SS.US'), net, code,
+            (extract(epoch from since) * 1000000)::bigint) from visits order by id",
+    );
+    let asked = "set timezone = 'Europe/Berlin';
+select concat_ws('|', id, epoch_us(came), strftime(left_at, '%Y-%m-%d %H:%M:%S.%f'), net, code, epoch_us(since)) from visits order by id;\n";
+    assert_eq!(told(&duckdb(&shop.ask(&["views", "duckdb"]), asked)), expected);
+    let mut asked = String::from("set spark.sql.session.timeZone = Europe/Berlin;\n");
+    for id in 1..=4 {
+        asked.push_str(&format!(
+            "select concat_ws('|', id, unix_micros(came), date_format(left_at, 'yyyy-MM-dd HH:mm:ss.SSSSSS'), net, code, unix_micros(since))
+             from visits where id = {id};\n"
+        ));
+    }
+    if let Some(rows) = spark(&shop.ask(&["views", "spark"]), &asked) {
+        assert_eq!(told(&rows[1..]), expected);
+    }
+    let told = shop.ask(&[
+        "sql",
+        "select id, arrow_cast(came, 'Int64') as came, arrow_cast(left_at, 'Int64') as left_at, net, code from visits order by id",
+        "--format",
+        "csv",
+    ]);
+    let expected = shop.server.column(
+        "select concat(id, ',', (extract(epoch from came) * 1000000)::bigint, ',', (extract(epoch from left_at) * 1000000)::bigint, ',', net, ',', code)
+         from visits order by id",
+    );
+    assert_eq!(told.lines().skip(1).collect::<Vec<_>>(), expected);
+}
+
 /// Makes slabs of so many rows, and at least so many of them.
 #[track_caller]
 pub(super) fn make_slabs(shop: &Shop, rows: &str, least: u32) {

@@ -111,6 +111,39 @@ fn what_cannot_be_left_out_is_refused() {
     }
 }
 
+/// PostgreSQL sends a value that it stores out of line when it changes, and not with the next change of the row.
+#[test]
+fn an_unwatched_value_that_will_not_come_again_is_kept() {
+    let server = Postgres::start();
+    server.run(
+        "create table docs (id int primary key, title text, body text, seen int);
+         alter table docs alter body set storage external;
+         insert into docs values (1, 'a', repeat('old ', 1000), 0), (2, 'b', 'short', 0)",
+    );
+    let scratch = Scratch::new("history");
+    let root = scratch.join("history");
+    let mut bygone = Bygone::new(server.url(), &root).options(&["--ignore-updates", "docs.body,docs.seen"]);
+    bygone.until_current();
+    server.run("update docs set body = repeat('new ', 1000) where id = 1");
+    server.run("update docs set seen = 1; update docs set body = 'brief' where id = 2");
+    server.run("update docs set title = 'A' where id = 1; update docs set title = 'B' where id = 2");
+    bygone.until_current();
+    let history = History::read(Store::directory(&root));
+    let mut facts = history.texts("public.docs", &["_entity_id", "_version", "title", "body", "seen"]);
+    facts.retain(|fact| fact[1].as_deref() != Some("1"));
+    facts.sort_unstable();
+    let new = "new ".repeat(1000);
+    let fact = |values: [&str; 5]| values.map(|value| Some(value.to_owned())).to_vec();
+    assert_eq!(
+        facts,
+        [
+            fact(["1", "2", "a", &new, "0"]),
+            fact(["1", "3", "A", &new, "1"]),
+            fact(["2", "2", "B", "brief", "1"])
+        ]
+    );
+}
+
 #[test]
 fn updates_of_unwatched_columns_alone_are_no_facts() {
     let server = Postgres::start();

@@ -61,7 +61,7 @@ fn ids(history: &History, table: &str) -> Vec<String> {
 
 /// Both engines see the facts of a table, each once; gives what they see.
 #[track_caller]
-fn assert_same(history: &History, root: &Path, table: &str, directory: &str) -> Value {
+pub(super) fn assert_same(history: &History, root: &Path, table: &str, directory: &str) -> Value {
     let ids = ids(history, table);
     let seen = read(&root.join(directory), "_id");
     for engine in ["duckdb", "delta-rs"] {

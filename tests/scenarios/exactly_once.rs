@@ -22,7 +22,7 @@ use crate::support::scratch::Scratch;
 use crate::support::store::Store;
 use crate::support::workload::{Habits, TABLES, Workload};
 
-/// The failpoints of a capture that streams, in the order of a commit.
+/// The failpoints of a capture that streams.
 pub(super) const STREAMING: [&str; 10] = [
     "spool.after_write",
     "file.before_write",

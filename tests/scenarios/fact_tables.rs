@@ -338,7 +338,7 @@ fn inside_a_gap_and_behind_a_drop_nothing_is_known_of_a_table() {
     let mut client = source.connect();
     let mut now = || -> [String; 2] {
         let row = client
-            .query_one("select clock_timestamp()::text, pg_current_wal_insert_lsn()::text", &[])
+            .query_one("select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.US+00'), pg_current_wal_insert_lsn()::text", &[])
             .unwrap();
         std::thread::sleep(Duration::from_millis(20));
         [row.get(0), row.get(1)]

@@ -22,7 +22,7 @@ struct Case {
     new: &'static str,
 }
 
-const CASES: [Case; 16] = [
+const CASES: [Case; 17] = [
     Case {
         table: "widened",
         columns: "n int",
@@ -157,6 +157,21 @@ const CASES: [Case; 16] = [
         before: "d::timestamptz, null::text",
         set: "at = '2030-01-01 00:00:00+00'",
         new: "null, 'some'",
+    },
+    // Types that share a form on disk: PostgreSQL rewrites nothing where the session is in UTC.
+    Case {
+        table: "in_place",
+        columns: "t timestamp, z timestamptz, c cidr, n int",
+        values: [
+            "'2026-01-01 10:00', '2026-01-01 10:00+00', '10.1.2.3', -5",
+            "'infinity', '-infinity', '10.0.0.0/8', 7",
+            "null, null, null, null",
+            "'0044-03-15 12:00 BC', '0044-03-15 12:00+00 BC', '::1', 0",
+        ],
+        change: "alter table in_place alter t type timestamptz, alter z type timestamp, alter c type inet, alter n type oid",
+        before: "t at time zone 'UTC', z at time zone 'UTC', c::inet, n::oid",
+        set: "t = '2030-01-01 00:00:00+00'",
+        new: "null, null, '10.1.2.4', 8",
     },
     // Another table of the name: its columns of the same names go on.
     Case {
@@ -333,6 +348,15 @@ fn assert_changes_read(server: &Postgres, scratch: &Scratch, with: impl FnOnce(B
     let comment = "select obj_description('bygone.parsed'::regclass, 'pg_class')";
     let comment: String = client.query_one(comment, &[]).unwrap().get(0);
     assert!(comment.contains("had another type: t."), "{comment}");
+
+    // Nor do they depend on the zone of whoever asks.
+    let in_place = CASES.iter().find(|case| case.table == "in_place").unwrap();
+    client.batch_execute("set timezone = 'Asia/Kolkata'").unwrap();
+    for (number, Moment { lsn, .. }) in moments.iter().enumerate() {
+        let then = format!("{}(pg_lsn '{lsn}')", in_place.relation("_as_of"));
+        in_place.assert_rows(&mut client, &then, number);
+    }
+    client.batch_execute("set timezone = 'UTC'").unwrap();
 
     // Without slabs the answers are the same.
     client.batch_execute("select bygone.drop_slabs()").unwrap();

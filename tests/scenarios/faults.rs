@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use rustix::process::Signal;
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 
 use super::exactly_once::{assert_not_acknowledged_too_far, wait_for_commits};
 use super::{SHOP, Source, contents};
@@ -414,6 +414,23 @@ fn a_panic_in_any_thread_ends_the_process_and_acknowledges_nothing_more() {
     workload.finish();
     bygone.until_current();
     source.assert_exact(Store::directory(source.history()), 500);
+}
+
+/// Memory has rows and passwords, which a core file would keep.
+#[test]
+fn a_panic_leaves_no_core_file() {
+    let source = Source::start();
+    let allowed = getrlimit(Resource::Core).maximum;
+    if allowed == Some(0) {
+        eprintln!("skipped: no process may leave a core file here");
+        return;
+    }
+    setrlimit(Resource::Core, Rlimit { current: allowed, maximum: allowed }).unwrap();
+    let mut bygone = source.bygone();
+    bygone.start("commit.before_put=panic");
+    let status = bygone.ending(Duration::from_secs(60));
+    assert_eq!(status.signal(), Some(6), "{status}\n{}", bygone.said());
+    assert!(!status.core_dumped(), "{status}");
 }
 
 #[test]

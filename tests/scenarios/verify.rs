@@ -165,6 +165,40 @@ fn swap_totals(path: &Path) {
     writer.close().unwrap();
 }
 
+/// What the chain cannot tell, the head does that somebody has kept.
+#[test]
+fn a_log_whose_end_is_cut_off_is_told_by_its_head() {
+    let server = Postgres::start();
+    server.run(SHOP);
+    let scratch = Scratch::new("verify");
+    let root = scratch.join("history");
+    let mut bygone = Bygone::new(server.url(), &root);
+    let heads: Vec<String> = (0..3)
+        .map(|total| {
+            server.run(&format!("update orders set total = {total} where id = 1"));
+            bygone.until_current();
+            let told = bygone.ask(&["verify"]).well().stdout;
+            told.split_once("head ").expect("a head").1.split_whitespace().collect()
+        })
+        .collect();
+    for head in &heads {
+        bygone.ask(&["verify", "--head", head]).well();
+    }
+    let last = (0..).take_while(|seq| log(&root, *seq).exists()).last().unwrap();
+    fs::remove_file(log(&root, last)).unwrap();
+    bygone.ask(&["verify", "--head", &heads[0]]).well();
+    let told = bygone.ask(&["verify", "--head", &heads[2]]);
+    assert!(
+        told.code() == Some(1) && told.stdout.contains("the end of the log was cut off"),
+        "{}",
+        told.stdout
+    );
+    let other = heads[0].replace(':', ":0").split_at(heads[0].len()).0.to_owned();
+    let told = bygone.ask(&["verify", "--head", &other]);
+    assert!(told.code() == Some(1) && told.stdout.contains("the history was rewritten"), "{}", told.stdout);
+    assert_eq!(bygone.ask(&["verify", "--head", "1:abc"]).code(), Some(2));
+}
+
 #[test]
 fn the_chain_can_be_checked_with_common_tools() {
     let server = Postgres::start();

@@ -101,6 +101,24 @@ pub async fn server_time(client: &Client) -> Result<i64, CatalogError> {
     get(&row, "micros")
 }
 
+/// Text in the encoding of the database, which is what the stream brings of a logical message; `None` where it is no text in that
+/// encoding, or Unicode has no counterpart.
+///
+/// # Errors
+/// [`ErrorKind::Connection`] and whatever else the server says.
+pub async fn decode_text(client: &Client, bytes: &[u8]) -> Result<Option<String>, CatalogError> {
+    let sql = "select pg_catalog.convert_from($1, pg_catalog.getdatabaseencoding()) as text";
+    let said = client.query_typed_one(sql, &[(&bytes, Type::BYTEA)]).await;
+    match said.map_err(CatalogError::from_postgres("having a message put into Unicode")) {
+        Ok(row) => get(&row, "text").map(Some),
+        // Class 22 is of data that are wrong; undefined_function is said of an encoding without a way to Unicode.
+        Err(error) if error.sqlstate().is_some_and(|state| state.starts_with("22") || state == "42883") => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Widens a 32-bit transaction id of the stream to 64 bits, `reference` being any 64-bit id within 2^31 of it, such as
 /// [`ServerInfo::next_xid`] or the one widened before.
 ///

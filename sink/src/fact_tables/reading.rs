@@ -10,6 +10,7 @@ use bygone_replication::table::{DataType, quote_identifier, quote_literal};
 use crate::log::EventLsn;
 use crate::read::{TableHistory, Version};
 use crate::schema::{SchemaColumn, TableSchema};
+use crate::value;
 
 /// Oids of built-in types, which are the same everywhere.
 mod oid {
@@ -17,6 +18,7 @@ mod oid {
     pub(super) const INT2: u32 = 21;
     pub(super) const INT4: u32 = 23;
     pub(super) const TEXT: u32 = 25;
+    pub(super) const OID: u32 = 26;
     pub(super) const FLOAT4: u32 = 700;
     pub(super) const FLOAT8: u32 = 701;
     pub(super) const VARCHAR: u32 = 1043;
@@ -90,6 +92,10 @@ enum Cast {
     Text { is_immutable: bool },
     /// To a `numeric` of a scale.
     Scale(i32),
+    /// Between `timestamp` and `timestamptz`: in UTC, as the server does where it rewrites nothing.
+    Utc,
+    /// From `cidr` to `inet` where the column has the text of both.
+    Host,
     /// Through text, to null where that is no value of the type; fractions are rounded first, if the new type has none.
     Try { from: TryFrom },
 }
@@ -106,7 +112,12 @@ impl Cast {
     fn between(from: &DataType, to: &DataType) -> Self {
         let (base, wanted) = (from.base(), to.oid);
         let is_int = matches!(base.oid, oid::INT2 | oid::INT4 | oid::INT8);
+        if let value::Cast::IntoUtc | value::Cast::OutOfUtc = value::Cast::between(from, to) {
+            return Self::Utc;
+        }
         match (base.oid, wanted) {
+            (oid::OID, oid::INT4) => Self::To("integer"),
+            (oid::INT4, oid::OID) => Self::To("oid"),
             (oid::INT2, oid::INT4) => Self::To("integer"),
             (oid::INT2 | oid::INT4, oid::INT8) => Self::To("bigint"),
             (oid::INT2 | oid::INT4 | oid::FLOAT4, oid::FLOAT8) => Self::To("double precision"),
@@ -124,7 +135,7 @@ impl Cast {
 
     fn is_immutable(&self) -> bool {
         match self {
-            Self::None | Self::To(_) | Self::Scale(_) => true,
+            Self::None | Self::To(_) | Self::Scale(_) | Self::Utc | Self::Host => true,
             Self::Text { is_immutable } => *is_immutable,
             Self::Try { .. } => false,
         }
@@ -137,6 +148,10 @@ impl Cast {
             Self::To(name) => format!("{value}::{name}"),
             Self::Text { .. } => format!("{value}::text"),
             Self::Scale(scale) => format!("round({value}::numeric, {scale})"),
+            Self::Utc => format!("({value} at time zone 'UTC')"),
+            Self::Host => {
+                format!("regexp_replace({value}::text, '^([0-9.]+)/32$|^(.*:.*)/128$', '\\1\\2')")
+            }
             Self::Try { from } => {
                 let text = match from {
                     TryFrom::Text => format!("{value}::text"),
@@ -250,7 +265,9 @@ impl Read {
         match own {
             Some(before) if !before.is_form_of(column) => Self::Null,
             Some(before) if before.physical == column.physical => {
-                Self::Column { physical: before.physical.clone(), cast: Cast::None }
+                let is_host = before.cast_to(column) == value::Cast::Host;
+                let cast = if is_host { Cast::Host } else { Cast::None };
+                Self::Column { physical: before.physical.clone(), cast }
             }
             Some(before) => Self::Column {
                 physical: before.physical.clone(),
@@ -270,7 +287,8 @@ impl Read {
             EventLsn::Within([after, seen]) if after == seen => Lsn(after.0.saturating_add(1)),
             from => from.latest(),
         };
-        let literal = quote_literal(text).trim_start().to_owned();
+        let text = came.cast_to(column).apply(text.to_owned());
+        let literal = quote_literal(&text).trim_start().to_owned();
         let is_kept = |kept: &Kept<'_>| {
             kept.declared.iter().all(|declared| is_one_type(declared, &came.column.data_type))
         };

@@ -16,7 +16,7 @@ enum From {
     /// The column at this position, as it is.
     Same(usize),
     /// The column at this position, which had another type.
-    Cast(usize, Kind),
+    Cast(usize, Kind, value::Cast),
     /// The row is older than the column, and reads as this ever since (a row of one column) [23].
     Missing(Box<[u8]>),
     /// The row is older than the column, or of a table before this one that had none of the name.
@@ -46,8 +46,8 @@ impl Reshape {
             .iter()
             .map(|column| match from.namesake(to, column).and_then(|at| Some((at, from.columns.get(at)?))) {
                 Some((at, before)) if !before.is_form_of(column) => From::OtherForm(at),
-                Some((at, before)) if before.kind == column.kind => From::Same(at),
-                Some((at, before)) => From::Cast(at, before.kind.clone()),
+                Some((at, before)) if before.reads_as(column) => From::Same(at),
+                Some((at, before)) => From::Cast(at, before.kind.clone(), before.cast_to(column)),
                 None if from.oid != to.oid => From::Null,
                 None => missing(table, from.version, column),
             })
@@ -75,9 +75,9 @@ impl Reshape {
         for (column, target) in self.columns.iter().zip(&self.to.columns) {
             match column {
                 From::Same(at) => out.field(fields.get(*at).copied().unwrap_or(Field::NULL)),
-                From::Cast(at, before) => {
+                From::Cast(at, before, change) => {
                     let field = fields.get(*at).copied().unwrap_or(Field::NULL);
-                    cast(before, field, &target.kind, out).map_err(broken)?;
+                    cast(before, field, *change, &target.kind, out).map_err(broken)?;
                 }
                 From::Missing(value) => {
                     let kinds = std::slice::from_ref(&target.kind);
@@ -112,12 +112,12 @@ fn missing(table: &TableHistory, after: i32, target: &SchemaColumn) -> From {
     row.start(1);
     match value::read(&column.kind, Cell::Text(text.as_bytes()), &mut row) {
         // The type may have changed since the column came.
-        Ok(()) if column.kind != *kind => {
+        Ok(()) if !column.reads_as(target) => {
             let mut other = RowBuilder::default();
             other.start(1);
             let kinds = std::slice::from_ref(&column.kind);
             let field = Row::new(row.bytes(), kinds).fields().next().and_then(Result::ok);
-            match field.map(|field| cast(&column.kind, field, kind, &mut other)) {
+            match field.map(|field| cast(&column.kind, field, column.cast_to(target), kind, &mut other)) {
                 Some(Ok(())) => From::Missing(other.bytes().into()),
                 _ => From::Null,
             }
@@ -134,13 +134,20 @@ fn missing(table: &TableHistory, after: i32, target: &SchemaColumn) -> From {
 
 /// A value of one kind as another, through its text: what Postgres does for the changes of type that rewrite nothing
 /// (`integer` to `bigint`, `varchar` to `text`). Text that the other kind does not read is kept as it is.
-fn cast(from: &Kind, field: Field<'_>, to: &Kind, out: &mut RowBuilder) -> Result<(), value::RowError> {
+fn cast(
+    from: &Kind,
+    field: Field<'_>,
+    change: value::Cast,
+    to: &Kind,
+    out: &mut RowBuilder,
+) -> Result<(), value::RowError> {
     match field.status {
         Status::Null => out.null(),
         Status::Unknown => out.unknown(),
         Status::Value | Status::Large | Status::Raw => {
             let mut text = String::new();
             render(from, field, &mut text)?;
+            let text = change.apply(text);
             let mut read = RowBuilder::default();
             read.start(1);
             if value::read(to, Cell::Text(text.as_bytes()), &mut read).is_ok() {

@@ -32,8 +32,7 @@ impl Location {
     /// Reads a path, `file://…`, `s3://bucket/prefix` or `az://container/prefix`.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidLocation`] for what names no place, [`ErrorKind::Unsupported`] for places that this build
-    /// cannot reach (`gs://`).
+    /// [`ErrorKind::InvalidLocation`] for what names no place, and for places that are not supported (`gs://`).
     pub fn parse(text: &str) -> Result<Self> {
         let invalid = |why: &str| Error::new(ErrorKind::InvalidLocation, "not a place for a history", why);
         let Some((scheme, rest)) = text.split_once("://") else {
@@ -65,10 +64,8 @@ impl Location {
             "abfs" | "abfss" => Err(invalid(&format!(
                 "{scheme}:// is of Hadoop; write az://container/prefix, with the account in AZURE_STORAGE_ACCOUNT_NAME"
             ))),
-            "gs" => Err(Error::new(
-                ErrorKind::Unsupported,
-                "not built in",
-                "gs:// is not supported by this build; use a path, file://, s3://bucket/prefix or az://container/prefix",
+            "gs" => Err(invalid(
+                "Google Cloud Storage (gs://) is not supported; use a path, file://, s3://bucket/prefix or az://container/prefix",
             )),
             "postgres" | "postgresql" => Err(invalid(
                 "postgres:// holds fact tables, which reading commands take; to write there, give bygone run --facts",
@@ -200,12 +197,12 @@ mod tests {
             "file:///%zz",
             "file:///%00",
             "ftp://x",
+            "gs://bucket/x",
             "://",
             "file:x",
         ] {
             assert_eq!(Location::parse(text).unwrap_err().kind(), ErrorKind::InvalidLocation, "{text:?}");
         }
-        assert_eq!(Location::parse("gs://bucket/x").unwrap_err().kind(), ErrorKind::Unsupported);
         let hadoop = Location::parse("abfss://container@account.dfs.core.windows.net/x").unwrap_err();
         assert!(hadoop.to_string().contains("az://container/prefix"), "{hadoop}");
     }

@@ -6,6 +6,7 @@
 mod array;
 mod binary;
 mod block;
+mod cast;
 pub mod float;
 mod kind;
 mod numeric;
@@ -16,6 +17,7 @@ mod text;
 
 pub(crate) use binary::read as read_binary;
 pub(crate) use block::RowBlock;
+pub use cast::Cast;
 pub use kind::Kind;
 pub use printed::Printed;
 pub use render::render;

@@ -22,8 +22,10 @@ pub(super) type Named = BTreeMap<String, Option<Live>>;
 #[derive(Clone, Debug)]
 pub(super) struct Live {
     pub(super) add: Add,
-    /// What it has to be made of, one after another; the whole file, where it was never merged.
+    /// What it has to be made of, one after another; the whole file, where it was never moved.
     pub(super) parts: Vec<Part>,
+    /// A commit that only moves facts wrote it, in place of others.
+    pub(super) moved: bool,
 }
 
 /// A commit as the next one must vouch for it.
@@ -208,13 +210,15 @@ fn apply(commit: &Commit, commit_path: &str, named: &mut Named, report: &mut Rep
         }
     }
     let aside = commit.body.is_aside();
-    let whole = !aside || report_lost(commit, &gone, commit_path, report);
+    let whole = report_lost(commit, &gone, commit_path, report) && aside;
     for add in &commit.body.add {
-        let parts = match (aside, whole) {
-            (false, _) => vec![Part { seq: commit.seq, rows: add.rows, content: add.digest }],
-            (true, true) => report_altered(add, &mut gone, commit_path, report),
+        let parts = if whole {
+            report_altered(add, &mut gone, commit_path, report)
+        } else if aside {
             // Where facts are missing, more cannot be said.
-            (true, false) => Vec::new(),
+            Vec::new()
+        } else {
+            vec![Part { seq: commit.seq, rows: add.rows, content: add.digest }]
         };
         if let Err(err) = check_data_path(&add.path) {
             report.problem(ProblemKind::UnsafePath, commit_path, &format!("the commit adds a file: {err}"));
@@ -222,12 +226,12 @@ fn apply(commit: &Commit, commit_path: &str, named: &mut Named, report: &mut Rep
             let message = format!("the commit adds {}, which was named before", add.path);
             report.problem(ProblemKind::DuplicateAdd, commit_path, &message);
         } else {
-            named.insert(add.path.clone(), Some(Live { add: add.clone(), parts }));
+            named.insert(add.path.clone(), Some(Live { add: add.clone(), parts, moved: aside }));
         }
     }
 }
 
-/// Of a commit that only moves facts: that as many come in as go out, table by table.
+/// Of a commit that only moves facts: that as many come in as go out, table by table; of another, that no more go out than come in.
 fn report_lost(commit: &Commit, gone: &VecDeque<Live>, commit_path: &str, report: &mut Report) -> bool {
     // What comes in less what goes out.
     let mut moved: BTreeMap<&str, i128> = BTreeMap::new();
@@ -237,10 +241,14 @@ fn report_lost(commit: &Commit, gone: &VecDeque<Live>, commit_path: &str, report
     for live in gone {
         *moved.entry(&live.add.table).or_default() -= i128::from(live.add.rows);
     }
-    moved.retain(|_, rows| *rows != 0);
+    let aside = commit.body.is_aside();
+    moved.retain(|_, rows| if aside { *rows != 0 } else { *rows < 0 });
     for (table, rows) in &moved {
-        let message =
-            format!("the commit only moves facts, and that of {table} changes their number by {rows}");
+        let message = if aside {
+            format!("the commit only moves facts, and that of {table} changes their number by {rows}")
+        } else {
+            format!("the commit removes facts of {table}: {} more than it adds", -rows)
+        };
         report.problem(ProblemKind::LostFacts, commit_path, &message);
     }
     moved.is_empty()

@@ -1,8 +1,12 @@
 //! Checkpoints, slabs and indexes, each held against what it was made from.
 
+use std::panic::AssertUnwindSafe;
+
+use futures_util::FutureExt as _;
+
 use super::report::{Problem, ProblemKind, Report};
 use crate::checkpoint;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::index::{self, Indexes};
 use crate::read::{Archive, TableHistory};
 use crate::slabs::{Proof, Slab, SlabSet, prove};
@@ -17,7 +21,7 @@ pub(super) async fn verify(store: &Store, report: &mut Report) -> Result<()> {
     for (seq, path) in
         checkpoint::all(store).await?.into_iter().filter(|(seq, _)| archive.log().last_seq() >= Some(*seq))
     {
-        let proof = checkpoint::prove(store, seq, &path).await;
+        let proof = alone(checkpoint::prove(store, seq, &path)).await;
         match fault(proof, || "it is not what the log says".to_owned())? {
             None => report.checkpoints += 1,
             Some(what) => {
@@ -48,7 +52,7 @@ async fn verify_indexes(store: &Store, table: &TableHistory, report: &mut Report
     let adds = || table.files.iter().map(|file| &file.add);
     let indexes = Indexes::load(store, &table.log_name, adds()).await?;
     for (add, index) in adds().filter_map(|add| Some((add, indexes.of(&add.path)?))) {
-        let proof = index::prove(store, add, index).await;
+        let proof = alone(index::prove(store, add, index)).await;
         match fault(proof, || format!("the index is not of the facts in {}", add.path))? {
             None => report.indexes += 1,
             Some(what) => {
@@ -58,6 +62,17 @@ async fn verify_indexes(store: &Store, table: &TableHistory, report: &mut Report
         }
     }
     Ok(())
+}
+
+/// A proof that fails alone, where a library panics over a damaged file: no hash of the log tells that these are as they were written.
+async fn alone<T>(proof: impl Future<Output = Result<T>>) -> Result<T> {
+    AssertUnwindSafe(proof).catch_unwind().await.unwrap_or_else(|_| {
+        Err(Error::new(
+            ErrorKind::Damaged,
+            "the object makes the library that reads it fail",
+            "it is damaged",
+        ))
+    })
 }
 
 /// What is wrong, where a proof failed.
@@ -81,7 +96,7 @@ async fn verify_slab(
     report: &mut Report,
 ) -> Result<bool> {
     let path = slab.files.first().map_or("", |file| &file.path);
-    match prove(store, table, before, slab, MEMORY).await {
+    match alone(prove(store, table, before, slab, MEMORY)).await {
         Ok(Proof::Holds(rows)) => {
             report.slabs += 1;
             report.slab_rows = report.slab_rows.saturating_add(rows);

@@ -9,11 +9,11 @@ use sha2::{Digest, Sha256};
 use super::chain::{Live, Named};
 use super::report::{Problem, ProblemKind, Progress, Report};
 use crate::checkpoint::CHECKPOINTS;
-use crate::content::{Part, Proof};
+use crate::content::Proof;
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::INDEX;
 use crate::log::path::{DATA, commit_seq, fact_seq};
-use crate::log::{Add, ContentHash, MANIFEST};
+use crate::log::{ContentHash, MANIFEST};
 use crate::read::file;
 use crate::slabs::SLABS;
 use crate::store::Store;
@@ -62,13 +62,11 @@ pub(super) async fn verify(
 
     let checks = stream::iter(to_read).map(|live| {
         let store = store.clone();
-        let Live { add, parts } = live.clone();
+        let live = live.clone();
+        let add = live.add.clone();
         async move {
             // A task of its own: hashing uses every core, and a reader that panics takes nobody along.
-            let task = tokio::spawn({
-                let add = add.clone();
-                async move { verify_file(&store, &add, &parts).await }
-            });
+            let task = tokio::spawn(async move { verify_file(&store, &live).await });
             let result = task.await.unwrap_or_else(|_| {
                 let what = "the file makes the Parquet reader fail";
                 Ok(Some(Problem::new(ProblemKind::UnreadableFile, &add.path, what)))
@@ -122,7 +120,8 @@ fn is_derived(path: &str) -> bool {
 }
 
 /// Reads a file and compares it with what the log says of it.
-async fn verify_file(store: &Store, add: &Add, parts: &[Part]) -> Result<Option<Problem>> {
+async fn verify_file(store: &Store, live: &Live) -> Result<Option<Problem>> {
+    let add = &live.add;
     let found = match hash(store, &add.path).await {
         Ok(hash) => hash,
         Err(err) if err.kind() == ErrorKind::NotFound => {
@@ -135,7 +134,7 @@ async fn verify_file(store: &Store, add: &Add, parts: &[Part]) -> Result<Option<
         return Ok(Some(problem.values(add.sha256, found)));
     }
     let proved = match row_count(store, &add.path, add.bytes).await {
-        Ok(rows) if rows == add.rows => verify_parts(store, add, parts).await,
+        Ok(rows) if rows == add.rows => verify_parts(store, live).await,
         Ok(rows) => {
             let what = "the file holds another number of facts than the log says";
             Ok(Some(Problem::new(ProblemKind::RowCount, &add.path, what).values(add.rows, rows)))
@@ -150,10 +149,11 @@ async fn verify_file(store: &Store, add: &Add, parts: &[Part]) -> Result<Option<
     }
 }
 
-/// Holds a merged file against the files that it replaced, though they are gone. One that was never merged has the bytes that were
-/// written, and needs no more.
-async fn verify_parts(store: &Store, add: &Add, parts: &[Part]) -> Result<Option<Problem>> {
-    if parts.len() < 2 || parts.iter().all(|part| part.content.is_none()) {
+/// Holds a merged file against the files that it replaced, though they are gone. One that never was has the bytes that were written, and
+/// needs no more.
+async fn verify_parts(store: &Store, live: &Live) -> Result<Option<Problem>> {
+    let Live { add, parts, moved } = live;
+    if !moved || parts.iter().all(|part| part.content.is_none()) {
         return Ok(None);
     }
     let mut proof = Proof::new(parts);

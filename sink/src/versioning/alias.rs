@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::entity::{StateKey, entity_id_of, row_alias_key};
+use crate::entity::{StateKey, row_alias_key};
 use crate::error::Result;
 use crate::value::{Kind, Row, RowBuilder, Status};
 
+use super::keyed::known_entity;
 use super::known::{Entities, Entity, Known, Place};
 use super::table::{CapturedTable, damaged_row};
 
@@ -51,7 +52,7 @@ pub(super) fn find(
     let Some(Known::Entity(entity)) = entities.get(number, &place.key)? else { return Ok(None) };
     let now = table.convert(&entity.row, entity.schema)?.unwrap_or_else(|| Arc::clone(&entity.row));
     let same = entity.live && alias_key(kinds, &now, positions)?.as_ref() == Some(&key);
-    Ok(if same { entity_id_of(&place.key) } else { None })
+    if same { known_entity(&place.key, &table.schema, &now).map(Some) } else { Ok(None) }
 }
 
 /// Notes that an entity has this row.

@@ -144,6 +144,26 @@ pub(super) fn put_twin(table: &CapturedTable, entities: &mut Entities, row: &[u8
     Ok(())
 }
 
+/// The rows of a table without a key are found by their content: after a change of columns, by that of their rows as they read now
+/// [17]. What is known is spilled when it takes more than `spill_bytes`.
+pub(super) fn find_anew(table: &CapturedTable, entities: &mut Entities, spill_bytes: usize) -> Result<()> {
+    let number = table.schema.number;
+    if !table.schema.key.is_empty() {
+        return Ok(());
+    }
+    entities.each_mut(number, |entities, key, known| {
+        let Known::Content(Content { schema, row, .. }) = known else { return Ok(()) };
+        let Some(row) = table.convert(&row, schema)? else { return Ok(()) };
+        // Rows that were gone through before may read now as this one did, and stand in its place already.
+        let Some(Known::Content(content)) = entities.get(number, key)? else { return Ok(()) };
+        entities.put(number, key, None);
+        for twin in content.twins {
+            put_twin(table, entities, &row, twin)?;
+        }
+        if entities.bytes() > spill_bytes && !entities.is_sealed() { entities.spill() } else { Ok(()) }
+    })
+}
+
 /// Takes an entity from the content that it has, when state is rebuilt.
 pub(super) fn take_twin_by_id(table: &CapturedTable, entities: &mut Entities, id: [u8; 16]) -> Result<()> {
     let number = table.schema.number;

@@ -3,20 +3,28 @@
 use serde_json::{Map, Value};
 
 use crate::fact::Context;
+use crate::value::push_hex;
 
 /// Message prefixes that carry context: bygone's own, and those of other tools' client libraries [53].
-pub(super) const PREFIXES: [&str; 3] = ["bygone", "_bemi", "sequin:transaction_annotations"];
+const PREFIXES: [&str; 3] = ["bygone", "_bemi", "sequin:transaction_annotations"];
 
 /// Keys that name the actor, the first that is there.
 const ACTOR_KEYS: [&str; 6] = ["actor", "user_id", "userId", "username", "user", "email"];
 
-/// Reads a message. Content that is no JSON object is kept under the key `message`.
+/// The messages of a prefix say who made a transaction, and why.
+#[must_use]
+pub fn is_context(prefix: &str) -> bool {
+    PREFIXES.contains(&prefix)
+}
+
+/// Reads a message. Content that is no JSON object is kept under the key `message`; what is no text at all, in hex under
+/// `message_bytes`.
 pub(super) fn parse(prefix: &str, content: &[u8]) -> Context {
-    let text = String::from_utf8_lossy(content);
-    let object = match serde_json::from_str::<Value>(&text) {
-        Ok(Value::Object(object)) => object,
-        Ok(other) => Map::from_iter([("message".to_owned(), other)]),
-        Err(_) => Map::from_iter([("message".to_owned(), Value::from(text.into_owned()))]),
+    let object = match std::str::from_utf8(content).map(|text| (text, serde_json::from_str::<Value>(text))) {
+        Ok((_, Ok(Value::Object(object)))) => object,
+        Ok((_, Ok(other))) => Map::from_iter([("message".to_owned(), other)]),
+        Ok((text, Err(_))) => Map::from_iter([("message".to_owned(), Value::from(text))]),
+        Err(_) => Map::from_iter([("message_bytes".to_owned(), Value::from(hex(content)))]),
     };
     // Bemi's libraries wrap what the application said.
     let said = match object.get("context") {
@@ -29,6 +37,13 @@ pub(super) fn parse(prefix: &str, content: &[u8]) -> Context {
         other => Some(other.to_string()),
     });
     Context { actor, json: Some(Value::Object(object).to_string()) }
+}
+
+/// Bytes as `bytea` prints them.
+fn hex(bytes: &[u8]) -> String {
+    let mut text = "\\x".to_owned();
+    push_hex(bytes, &mut text);
+    text
 }
 
 /// The context with what bygone itself has to say, under the key `bygone`.
@@ -65,6 +80,14 @@ mod tests {
             let json: Value = serde_json::from_str(context.json.as_deref().unwrap()).unwrap();
             assert!(json.is_object());
         }
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_kept_as_they_are() {
+        let context = parse("bygone", b"{\"actor\": \"Andr\xe9\"}");
+        assert_eq!(context.actor, None);
+        let json = context.json.unwrap();
+        assert_eq!(json, r#"{"message_bytes":"\\x7b226163746f72223a2022416e6472e9227d"}"#);
     }
 
     #[test]

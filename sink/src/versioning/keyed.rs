@@ -6,7 +6,7 @@ use serde_json::json;
 
 use bygone_replication::pgoutput::{Old, Tuple};
 
-use crate::entity::{entity_id, state_key};
+use crate::entity::{entity_id, entity_id_of, state_key};
 use crate::error::Result;
 use crate::fact::{Context, Op};
 use crate::schema::TableSchema;
@@ -256,7 +256,9 @@ impl Change<'_> {
             Some(prior) => {
                 differences(kinds, &prior.row, row, &mut self.scratch.changed)?;
                 let same = prior.live && prior.leaf == self.map.leaf;
-                if op == Op::Update && same && unwatched(&self.table.schema, &self.scratch.changed) {
+                let unwatched =
+                    op == Op::Update && same && unwatched(&self.table.schema, &self.scratch.changed);
+                if unwatched && all_come_again(kinds, row, &self.scratch.changed)? {
                     return Ok(());
                 }
                 Some(self.scratch.changed.as_slice())
@@ -364,6 +366,34 @@ pub(super) fn unwatched(schema: &TableSchema, changed: &[u16]) -> bool {
     !changed.is_empty() && changed.iter().all(is_unwatched)
 }
 
+/// The next update of the row brings these values of it again, whether it changes them or not. A value that is stored out of line comes only
+/// where it changes: it has to be kept now.
+fn all_come_again(kinds: &[Kind], row: &[u8], changed: &[u16]) -> Result<bool> {
+    for (at, (field, kind)) in Row::new(row, kinds).fields().zip(kinds).enumerate() {
+        let field = field.map_err(damaged_row)?;
+        if changed.iter().any(|changed| usize::from(*changed) == at) && may_be_out_of_line(kind, field) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The server may store a value in another table: one of more than 24 bytes, with its header, in a row of more than 2,000
+/// (`toast_tuple_find_biggest_attribute`). How many bytes it takes there is not known of all types.
+fn may_be_out_of_line(kind: &Kind, field: Field<'_>) -> bool {
+    const SHORT: usize = 24;
+    let least = match (field.status, kind) {
+        (Status::Null | Status::Unknown, _) => return false,
+        (Status::Raw | Status::Large, _) | (_, Kind::Jsonb | Kind::List(_) | Kind::Other) => 0,
+        (Status::Value, Kind::Text | Kind::Json | Kind::Bytes) => SHORT,
+        (Status::Value, Kind::NumericText | Kind::Printed(_)) => SHORT - 8,
+        // Others take no more, but for decimals of more than 36 digits.
+        (Status::Value, Kind::Decimal { precision, .. }) => return *precision > 36,
+        (Status::Value, _) => return false,
+    };
+    field.bytes().len() >= least
+}
+
 /// The entity id of a row.
 pub(super) fn row_entity(schema: &TableSchema, row: &[u8], out: &mut String) -> Result<()> {
     out.clear();
@@ -382,6 +412,16 @@ pub(super) fn row_entity(schema: &TableSchema, row: &[u8], out: &mut String) -> 
         fields.push(field.map_err(damaged_row)?);
     }
     entity_id(schema, |at| fields.get(at).copied().unwrap_or(Field::NULL), out).map_err(damaged_row)
+}
+
+/// The id of the entity that state knows under a key, with its row of this schema.
+pub(super) fn known_entity(key: &[u8], schema: &TableSchema, row: &[u8]) -> Result<String> {
+    if let Some(id) = entity_id_of(key) {
+        return Ok(id);
+    }
+    let mut id = String::new();
+    row_entity(schema, row, &mut id)?;
+    Ok(id)
 }
 
 /// The old tuple names the key: that of another identity index leaves it null [16].

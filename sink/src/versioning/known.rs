@@ -278,6 +278,28 @@ impl Entities {
         Ok(())
     }
 
+    /// The same, for work that may change what is known.
+    pub(crate) fn each_mut(
+        &mut self,
+        table: u32,
+        mut work: impl FnMut(&mut Self, &[u8], Known) -> Result<()>,
+    ) -> Result<()> {
+        let changed = self.changed_keys(table);
+        let state = Arc::clone(&self.state);
+        for entry in state.scan(table)? {
+            let (key, value) = entry?;
+            if changed.binary_search_by(|other| other.as_slice().cmp(&key)).is_err() {
+                work(self, &key, Known::decode(&value)?)?;
+            }
+        }
+        for key in changed {
+            if let Some(known) = self.get(table, &key)? {
+                work(self, &key, known)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The entity is there and no tombstone.
     pub(crate) fn is_live(&self, table: u32, key: &[u8]) -> Result<bool> {
         Ok(matches!(self.get(table, key)?, Some(Known::Entity(entity)) if entity.live))

@@ -36,6 +36,7 @@ use keyed::{Change, Gone, Scratch};
 use known::Entities;
 use table::{CapturedTable, RelationMap};
 
+pub use context::is_context;
 pub use emit::{Finding, FindingKind};
 pub use known::Sealed;
 pub use rebuild::{CatchUp, catch_up, catch_up_until};
@@ -103,10 +104,8 @@ impl Versioner {
     }
 
     /// Adds a captured table: older schema versions first, the newest last. Changes of transactions that end at `start`
-    /// or before it are part of the table's snapshot, and skipped. Returns its index.
-    ///
-    /// # Panics
-    /// Never; without any version nothing is added and the index is that of the next table.
+    /// or before it are part of the table's snapshot, and skipped. Returns its index. `versions` must not be empty: without any, nothing is
+    /// added, and the index is that of the next table.
     pub fn add_table(&mut self, versions: &[Arc<TableSchema>], start: Lsn) -> usize {
         let mut versions = versions.iter();
         let Some(first) = versions.next() else { return self.tables.len() };
@@ -146,8 +145,9 @@ impl Versioner {
         if let Some(table) = self.tables.get_mut(index) {
             self.out.flush(table)?;
             table.learn(schema);
+            content::find_anew(table, &mut self.entities, self.spill_bytes)?;
         }
-        self.find_anew(index)
+        Ok(())
     }
 
     /// A table's snapshot is in the log: changes of transactions that end at `start` or before it are part of it.
@@ -264,9 +264,7 @@ impl Versioner {
                 )
             }
             Message::Truncate { relations, .. } => self.truncate(relations),
-            Message::Logical { transactional: true, prefix, content, .. }
-                if context::PREFIXES.contains(&prefix) =>
-            {
+            Message::Logical { transactional: true, prefix, content, .. } if is_context(prefix) => {
                 let said = Arc::new(context::parse(prefix, content));
                 self.out.context = Some(Arc::clone(&said));
                 self.said = Some(said);

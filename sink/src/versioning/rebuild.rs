@@ -16,7 +16,7 @@ use crate::state::State;
 use crate::store::Store;
 use crate::value::RowBuilder;
 
-use super::content::{put_twin, take_twin_by_id};
+use super::content::{find_anew, put_twin, take_twin_by_id};
 use super::known::{Entities, Entity, Known, Twin};
 use super::table::CapturedTable;
 
@@ -98,8 +98,7 @@ async fn catch_up_by(
             done.facts += read_rows(&mut entities, &captured, versions, rows, &gone).await?;
             files.retain(|file| !gone.iter().any(|gone| gone.add.path == file.add.path));
         }
-        // Facts with large values stand in files of their own, beside the others': the end of a row may be read before its beginning.
-        let mut ended = files.iter().any(|file| file.add.is_large()).then(HashSet::new);
+        let mut ended = may_end_first(&files).then(HashSet::new);
         for file in files {
             let path = file.add.path.clone();
             let schema =
@@ -128,10 +127,26 @@ async fn catch_up_by(
             done.facts += facts?;
             done.files += 1;
         }
+        if from > 0 && versions.len() > 1 {
+            // Of commits that it lacks, one may have brought a change of columns.
+            entities =
+                blocking(entities, move |entities| find_anew(&captured, entities, CHUNK_BYTES)).await?;
+        }
     }
     entities.seal().apply(state, last)?;
     tracing::info!(files = done.files, facts = done.facts, seq = last, "state caught up from facts");
     Ok(done)
+}
+
+/// Has a thread that may block change what is known.
+async fn blocking(
+    mut entities: Entities,
+    work: impl FnOnce(&mut Entities) -> Result<()> + Send + 'static,
+) -> Result<Entities> {
+    let done = tokio::task::spawn_blocking(move || work(&mut entities).map(|()| entities));
+    done.await.map_err(|error| {
+        Error::new(ErrorKind::Io, "a task was ended", "rebuilding state").with_source(error)
+    })?
 }
 
 #[expect(clippy::too_many_arguments, reason = "one caller, which has all of it at hand")]
@@ -173,6 +188,13 @@ fn read_file(
         }
     }
     Ok(count)
+}
+
+/// The end of a row may be read before its beginning: facts with large values stand in files of their own, beside the others', and of
+/// several files of one transaction nothing tells which was begun first.
+fn may_end_first(files: &[&LiveFile]) -> bool {
+    files.iter().any(|file| file.add.is_large())
+        || files.iter().zip(files.iter().skip(1)).any(|(one, next)| next.add.lsn[0] <= one.add.lsn[1])
 }
 
 /// The files that are not there.

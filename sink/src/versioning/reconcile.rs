@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use crate::entity::{content_key, entity_id_of, twin_key};
-use crate::error::{Error, ErrorKind, Result};
+use crate::entity::{content_key, twin_key};
+use crate::error::Result;
 use crate::fact::{Context, Op, fact_id, fact_id_text};
 use crate::schema::TableSchema;
 use crate::value::{Row, Status};
@@ -17,8 +17,8 @@ use crate::value::{Row, Status};
 use super::content::{bury_twin, put_twin};
 use super::context::with_note;
 use super::emit::Said;
-use super::keyed::{bury, differences, row_entity, unwatched};
-use super::known::{Content, Entity, Known, Twin};
+use super::keyed::{bury, differences, known_entity, row_entity, unwatched};
+use super::known::{Entity, Known, Twin};
 use super::table::damaged_row;
 use super::{TransactionSummary, Versioner};
 
@@ -169,9 +169,7 @@ impl Versioner {
         } else {
             done.added += 1;
         }
-        let id = entity_id_of(key).ok_or_else(|| {
-            Error::new(ErrorKind::Damaged, "a key of the state is damaged", table.schema.log_name.clone())
-        })?;
+        let id = known_entity(key, &table.schema, &row)?;
         let note = match old_key {
             Some(old) if !old.key.is_empty() => {
                 let mut before = String::new();
@@ -287,17 +285,11 @@ impl Versioner {
         let wanted = |of: u32| leaf.is_none_or(|leaf| leaf == of);
         match known {
             Known::Entity(mut entity) if entity.live && wanted(entity.leaf) => {
-                let id = entity_id_of(key).ok_or_else(|| {
-                    Error::new(
-                        ErrorKind::Damaged,
-                        "a key of the state is damaged",
-                        table.schema.log_name.clone(),
-                    )
-                })?;
                 if let Some(row) = table.convert(&entity.row, entity.schema)? {
                     entity.row = row;
                     entity.schema = table.schema.version;
                 }
+                let id = known_entity(key, &table.schema, &entity.row)?;
                 bury(table, &mut self.entities, &mut self.out, &id, op, entity, None)?;
             }
             Known::Content(mut content) => {
@@ -315,31 +307,6 @@ impl Versioner {
             Known::Entity(_) | Known::Place(_) => {}
         }
         self.spill_if_large()
-    }
-
-    /// The rows of a table without a key are found by their content: after a change of columns, by that of their rows as
-    /// they read now [17].
-    pub(super) fn find_anew(&mut self, index: usize) -> Result<()> {
-        let Some(number) = self
-            .tables
-            .get(index)
-            .filter(|table| table.schema.key.is_empty())
-            .map(|table| table.schema.number)
-        else {
-            return Ok(());
-        };
-        self.visit_all(number, |this, key, known| {
-            let Some(table) = this.tables.get(index) else { return Ok(()) };
-            let Known::Content(Content { schema, row, .. }) = known else { return Ok(()) };
-            let Some(row) = table.convert(&row, schema)? else { return Ok(()) };
-            // Rows that were found before may read as this one did until now, and stand in its place already.
-            let Some(Known::Content(content)) = this.entities.get(number, key)? else { return Ok(()) };
-            this.entities.put(number, key, None);
-            for twin in content.twins {
-                put_twin(table, &mut this.entities, &row, twin)?;
-            }
-            this.spill_if_large()
-        })
     }
 }
 

@@ -142,31 +142,32 @@ pub(crate) fn convert_row(
                 _ => made.unknown(),
             },
             Some((old, field))
-                if old.kind == column.kind || !matches!(field.status, Status::Value | Status::Large) =>
+                if old.reads_as(column) || matches!(field.status, Status::Null | Status::Unknown) =>
             {
                 made.field(field)
             }
             Some((old, field)) => {
-                let text = text_of(&old.kind, field, shelf)?;
-                let mut alone = RowBuilder::default();
-                alone.start(1);
-                match value::read(&column.kind, Cell::Text(text.as_bytes()), &mut alone) {
-                    Ok(()) => value::read(&column.kind, Cell::Text(text.as_bytes()), &mut made)
-                        .map_err(|error| column_error(to, made.len(), error))?,
-                    Err(_) => made.raw(&text),
-                }
+                let text = old.cast_to(column).apply(text_of(&old.kind, field, shelf)?);
+                read_or_keep(&column.kind, &text, &mut made);
             }
             None => match &column.column.missing {
-                Some(text) => {
-                    value::read(&column.kind, Cell::Text(text.as_bytes()), &mut made)
-                        .map_err(|error| column_error(to, made.len(), error))?;
-                }
+                Some(text) => read_or_keep(&column.kind, text, &mut made),
                 None => made.null(),
             },
         }
     }
     made.check()?;
     Ok(made.bytes().to_vec())
+}
+
+/// Appends the value that a text is; the text itself, as one that the column cannot hold, where it is none.
+fn read_or_keep(kind: &Kind, text: &str, row: &mut RowBuilder) {
+    let mut alone = RowBuilder::default();
+    alone.start(1);
+    let cell = Cell::Text(text.as_bytes());
+    if value::read(kind, cell, &mut alone).is_err() || value::read(kind, cell, row).is_err() {
+        row.raw(text);
+    }
 }
 
 /// The text of a value, wherever it is.

@@ -149,6 +149,14 @@ fn a_file_that_was_removed_by_a_commit_may_be_gone() {
 }
 
 #[test]
+fn a_commit_that_removes_more_than_it_adds_is_named() {
+    let history = Damaged::new();
+    let more = [history.file(3), history.file(4)];
+    history.edit(5, |commit| commit.body.remove.extend(more));
+    history.expect(&[(ProblemKind::LostFacts, &commit_path(5))]);
+}
+
+#[test]
 fn a_missing_commit_is_named() {
     for gone in [0, 3] {
         let history = Damaged::new();

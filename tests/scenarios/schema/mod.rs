@@ -4,7 +4,10 @@
 //! A change that the WAL does not carry is known from the position of the `reconcile` event on; before it is saved, that
 //! event is waited for.
 
+mod in_place;
 mod kills;
+mod rows;
+mod statements;
 
 use std::io::Write;
 use std::time::Duration;
@@ -41,7 +44,11 @@ struct Saved {
 
 impl Diary {
     pub(super) fn begin(live: bool, sql: &str) -> Self {
-        let server = Postgres::start();
+        Self::begin_on(Postgres::start(), live, sql)
+    }
+
+    /// The same on a server that is there already.
+    pub(super) fn begin_on(server: Postgres, live: bool, sql: &str) -> Self {
         server.run(&format!("create schema saved; {sql}"));
         let scratch = Scratch::new("history");
         let options = ["--commit-interval", "100ms", "--catalog-interval", "200ms"];
@@ -614,6 +621,14 @@ fn publications_that_leave_something_out_are_taken_on_request_and_the_history_sa
         "{}",
         outcome.stderr
     );
+    let history = History::read(Store::directory(scratch.join("history")));
+    for reason in ["only some rows", "only some columns"] {
+        let says = |event: &&&Value| {
+            event["table"] == "public.people"
+                && event["reason"].as_str().is_some_and(|said| said.contains(reason))
+        };
+        assert_eq!(history.events("partial").iter().filter(says).count(), 1, "{reason}");
+    }
     bygone.ask(&["verify"]).well();
 }
 

@@ -110,6 +110,56 @@ fn a_database_in_latin_1_arrives_in_unicode() {
     both_ways(&server, "latin", &specimens, &wide);
 }
 
+/// What is said in a message comes in the encoding of the database, whether an application, a trigger or a piece of DDL says it.
+#[test]
+fn what_is_said_in_latin_1_arrives_in_unicode() {
+    let server = Postgres::start();
+    run(
+        &mut server.connect(),
+        "create database latin encoding 'LATIN1' template template0 lc_collate 'C' lc_ctype 'C'",
+    );
+    let mut client = server.connect_to("latin");
+    run(
+        &mut client,
+        "create table goods (id int primary key, \"größe\" text); insert into goods values (1, 'ü');
+         create table kept (id int primary key)",
+    );
+    let source = server.url_as("postgres", "latin");
+    let scratch = Scratch::new("history");
+    let mut bygone = Bygone::new(&source, scratch.join("history"));
+    bygone.command(&["install", "ddl", "--source", &source]).well();
+    bygone.command(&["install", "context", "--source", &source, "--table", "public.kept"]).well();
+    bygone.until_current();
+    for sql in [
+        "select pg_logical_emit_message(true, 'bygone', '{\"actor\": \"André\", \"raison\": \"été\"}'); insert into goods values (2)",
+        "select pg_logical_emit_message(true, 'bygone', convert_to('{\"actor\": \"Zoë\"}', 'UTF8')); insert into goods values (3)",
+        "select pg_logical_emit_message(true, 'bygone', 'ça va'); insert into goods values (4)",
+        "select pg_logical_emit_message(true, 'größe', 'é'); insert into goods values (5)",
+        "set local bygone.actor = 'Jürgen'; insert into kept values (1)",
+        "alter table goods add column \"maß\" text default 'groß'; insert into goods values (6)",
+    ] {
+        run(&mut client, &format!("begin; {sql}; commit"));
+    }
+    bygone.until_current();
+    let history = read(scratch.join("history"));
+    let said = |table: &str| {
+        let facts = history.texts(table, &["_entity_id", "_actor", "_context"]);
+        facts.into_iter().map(|mut fact| (fact[1].take(), fact[2].take())).collect::<Vec<_>>()
+    };
+    let text = |text: &str| Some(text.to_owned());
+    let goods = said("public.goods");
+    assert_eq!(goods[1], (text("André"), text(r#"{"actor":"André","raison":"été"}"#)));
+    assert_eq!(goods[2], (text("Zoë"), text(r#"{"actor":"Zoë"}"#)));
+    assert_eq!(goods[3], (None, text(r#"{"message":"ça va"}"#)));
+    assert_eq!(goods[4], (None, None));
+    assert_eq!(said("public.kept")[0].0, text("Jürgen"));
+    // The DDL was understood: its place is exact, and what older rows read as came along.
+    let schemas = history.events("schema");
+    assert!(schemas.len() == 1 && schemas[0]["lsn"].is_string(), "{schemas:?}");
+    let rows = bygone.ask(&["as-of", "goods", "--at", "now", "--format", "csv"]).well().stdout;
+    assert!(rows.starts_with("id,größe,maß\n1,ü,groß\n"), "{rows}");
+}
+
 /// Captures the tables `bin.t` and `text.t`, one as text and one in binary form, and judges them.
 fn both_ways(server: &Postgres, database: &str, narrow: &Specimens, wide: &Specimens) {
     let mut client = server.connect_to(database);
@@ -204,4 +254,36 @@ fn bytes_that_are_no_unicode_are_kept_in_hex() {
         }
         assert!(in_hex >= 2 * 7, "{in_hex}");
     }
+}
+
+#[test]
+fn what_is_said_in_no_encoding_is_kept_in_hex() {
+    let server = Postgres::start();
+    run(
+        &mut server.connect(),
+        "create database bytes encoding 'SQL_ASCII' template template0 lc_collate 'C' lc_ctype 'C'",
+    );
+    let mut client = server.connect_to("bytes");
+    run(&mut client, "create table t (id int primary key)");
+    let scratch = Scratch::new("history");
+    let mut bygone = Bygone::new(server.url_as("postgres", "bytes"), scratch.join("history"));
+    bygone.until_current();
+    for sql in [
+        "select pg_logical_emit_message(true, 'bygone', convert_to('{\"actor\": \"Zoë\"}', 'SQL_ASCII')); insert into t values (1)",
+        "select pg_logical_emit_message(true, 'bygone', '\\x22e922'::bytea); insert into t values (2)",
+        "select pg_logical_emit_message(true, E'gr\\xf6\\xdfe', ''); insert into t values (3)",
+    ] {
+        run(&mut client, &format!("begin; {sql}; commit"));
+    }
+    bygone.until_current();
+    let facts = read(scratch.join("history")).texts("public.t", &["_actor", "_context"]);
+    let text = |text: &str| Some(text.to_owned());
+    assert_eq!(
+        facts,
+        [
+            [text("Zoë"), text(r#"{"actor":"Zoë"}"#)],
+            [None, text(r#"{"message_bytes":"\\x22e922"}"#)],
+            [None, None]
+        ]
+    );
 }
