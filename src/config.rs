@@ -155,8 +155,10 @@ pub(crate) fn config(arguments: &Config) -> Result<()> {
 
 /// The captures of a file, each with all its settings.
 fn read(path: &Path) -> Result<BTreeMap<String, Settings>> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Error::other(format!("cannot read {}: {error}", path.display())))?;
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        let remedy = "give --config a file of settings that there is (docs/configuration.md has an example)";
+        Error::other(format!("cannot read {}: {error}; {remedy}", path.display()))
+    })?;
     let file: Table = text.parse().map_err(|error: toml::de::Error| {
         // Without the line itself: there may be a password in it.
         let at = error.span().map(|span| place(&text, span.start)).unwrap_or_default();

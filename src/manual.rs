@@ -16,7 +16,10 @@ pub(crate) fn completions(arguments: &Completions) -> Result<()> {
 /// Writes a page for bygone and one for each of its commands.
 pub(crate) fn pages(arguments: &Man) -> Result<()> {
     let at = &arguments.directory;
-    std::fs::create_dir_all(at)
-        .and_then(|()| clap_mangen::generate_to(Cli::command(), at))
-        .map_err(|error| Error::other(format!("cannot write manual pages to {}: {error}", at.display())))
+    std::fs::create_dir_all(at).and_then(|()| clap_mangen::generate_to(Cli::command(), at)).map_err(|error| {
+        Error::other(format!(
+            "cannot write manual pages to {}: {error}; name another directory",
+            at.display()
+        ))
+    })
 }

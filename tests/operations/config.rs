@@ -127,6 +127,32 @@ fn what_makes_no_sense_is_refused_with_the_nearest_name() {
     bygone().command(&["run", "--source", "x", "--history", "y", "shop"]).misused(&["--config"]);
 }
 
+/// Flags that are about how a command is run, and not about a capture.
+const NO_KEYS: [&str; 6] = ["config", "help", "version", "verbose", "quiet", "log-format"];
+
+#[test]
+fn each_flag_of_a_run_is_a_key_of_the_file() {
+    let scratch = Scratch::new("config");
+    let file = scratch.join("bygone.toml");
+    let path = file.to_str().unwrap();
+    bygone().command(&["config", "--config", path]).refused(&["cannot read", "give --config a file"]);
+    let help = bygone().command(&["run", "--help"]).well().stdout;
+    let flags = help
+        .lines()
+        .filter_map(|line| line.trim().split("--").nth(1).filter(|_| line.trim().starts_with('-')));
+    let flags: Vec<&str> = flags
+        .map(|flag| flag.split([' ', '[', '=']).next().unwrap())
+        .filter(|flag| !NO_KEYS.contains(flag))
+        .collect();
+    assert!(flags.len() > 30, "{flags:?}");
+    for flag in flags {
+        // Whether the value is one is another question.
+        fs::write(&file, format!("{flag} = true\n")).unwrap();
+        let said = bygone().command(&["config", "--config", path]).stderr;
+        assert!(!said.contains("there is no setting"), "{said}");
+    }
+}
+
 #[test]
 fn a_line_that_cannot_be_read_is_named_and_not_shown() {
     let scratch = Scratch::new("config");
