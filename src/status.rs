@@ -55,6 +55,9 @@ struct HistoryReport {
     bytes: u64,
     files: usize,
     tables: Vec<TableReport>,
+    /// While some table's is not in the history.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_copy: Option<FirstCopy>,
     gaps: Vec<GapReport>,
     /// Tables whose rows have not been compared with the source since something was lost.
     in_doubt: Vec<String>,
@@ -71,6 +74,14 @@ struct TableReport {
     files: usize,
     /// `captured`, `waiting` for its snapshot, or `dropped`.
     state: &'static str,
+}
+
+/// How far the first copy is.
+#[derive(Debug, Serialize)]
+struct FirstCopy {
+    /// Tables that are in the history.
+    done: usize,
+    tables: usize,
 }
 
 /// Something that was lost.
@@ -119,10 +130,10 @@ struct RunningReport {
     streaming: bool,
     /// Made durable in the last minute.
     facts_per_second: f64,
-    /// Made durable since it was started; rows of the first copy are not among them.
+    /// Made durable since it was started.
     facts: u64,
     memory_bytes: Option<u64>,
-    /// Tables whose first copy is not in the history yet.
+    /// Tables that came later, and whose first copy is made beside the stream.
     tables_to_copy: u64,
     lag_bytes: u64,
     lag_s: f64,
@@ -197,6 +208,9 @@ fn history(archive: &Archive, problems: &mut Vec<String>) -> Result<HistoryRepor
     }
     let waiting: Vec<&str> =
         tables.iter().filter(|table| table.state == "waiting").map(|table| table.table.as_str()).collect();
+    let present = tables.iter().filter(|table| table.state != "dropped").count();
+    let first_copy =
+        (!waiting.is_empty()).then(|| FirstCopy { done: present - waiting.len(), tables: present });
     if !waiting.is_empty() {
         problems.push(format!("the first copy of {} is not in the history yet", waiting.join(", ")));
     }
@@ -238,6 +252,7 @@ fn history(archive: &Archive, problems: &mut Vec<String>) -> Result<HistoryRepor
         bytes: log.files().map(|(_, file)| file.add.bytes).sum(),
         files: log.files().len(),
         tables,
+        first_copy,
         gaps,
         in_doubt,
         verified,
@@ -367,6 +382,9 @@ fn print(format: Format, report: &Report) -> Result<()> {
         line("known until", &format!("{known} ({})", history.position));
         let size = Cell::bytes(history.bytes);
         line("history", &format!("{} facts, {} files, {}", history.facts, history.files, size.text()));
+        if let Some(FirstCopy { done, tables }) = history.first_copy {
+            line("first copy", &format!("{done} of {tables} tables are in the history"));
+        }
         for gap in &history.gaps {
             let of = gap.table.as_deref().unwrap_or("all tables");
             let why = gap.reason.as_deref().unwrap_or("no reason is on record");
@@ -402,7 +420,7 @@ fn print(format: Format, report: &Report) -> Result<()> {
             line("memory", Cell::bytes(memory).text());
         }
         if running.tables_to_copy > 0 {
-            line("first copy", &format!("{} tables are not in the history yet", running.tables_to_copy));
+            line("to be copied", &format!("{} tables, beside the stream", running.tables_to_copy));
         }
     }
     if report.history.is_some() {
