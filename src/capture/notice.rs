@@ -151,7 +151,7 @@ impl Pipeline {
         }
         let old = table.key().to_vec();
         let name = table.schema().log_name.clone();
-        table.raise(Doubt { leaf: None, old_key: Some(old.clone()) });
+        table.raise(Doubt { old_key: Some(old.clone()), ..Doubt::at(within[1]) });
         tracing::info!(table = name, "the table has another key: its rows get other entity ids");
         let mut event = Event::at(EventKind::Key, Some(name), within[1]);
         event.lsn = Some(EventLsn::Within(within));
@@ -255,7 +255,7 @@ impl Pipeline {
         }
         let mut doubts = Vec::new();
         for (oid, leaf) in found.iter().filter(|(oid, _)| !unknown && !known.contains_key(oid)) {
-            doubts.push(Doubt { leaf: Some(*oid), old_key: None });
+            doubts.push(Doubt { leaf: Some(*oid), ..Doubt::at(within[1]) });
             told.push(
                 Event::at(EventKind::Partition, Some(name.clone()), within[1])
                     .with("action", "attach")
@@ -266,7 +266,7 @@ impl Pipeline {
         }
         if rewritten {
             tracing::info!(table = name, "the table was rewritten: it is compared with the source");
-            doubts.push(Doubt::default());
+            doubts.push(Doubt::at(within[1]));
             let mut event = Event::at(EventKind::Rewrite, Some(name.clone()), within[1]);
             event.lsn = Some(EventLsn::Within(within));
             told.push(event.with("doubt", true));
@@ -349,7 +349,7 @@ impl Pipeline {
                         column = column.name,
                         "labels by which rows are known were renamed: the table is compared with the source"
                     );
-                    table.raise(Doubt::default());
+                    table.raise(Doubt::at(within[1]));
                     event = event.with("doubt", true);
                 }
                 told.push(event);

@@ -319,6 +319,14 @@ impl Pipeline {
     }
 
     /// What a commit says that has nothing to tell.
+    /// A relation is announced by a transaction that the history has: not again before the next row.
+    fn announced(&mut self, body: &[u8]) -> Result<()> {
+        if let Some(shadow) = &mut self.shadow {
+            shadow.announced(body)?;
+        }
+        self.follower.remember(body)
+    }
+
     pub(crate) fn said_nothing(&self) -> Said {
         Said {
             from: self.covered,
@@ -415,7 +423,7 @@ impl Assembled for Pipeline {
         if end <= self.position {
             // The history has it. What it announces holds for what follows: the server says it once, or again where it changed.
             return transaction.for_each(|body| match body.first() {
-                Some(b'R') => self.follower.remember(body),
+                Some(b'R') => self.announced(body),
                 _ => Ok(()),
             });
         }
@@ -462,11 +470,7 @@ impl Assembled for Pipeline {
         self.catalog.end_facts();
         let summary = self.follower.versioner.commit()?;
         for index in self.follower.versioner.take_doubtful() {
-            self.follower.registry.doubt(
-                index,
-                end,
-                "a row is not known by the columns that the stream names it by",
-            );
+            self.follower.registry.missed(index, end);
         }
         for index in self.follower.versioner.take_ambiguous() {
             self.follower.registry.ambiguous(index, end);

@@ -57,9 +57,16 @@ impl Doubt {
     fn recall(event: &Event) -> Self {
         let leaf = event.detail.get("leaf").and_then(serde_json::Value::as_u64);
         let key = event.detail.get("old_key").and_then(serde_json::Value::as_array);
+    /// What raised it had happened when the WAL ended here: a copy of an earlier moment does not settle it.
+    pub(crate) happened: Lsn,
         let number = |value: &serde_json::Value| value.as_i64().and_then(|n| i16::try_from(n).ok());
         Self {
             leaf: leaf.and_then(|leaf| u32::try_from(leaf).ok()),
+    /// Of the whole table, by what had happened at a position.
+    pub(crate) fn at(happened: Lsn) -> Self {
+        Self { happened, ..Self::default() }
+    }
+
             old_key: key.map(|key| key.iter().filter_map(number).collect()),
         }
     }
@@ -68,6 +75,7 @@ impl Doubt {
     pub(crate) fn and(self, other: Self) -> Self {
         Self {
             leaf: self.leaf.filter(|leaf| other.leaf == Some(*leaf)),
+            happened: event.lsn.map_or(Lsn::ZERO, EventLsn::latest),
             old_key: self.old_key.or(other.old_key),
         }
     }
@@ -76,6 +84,7 @@ impl Doubt {
 /// What tells that a relation was rewritten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Part {
+            happened: self.happened.max(other.happened),
     pub(crate) filenode: u32,
     pub(crate) stamp: u64,
 }
@@ -294,7 +303,7 @@ impl Registry {
         let rewritten = known.filenode != part.filenode && known.stamp != part.stamp;
         *known = part;
         if rewritten {
-            table.raise(Doubt::default());
+            table.raise(Doubt::at(end));
             let event = Event::at(EventKind::Rewrite, Some(table.schema().log_name.clone()), end)
                 .with("doubt", true)
                 .with("parts", table.parts_document());
@@ -333,7 +342,12 @@ impl Registry {
 
     /// Something of a table is not known, for a reason: it is compared with the source, and the log says so.
     pub(crate) fn doubt(&mut self, index: usize, lsn: Lsn, reason: &str) {
-        self.compare(EventKind::Gap, index, lsn, reason);
+        self.doubt_of(index, EventLsn::At(lsn), reason);
+    }
+
+    /// The same of what may have happened anywhere in a range.
+    pub(crate) fn doubt_of(&mut self, index: usize, place: EventLsn, reason: &str) {
+        self.compare(EventKind::Gap, index, place, Doubt::at(place.latest()), reason);
     }
 
     /// Compares a table with the source if rows of it may have been taken for those of other columns: what is known is right by all that
@@ -342,19 +356,26 @@ impl Registry {
         let unsure = self.tables.get(index).is_some_and(|table| table.unsure);
         if unsure {
             let reason = "columns have changed their names among themselves, or were made again under them";
-            self.compare(EventKind::Rewrite, index, lsn, reason);
+            self.compare(EventKind::Rewrite, index, EventLsn::At(lsn), Doubt::at(lsn), reason);
         }
         unsure
     }
 
-    fn compare(&mut self, kind: EventKind, index: usize, lsn: Lsn, reason: &str) {
+    /// State does not know a row that the stream names. What the source has, the stream has told: any copy settles it.
+    pub(crate) fn missed(&mut self, index: usize, lsn: Lsn) {
+        let reason = "a row is not known by the columns that the stream names it by";
+        self.compare(EventKind::Gap, index, EventLsn::At(lsn), Doubt::default(), reason);
+    }
+
+    fn compare(&mut self, kind: EventKind, index: usize, place: EventLsn, doubt: Doubt, reason: &str) {
         let Some(table) = self.tables.get_mut(index) else { return };
-        table.raise(Doubt::default());
+        table.raise(doubt);
         table.unsure = false;
         let name = table.schema().log_name.clone();
         tracing::warn!(table = name, reason, "the table is compared with the source");
-        let event = Event::at(kind, Some(name), lsn).with("doubt", true).with("reason", reason);
-        self.new_events.push(event);
+        let mut event = Event::at(kind, Some(name), place.latest());
+        event.lsn = Some(place);
+        self.new_events.push(event.with("doubt", true).with("reason", reason));
     }
 
     /// The partitions of a table hold rows of one key: their history is one entity's, and readers are told so, once.
@@ -622,7 +643,7 @@ impl Registry {
         });
         if otherwise && captured.snapshot.is_some() {
             // What is known of the rows is of the other form: each is looked at once more.
-            captured.raise(Doubt::default());
+            captured.raise(Doubt::at(place.latest()));
             let mut event = Event::at(EventKind::Rewrite, Some(old.log_name.clone()), place.latest())
                 .with("doubt", true)
                 .with("reason", "other columns are hashed");

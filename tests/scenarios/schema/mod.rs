@@ -5,6 +5,7 @@
 //! event is waited for.
 
 mod kills;
+mod overtaken;
 
 use std::io::Write;
 use std::time::Duration;
