@@ -101,11 +101,8 @@ impl Capture {
         loop {
             let pipeline = self.pipeline()?;
             let (position, timeline) = (pipeline.axis.of_source(pipeline.position), pipeline.source.timeline);
-            let recorded = self.shared.recorded();
-            let checked =
-                source::connect(&self.connect, &self.wanted, self.system_id, timeline, position, &recorded);
             // Whatever else is wrong is found, and told, by those who come next.
-            let Err(error) = checked.await else { return Ok(()) };
+            let Err(error) = self.connect_at(position, timeline).await else { return Ok(()) };
             if !self.bridge(&error, Until::Stopped).await? {
                 return Ok(());
             }

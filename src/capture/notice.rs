@@ -34,7 +34,7 @@ impl Pipeline {
         self.altered(look, &origin, within, feedback)?;
         self.appeared(look)?;
         self.enums(look, within);
-        self.published(look);
+        self.published(look, within);
         self.looked = true;
         if self.follower.registry.new_events.len() > before {
             self.high_water = Some(origin.valid_from);
@@ -361,14 +361,23 @@ impl Pipeline {
     }
 
     /// What is published, for the log.
-    fn published(&mut self, look: &Look) {
+    fn published(&mut self, look: &Look, within: [Lsn; 2]) {
         if self.published == look.publications {
             return;
         }
         for difference in publication::compare(&self.published, &look.publications) {
-            if let Difference::TableAdded { table, .. } | Difference::TableRemoved { table, .. } = difference
-            {
-                tracing::debug!(%table, "the publications changed");
+            match difference {
+                Difference::TableAdded { table, .. } | Difference::TableRemoved { table, .. } => {
+                    tracing::debug!(%table, "the publications changed");
+                }
+                // It was in the other publication meanwhile, for want of an identity, and no look told so that has come this far.
+                Difference::Relisted { oid: Some(oid), .. } => {
+                    if let Some(index) = self.follower.registry.of_relation(oid) {
+                        let reason = "updates and deletes were not published";
+                        self.follower.registry.doubt_of(index, EventLsn::Within(within), reason);
+                    }
+                }
+                _ => {}
             }
         }
         self.tell_published(look.publications.clone());

@@ -541,6 +541,11 @@ impl Registry {
                         self.relations.insert(table.oid, (*index, 0));
                     }
                 }
+    /// The captured table that a relation is, or is a part of.
+    pub(crate) fn of_relation(&self, oid: u32) -> Option<usize> {
+        self.relations.get(&oid).map(|(index, _)| *index)
+    }
+
             }
         }
     }

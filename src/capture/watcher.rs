@@ -136,6 +136,13 @@ impl Shared {
 /// What a watcher sees.
 #[derive(Debug)]
 pub(super) struct Looks {
+    /// Oids of captured tables and leaves, without those that are to be captured no longer.
+    pub(super) fn kept(&self) -> HashSet<u32> {
+        let mut captured = self.captured();
+        captured.retain(|oid| !self.left_out.contains(oid));
+        captured
+    }
+
     taken: Receiver<Result<Look>>,
     task: JoinHandle<()>,
 }
@@ -228,9 +235,10 @@ impl Watcher {
         let look = if last.as_ref() == Some(&mark) && !again { None } else { Some(self.look(&sql).await?) };
         self.quiet_until = Some(here);
         self.shared.set_seen(here);
-        self.held.look(&sql).await?;
         // What our own statements changed is in the next mark: one more look, which finds nothing.
         *last = Some(mark);
+        // Whatever becomes of the look: what the source keeps for the slot is bounded.
+        self.held.look(&sql).await?;
         *client = Some(sql);
         Ok(look)
     }
@@ -255,7 +263,7 @@ impl Watcher {
         let others: Vec<u32> = others.filter(|oid| !self.shared.left_out.contains(oid)).collect();
         tables.extend(catalog::load_tables_by_oid(sql, &others).await?);
         let differences = publication::compare(&self.shared.recorded(), &before);
-        let harm = harmful(&differences, &tables);
+        let harm = harmful(&differences, |oid| tables.iter().any(|table| table.oid == oid));
         if !harm.is_empty() {
             return Err(StartRefused::PublicationChanged { differences: harm }.into());
         }
@@ -283,6 +291,7 @@ impl Watcher {
                 };
                 let published: HashSet<u32> =
                     tables.iter().filter(|table| rootless(table)).map(|table| table.oid).collect();
+                self.check_listed(sql, &tables, &captured, &listed).await?;
                 wanted.retain(|oid| published.contains(oid));
             }
         }
@@ -304,6 +313,38 @@ impl Watcher {
         tables: &[Table],
         wanted: &HashSet<u32>,
         captured: &HashSet<u32>,
+    /// Nothing is altered in a publication of a whole schema when a table leaves that.
+    ///
+    /// # Errors
+    /// Where the operator's publications do not publish a captured table any more.
+    async fn check_listed(
+        &self,
+        sql: &Client,
+        tables: &[Table],
+        captured: &HashSet<u32>,
+        listed: &HashSet<u32>,
+    ) -> Result<()> {
+        let is_listed = |table: &&Table| match table.kind {
+            TableKind::Partitioned => true,
+            TableKind::Leaf { root } => listed.contains(&table.oid) || listed.contains(&root),
+            TableKind::Ordinary => listed.contains(&table.oid),
+        };
+        let silent = tables.iter().filter(|table| captured.contains(&table.oid) && !is_listed(table));
+        let silent: Vec<u32> = silent.map(|table| table.oid).collect();
+        // One that was dropped since the tables were read is not listed, either.
+        let there = catalog::load_tables_by_oid(sql, &silent).await?;
+        if there.is_empty() {
+            return Ok(());
+        }
+        let publication = self.publications.join(", ");
+        let removed = there.into_iter().map(|table| Difference::TableRemoved {
+            publication: publication.clone(),
+            oid: table.oid,
+            table: table.name,
+        });
+        Err(StartRefused::PublicationChanged { differences: removed.collect() }.into())
+    }
+
         before: &PublicationState,
     ) -> Result<HashSet<u32>> {
         let now = Instant::now();
@@ -332,6 +373,16 @@ impl Watcher {
                     "the table cannot be published as it has to be: its changes are not captured until then"
                 );
             }
+        }
+        // Nothing leads over what goes on being lost of it.
+        let lost = |refused: &&publication::Refused| {
+            captured.contains(&refused.oid) && !listed.contains(&refused.oid)
+        };
+        if let Some(lost) = refused.iter().find(lost) {
+            return Err(Error::other(format!(
+                "{} is captured, and is not in the publications any more: {}",
+                lost.table, lost.error
+            )));
         }
         let mut left: HashSet<u32> =
             self.unpublished.keys().copied().filter(|oid| !listed.contains(oid)).collect();
@@ -362,22 +413,20 @@ impl Watcher {
     }
 }
 
-/// The differences by which changes are lost. Harmless are: a table that was dropped, one that was added (what it was before
-/// that is compared with the source), and one that went from one of the publications into the other.
-pub(super) fn harmful(differences: &[Difference], tables: &[Table]) -> Vec<Difference> {
-    let is_there = |oid: u32| tables.iter().any(|table| table.oid == oid);
+/// The differences by which changes are lost. Harmless are: a table that was dropped or is not captured any more, one that was added (what
+/// it was before that is compared with the source), and one that went from one of the publications into the other.
+pub(super) fn harmful(differences: &[Difference], is_there: impl Fn(u32) -> bool) -> Vec<Difference> {
     let was_added = |oid: u32| {
         differences
             .iter()
             .any(|other| matches!(other, Difference::TableAdded { oid: added, .. } if *added == oid))
     };
-    differences
-        .iter()
-        .filter(|difference| match difference {
-            Difference::TableRemoved { oid, .. } => is_there(*oid) && !was_added(*oid),
-            Difference::TableAdded { .. } => false,
-            _ => true,
-        })
-        .cloned()
-        .collect()
+    let of_others = |difference: &Difference| difference.table_oid().is_some_and(|oid| !is_there(oid));
+    let harms = |difference: &&Difference| match difference {
+        difference if of_others(difference) => false,
+        Difference::TableRemoved { oid, .. } => !was_added(*oid),
+        Difference::TableAdded { .. } => false,
+        _ => true,
+    };
+    differences.iter().filter(harms).cloned().collect()
 }

@@ -15,6 +15,7 @@ mod gaps;
 mod hashed_columns;
 mod judges;
 mod large_values;
+mod publications;
 mod retention;
 mod schema;
 mod snapshot;
