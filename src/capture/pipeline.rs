@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use bygone_replication::Lsn;
 use bygone_replication::catalog::widen_xid;
+use bygone_replication::ddl;
 use bygone_replication::pgoutput::Message;
 use bygone_replication::preflight::StartRefused;
 use bygone_replication::publication::PublicationState;
@@ -318,7 +319,6 @@ impl Pipeline {
         })
     }
 
-    /// What a commit says that has nothing to tell.
     /// A relation is announced by a transaction that the history has: not again before the next row.
     fn announced(&mut self, body: &[u8]) -> Result<()> {
         if let Some(shadow) = &mut self.shadow {
@@ -327,6 +327,7 @@ impl Pipeline {
         self.follower.remember(body)
     }
 
+    /// What a commit says that has nothing to tell.
     pub(crate) fn said_nothing(&self) -> Said {
         Said {
             from: self.covered,
@@ -406,9 +407,15 @@ impl Pipeline {
     }
 }
 
-/// A message with which somebody asks that what is committed by then be made durable in the history soon.
-fn asks_for_commit(body: &[u8]) -> bool {
-    matches!(Message::decode(body), Ok(Message::Logical { prefix: COMMIT_PREFIX, .. }))
+/// Whose a logical message is.
+fn prefix(body: &[u8]) -> Option<&str> {
+    if body.first() != Some(&b'M') {
+        return None;
+    }
+    match Message::decode(body) {
+        Ok(Message::Logical { prefix, .. }) => Some(prefix),
+        _ => None,
+    }
 }
 
 impl Assembled for Pipeline {
@@ -462,8 +469,12 @@ impl Assembled for Pipeline {
             if let Some(shadow) = &mut self.shadow {
                 shadow.keep(end, body)?;
             }
-            if body.first() == Some(&b'M') && asks_for_commit(body) {
-                self.commit_wanted = true;
+            if let Some(prefix) = prefix(body) {
+                self.commit_wanted |= prefix == COMMIT_PREFIX;
+                // What it tells is for the catalog to confirm.
+                if prefix == ddl::PREFIX {
+                    self.shared.look_anew();
+                }
             }
             self.follower.message(body, &mut self.catalog, self.position, end, Some(transaction_xid))
         })?;

@@ -1,6 +1,6 @@
 //! What the relations of a stream are to the captured tables, and the changes that they announce.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bygone_replication::Lsn;
@@ -9,7 +9,7 @@ use bygone_replication::ddl::{self, Ddl};
 use bygone_replication::pgoutput::{Message, Relation};
 use bygone_replication::table;
 use bygone_sink::fact::Op;
-use bygone_sink::log::EventLsn;
+use bygone_sink::log::{EventLsn, table_text};
 use bygone_sink::versioning::Versioner;
 
 use super::registry::{Known, Part, Registry};
@@ -22,16 +22,19 @@ pub(crate) struct Follower {
     pub(crate) registry: Registry,
     /// The last Relation message of each relation, as it came: the server sends it once in a connection.
     announced: HashMap<u32, Vec<u8>>,
+    /// Relations that were told to have other columns since they were announced.
+    overtaken: HashSet<u32>,
 }
 
 impl Follower {
     pub(crate) fn new(versioner: Versioner, registry: Registry) -> Self {
-        Self { versioner, registry, announced: HashMap::new() }
+        Self { versioner, registry, announced: HashMap::new(), overtaken: HashSet::new() }
     }
 
     /// Another connection announces everything anew.
     pub(crate) fn forget(&mut self) {
         self.announced.clear();
+        self.overtaken.clear();
         self.versioner.forget_relations();
     }
 
@@ -67,9 +70,14 @@ impl Follower {
             Some(b'M') => {
                 if let Message::Logical { transactional: true, prefix: ddl::PREFIX, content, .. } =
                     Message::decode(body)?
-                    && let Ok(Ddl::Table { oid, .. }) = Ddl::parse(content)
                 {
-                    catalog.know_tables(&[oid])?;
+                    match Ddl::parse(content) {
+                        Ok(Ddl::Table { oid, .. }) => drop(catalog.know_tables(&[oid])?),
+                        Ok(Ddl::Drop { oid }) if self.registry.by_oid(oid).is_some() => {
+                            catalog.know_dropped(oid)?;
+                        }
+                        _ => {}
+                    }
                 }
             }
             _ => {}
@@ -92,7 +100,7 @@ impl Follower {
                 match Ddl::parse(content) {
                     Ok(told) => self.ddl(told, catalog, end),
                     Err(error) => {
-                        // Anybody may send messages: the catalog is looked at all the same.
+                        // Anybody may send messages, and each is followed by a look at the catalog.
                         tracing::warn!(%error, "a message of bygone.ddl makes no sense");
                         Ok(())
                     }
@@ -100,10 +108,34 @@ impl Follower {
             }
             Message::Relation(relation) => {
                 self.announced.insert(relation.oid, body.to_vec());
+                self.overtaken.remove(&relation.oid);
                 self.relation(&relation, catalog, position, xid)
             }
-            message => Ok(self.versioner.message(&message)?),
+            message => {
+                if !self.overtaken.is_empty() {
+                    for oid in relations_of(&message) {
+                        self.trust_announced(oid, catalog, position, xid)?;
+                    }
+                }
+                Ok(self.versioner.message(&message)?)
+            }
         }
+    }
+
+    /// A row comes of a relation that is not announced anew: its columns are as it was announced, whatever was told of them since.
+    fn trust_announced(
+        &mut self,
+        oid: u32,
+        catalog: &mut CatalogReader,
+        position: Lsn,
+        xid: Option<u32>,
+    ) -> Result<()> {
+        if !self.overtaken.remove(&oid) {
+            return Ok(());
+        }
+        let Some(body) = self.announced.get(&oid).cloned() else { return Ok(()) };
+        let Message::Relation(relation) = Message::decode(&body)? else { return Ok(()) };
+        self.relation(&relation, catalog, position, xid)
     }
 
     /// Takes a Relation message that was seen before these tables were read.
@@ -127,7 +159,10 @@ impl Follower {
                     self.versioner.map_relation(oid, table, leaf, positions, identity);
                 }
                 // The server announces it anew before its next row: what it was altered by is known by now.
-                Known::Changed { .. } => self.versioner.forget_relation(oid),
+                Known::Changed { .. } => {
+                    self.versioner.forget_relation(oid);
+                    self.overtaken.insert(oid);
+                }
                 Known::Unknown => self.versioner.ignore_relation(oid),
             }
         }
@@ -141,6 +176,10 @@ impl Follower {
                 let Some(index) = self.registry.by_oid(oid) else { return Ok(()) };
                 let Some(old) = self.versioner.schema(index).cloned() else { return Ok(()) };
                 let now = catalog.tables(&[oid])?.into_iter().next();
+                if super::evolve::is_impossible(&columns, &old, now.as_ref()) {
+                    passed_over(&old.log_name);
+                    return Ok(());
+                }
                 let table = super::evolve::as_told(oid, &columns, &old, now.as_ref());
                 if super::evolve::differ(&old.columns, &table.columns) {
                     let schema = self.registry.change_at(index, &table, EventLsn::At(end))?;
@@ -160,6 +199,10 @@ impl Follower {
             }
             Ddl::Drop { oid } => {
                 let Some(index) = self.registry.by_oid(oid) else { return Ok(()) };
+                if let Some(there) = catalog.tables(&[oid])?.first() {
+                    passed_over(&table_text(&there.name));
+                    return Ok(());
+                }
                 let rows = self.versioner.bury_table(index, Op::Drop, None)?;
                 for oid in self.registry.relations_of(index) {
                     self.registry.forget_relation(oid);
@@ -312,6 +355,22 @@ impl Follower {
             ))),
         }
     }
+}
+
+/// The relations whose rows a message brings, or ends.
+fn relations_of(message: &Message<'_>) -> Vec<u32> {
+    match message {
+        Message::Insert { relation, .. }
+        | Message::Update { relation, .. }
+        | Message::Delete { relation, .. } => vec![*relation],
+        Message::Truncate { relations, .. } => relations.oids().collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Any role may send a message as the event triggers do.
+fn passed_over(table: &str) {
+    tracing::warn!(table, "a message of bygone.ddl tells what the catalog contradicts: it is passed over");
 }
 
 /// The places of the columns by which old rows are named; none where whole rows come, or nothing.

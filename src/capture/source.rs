@@ -24,6 +24,10 @@ use crate::error::{Error, Result};
 const LONGEST_TRYING: Duration = Duration::from_secs(5);
 const TRIED_AGAIN: Duration = Duration::from_millis(250);
 
+/// The stream can tell of a transaction that others do not see the end of yet: for how long that is waited for.
+const SEEN_LATE: Duration = Duration::from_millis(500);
+const SEEN_AGAIN: Duration = Duration::from_millis(50);
+
 /// What `IDENTIFY_SYSTEM` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Identified {
@@ -74,11 +78,11 @@ pub(crate) async fn connect(
     timeline: u32,
     resume: Lsn,
     recorded: &PublicationState,
+    captured: &HashSet<u32>,
 ) -> Result<Ready> {
     let sql = session::connect_sql(options).await?;
     let mut connection = Connection::connect(options, Mode::Replication).await?;
     let server = catalog::server_info(&sql).await?;
-    captured: &HashSet<u32>,
     let identified = identify(&mut connection).await?;
     let history = if identified.timeline == timeline {
         None
@@ -186,6 +190,16 @@ impl CatalogReader {
         let tables = self.tables(oids)?;
         self.known_tables.insert(oids.to_vec(), tables.clone());
         Ok(tables)
+    }
+
+    /// The same of a table that the stream tells to be dropped.
+    pub(crate) fn know_dropped(&mut self, oid: u32) -> Result<()> {
+        let began = Instant::now();
+        while !self.know_tables(&[oid])?.is_empty() && began.elapsed() < SEEN_LATE {
+            std::thread::sleep(SEEN_AGAIN);
+            self.known_tables.remove([oid].as_slice());
+        }
+        Ok(())
     }
 
     /// The same of columns.

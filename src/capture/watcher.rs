@@ -5,7 +5,7 @@
 //! with a position at which all of that had happened.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -90,6 +90,8 @@ pub(super) struct Shared {
     pub(super) now: Notify,
     /// The publications were as recorded when the source's WAL ended here; 0 where that is not known.
     seen: AtomicU64,
+    /// The next look is taken though nothing has changed.
+    anew: AtomicBool,
 }
 
 impl Shared {
@@ -104,6 +106,7 @@ impl Shared {
             recorded: Mutex::new(recorded),
             now: Notify::new(),
             seen: AtomicU64::new(0),
+            anew: AtomicBool::new(false),
         })
     }
 
@@ -114,6 +117,11 @@ impl Shared {
 
     pub(super) fn set_seen(&self, lsn: Lsn) {
         self.seen.store(lsn.0, Ordering::Relaxed);
+    }
+
+    /// Something was told that no change of the catalog may stand behind.
+    pub(super) fn look_anew(&self) {
+        self.anew.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn recorded(&self) -> PublicationState {
@@ -231,7 +239,8 @@ impl Watcher {
         let here = watch::position(&sql).await?;
         let mark = watch::mark(&sql).await?;
         // No mark shows that a right was given.
-        let again = self.unpublished.values().any(|again| *again <= Instant::now());
+        let again = self.shared.anew.swap(false, Ordering::Relaxed)
+            || self.unpublished.values().any(|again| *again <= Instant::now());
         let look = if last.as_ref() == Some(&mark) && !again { None } else { Some(self.look(&sql).await?) };
         self.quiet_until = Some(here);
         self.shared.set_seen(here);

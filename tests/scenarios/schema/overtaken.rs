@@ -85,3 +85,41 @@ fn a_copy_that_begins_in_a_replay_knows_what_was_announced_in_it() {
     diary.save("moods");
     diary.check();
 }
+
+/// Any role may send a message as the event triggers do.
+#[test]
+fn messages_of_ddl_that_never_was_change_nothing() {
+    let mut diary = Diary::begin(
+        true,
+        &format!("{ITEMS}; create role nobody_much login; create table other (id int primary key)"),
+    );
+    let mut forger = diary.server.connect();
+    forger.batch_execute("set role nobody_much").unwrap();
+    let oid = diary.server.value("select 'items'::regclass::oid::int8").unwrap();
+    let column = |name: &str, attnum: i16, kind: u32| {
+        format!(
+            r#"{{"name":"{name}","attnum":{attnum},"type":{kind},"typmod":-1,"has_default":false,"missing":null}}"#
+        )
+    };
+    let table = |columns: &[String]| {
+        format!(r#"{{"kind":"table","oid":{oid},"filenode":1,"stamp":1,"columns":[{}]}}"#, columns.join(","))
+    };
+    let (id, a, n) = (column("id", 1, 23), column("a", 2, 25), column("n", 3, 23));
+    let forged = [
+        format!(r#"{{"kind":"drop","oid":{oid}}}"#),
+        table(&[]),
+        table(&[id.clone(), id.clone(), a.clone(), n.clone(), column("v", 4, 1043)]),
+        table(&[id, n, column("a", 2, 23), column("other", 4, 25), column("more", 9, 25)]),
+        "{}".to_owned(),
+    ];
+    for (step, message) in forged.iter().enumerate() {
+        forger.execute("select pg_logical_emit_message(true, 'bygone.ddl', $1)", &[message]).unwrap();
+        diary.change(
+            &format!("update items set n = {step} where id <= 5; insert into items values (100 + {step})"),
+            &[],
+        );
+        diary.save("items");
+    }
+    assert!(diary.events("drop", "public.items").is_empty());
+    diary.check();
+}
