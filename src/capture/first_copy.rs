@@ -32,7 +32,7 @@ impl Capture {
     /// Copies the tables whose snapshot is not in the log.
     pub(super) async fn copy_missing(&mut self) -> Result<()> {
         for _ in 0..ATTEMPTS {
-            let missing = self.pipeline()?.follower.registry.without_snapshot();
+            let missing = self.pipeline()?.follower.registry.to_copy_first();
             if missing.is_empty() {
                 return Ok(());
             }
@@ -57,7 +57,7 @@ impl Capture {
             self.copy_at(&exported, &missing).await?;
             exported.connection.close().await;
         }
-        let left = self.pipeline()?.follower.registry.without_snapshot().len();
+        let left = self.pipeline()?.follower.registry.to_copy_first().len();
         if left == 0 {
             return Ok(());
         }

@@ -95,7 +95,7 @@ impl Loss {
 impl Capture {
     /// Has a loss recorded before tables are copied for the first time: these copies take the stream up to their own place.
     pub(super) async fn bridge_first(&mut self) -> Result<()> {
-        if self.exported.is_some() || self.pipeline()?.follower.registry.without_snapshot().is_empty() {
+        if self.exported.is_some() || self.pipeline()?.follower.registry.to_copy_first().is_empty() {
             return Ok(());
         }
         loop {

@@ -522,9 +522,10 @@ impl Capture {
                 );
                 continue;
             }
-            let waited = refused_since.get_or_insert_with(Instant::now).elapsed();
             let lags = matches!(error, Error::Refused(StartRefused::StandbyBehind { .. }));
             let in_use = matches!(error, Error::Refused(_)) && !lags;
+            refused_since = refused_since.filter(|_| in_use).or_else(|| in_use.then(Instant::now));
+            let waited = refused_since.map_or(Duration::ZERO, |since| since.elapsed());
             if (error.policy() == Policy::Stop && !error.is_undefined())
                 || (in_use && waited > ACTIVE_SLOT_PATIENCE)
                 || (!self.established && !in_use && !lags)
@@ -533,7 +534,6 @@ impl Capture {
             }
             if self.pipeline()?.position > before {
                 backoff.reset();
-                refused_since = None;
             }
             let pause = if in_use { ACTIVE_SLOT_PAUSE } else { backoff.next_pause() };
             self.metrics.reconnects.fetch_add(1, Ordering::Relaxed);

@@ -189,8 +189,10 @@ impl Pipeline {
 
     /// Whether updates and deletes of the table can be seen [9].
     fn identity(&mut self, index: usize, now: &Table, family: &[Table], within: [Lsn; 2]) {
-        let unseen = is_unseen(now, family);
         let Some(table) = self.follower.registry.table_mut(index) else { return };
+        // Leaves that hold rows of one key go on to, until the table has a key of its own.
+        table.twins &= now.key().is_empty();
+        let unseen = table.twins || is_unseen(now, family);
         if table.unseen == unseen {
             return;
         }

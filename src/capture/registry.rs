@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use bygone_replication::Lsn;
-use bygone_replication::pattern::Patterns;
+use bygone_replication::pattern::{Pattern, Patterns};
 use bygone_replication::pgoutput::Relation;
 use bygone_replication::table::{Column, ReplicaIdentity, Table, TableKind, TableName};
 use bygone_sink::log::{
@@ -15,6 +15,9 @@ use bygone_sink::schema::{PhysicalNames, TableSchema};
 use super::column_rules::{ColumnRules, check_still_free, is_spared, same_rules};
 use super::retention::Retention;
 use crate::error::{Error, Result};
+
+/// In an event of updates that are not seen: it is because leaves hold rows of one key.
+const TWINS: &str = "twins";
 
 /// A captured table.
 #[derive(Clone, Debug)]
@@ -37,6 +40,10 @@ pub(crate) struct Captured {
     pub(crate) unsure: bool,
     /// The labels of enums, by column, as the log was told of them.
     pub(crate) labels: BTreeMap<String, Vec<String>>,
+    /// Its leaves hold rows of one key, which cannot be told apart.
+    pub(crate) twins: bool,
+    /// It goes on under the name of one that was there before.
+    pub(crate) again: bool,
     /// Something happened to it that the stream did not tell: it has to be compared with the source.
     pub(crate) doubt: Option<Doubt>,
     /// The relations that hold its rows: itself, or its leaves.
@@ -50,24 +57,25 @@ pub(crate) struct Doubt {
     pub(crate) leaf: Option<u32>,
     /// Its entities had this key before.
     pub(crate) old_key: Option<Vec<i16>>,
+    /// What raised it had happened when the WAL ended here: a copy of an earlier moment does not settle it.
+    pub(crate) happened: Lsn,
 }
 
 impl Doubt {
-    /// As an event of the log has it.
-    fn recall(event: &Event) -> Self {
-        let leaf = event.detail.get("leaf").and_then(serde_json::Value::as_u64);
-        let key = event.detail.get("old_key").and_then(serde_json::Value::as_array);
-    /// What raised it had happened when the WAL ended here: a copy of an earlier moment does not settle it.
-    pub(crate) happened: Lsn,
-        let number = |value: &serde_json::Value| value.as_i64().and_then(|n| i16::try_from(n).ok());
-        Self {
-            leaf: leaf.and_then(|leaf| u32::try_from(leaf).ok()),
     /// Of the whole table, by what had happened at a position.
     pub(crate) fn at(happened: Lsn) -> Self {
         Self { happened, ..Self::default() }
     }
 
+    /// As an event of the log has it.
+    fn recall(event: &Event) -> Self {
+        let leaf = event.detail.get("leaf").and_then(serde_json::Value::as_u64);
+        let key = event.detail.get("old_key").and_then(serde_json::Value::as_array);
+        let number = |value: &serde_json::Value| value.as_i64().and_then(|n| i16::try_from(n).ok());
+        Self {
+            leaf: leaf.and_then(|leaf| u32::try_from(leaf).ok()),
             old_key: key.map(|key| key.iter().filter_map(number).collect()),
+            happened: event.lsn.map_or(Lsn::ZERO, EventLsn::latest),
         }
     }
 
@@ -75,8 +83,8 @@ impl Doubt {
     pub(crate) fn and(self, other: Self) -> Self {
         Self {
             leaf: self.leaf.filter(|leaf| other.leaf == Some(*leaf)),
-            happened: event.lsn.map_or(Lsn::ZERO, EventLsn::latest),
             old_key: self.old_key.or(other.old_key),
+            happened: self.happened.max(other.happened),
         }
     }
 }
@@ -84,7 +92,6 @@ impl Doubt {
 /// What tells that a relation was rewritten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Part {
-            happened: self.happened.max(other.happened),
     pub(crate) filenode: u32,
     pub(crate) stamp: u64,
 }
@@ -108,6 +115,8 @@ impl Captured {
             changed_at: Lsn::ZERO,
             unsure: false,
             labels: BTreeMap::new(),
+            twins: false,
+            again: false,
             doubt: None,
             parts: BTreeMap::new(),
         }
@@ -116,6 +125,20 @@ impl Captured {
     /// Attnums of the key.
     pub(crate) fn key(&self) -> &[i16] {
         &self.key
+    }
+
+    /// A name that it has, or had when it was attached, is among those of a pattern.
+    pub(crate) fn was_called(&self, pattern: &Pattern) -> bool {
+        pattern.matches(&self.present_name)
+            || self.versions.iter().any(|schema| pattern.matches(&schema.name))
+    }
+
+    /// Relation and number of the columns that had a name.
+    pub(crate) fn columns_called<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (u32, i16)> + 'a {
+        self.versions.iter().flat_map(move |schema| {
+            let named = schema.columns.iter().filter(move |known| known.column.name == name);
+            named.map(|known| (schema.oid, known.column.attnum))
+        })
     }
 
     /// The newest schema.
@@ -134,13 +157,18 @@ impl Captured {
                 self.dropped = false;
                 self.snapshot = None;
                 self.unseen = false;
+                self.twins = false;
+                self.again = event.detail.contains_key("replaces_oid");
                 self.doubt = None;
                 self.present_name =
                     text("name").and_then(parse_table_text).unwrap_or_else(|| self.present_name.clone());
             }
             EventKind::Snapshot => self.snapshot = event.lsn.map(EventLsn::latest),
             EventKind::Drop | EventKind::Detach => self.dropped = true,
-            EventKind::UpdatesUnseen => self.unseen = true,
+            EventKind::UpdatesUnseen => {
+                self.unseen = true;
+                self.twins |= event.detail.contains_key(TWINS);
+            }
             // A comparison that changed nothing: see `bygone reconcile`.
             EventKind::Reconcile if event.detail.contains_key(VERIFIED) => {}
             EventKind::Reconcile => {
@@ -380,8 +408,8 @@ impl Registry {
 
     /// The partitions of a table hold rows of one key: their history is one entity's, and readers are told so, once.
     pub(crate) fn ambiguous(&mut self, index: usize, lsn: Lsn) {
-        let Some(table) = self.tables.get_mut(index).filter(|table| !table.unseen) else { return };
-        table.unseen = true;
+        let Some(table) = self.tables.get_mut(index).filter(|table| !table.twins) else { return };
+        (table.unseen, table.twins) = (true, true);
         let name = table.schema().log_name.clone();
         tracing::warn!(
             table = name,
@@ -389,7 +417,7 @@ impl Registry {
              table, or run: alter table … replica identity full; on each partition without one"
         );
         let event = Event::at(EventKind::UpdatesUnseen, Some(name), lsn);
-        self.new_events.push(event.with("reason", "two partitions hold rows of one key"));
+        self.new_events.push(event.with(TWINS, true).with("reason", "two partitions hold rows of one key"));
     }
 
     /// The key names a table's entities from its next schema version on.
@@ -444,6 +472,8 @@ impl Registry {
         }
         captured.physical.learn(&schema);
         let again = captured.versions.last().map(|newest| newest.oid);
+        captured.again = again.is_some();
+        captured.twins = false;
         captured.key = key;
         captured.snapshot = None;
         captured.dropped = false;
@@ -511,6 +541,11 @@ impl Registry {
         (captured.schema().oid == oid).then_some(index)
     }
 
+    /// The captured table that a relation is, or is a part of.
+    pub(crate) fn of_relation(&self, oid: u32) -> Option<usize> {
+        self.relations.get(&oid).map(|(index, _)| *index)
+    }
+
     /// A relation is none of a captured table any more.
     pub(crate) fn forget_relation(&mut self, oid: u32) {
         self.relations.remove(&oid);
@@ -541,11 +576,6 @@ impl Registry {
                         self.relations.insert(table.oid, (*index, 0));
                     }
                 }
-    /// The captured table that a relation is, or is a part of.
-    pub(crate) fn of_relation(&self, oid: u32) -> Option<usize> {
-        self.relations.get(&oid).map(|(index, _)| *index)
-    }
-
             }
         }
     }
@@ -717,12 +747,13 @@ impl Registry {
         self.tables.get(index).is_some_and(|table| table.snapshot.is_none())
     }
 
-    /// The tables whose snapshot is not in the log yet, by index.
-    pub(crate) fn without_snapshot(&self) -> Vec<usize> {
+    /// The tables to be copied before the stream goes on, by index: facts of one that goes on under another's name have that one's
+    /// versions before them, and are made by comparison, beside the stream.
+    pub(crate) fn to_copy_first(&self) -> Vec<usize> {
         self.tables
             .iter()
             .enumerate()
-            .filter(|(_, table)| table.snapshot.is_none() && !table.dropped)
+            .filter(|(_, table)| table.snapshot.is_none() && !table.dropped && !table.again)
             .map(|(at, _)| at)
             .collect()
     }

@@ -136,6 +136,13 @@ impl Shared {
         self.captured.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Oids of captured tables and leaves, without those that are to be captured no longer.
+    pub(super) fn kept(&self) -> HashSet<u32> {
+        let mut captured = self.captured();
+        captured.retain(|oid| !self.left_out.contains(oid));
+        captured
+    }
+
     pub(super) fn capture(&self, oids: HashSet<u32>) {
         *self.captured.lock().unwrap_or_else(PoisonError::into_inner) = oids;
     }
@@ -144,13 +151,6 @@ impl Shared {
 /// What a watcher sees.
 #[derive(Debug)]
 pub(super) struct Looks {
-    /// Oids of captured tables and leaves, without those that are to be captured no longer.
-    pub(super) fn kept(&self) -> HashSet<u32> {
-        let mut captured = self.captured();
-        captured.retain(|oid| !self.left_out.contains(oid));
-        captured
-    }
-
     taken: Receiver<Result<Look>>,
     task: JoinHandle<()>,
 }
@@ -238,6 +238,8 @@ impl Watcher {
         // In this order: what the mark does not show had not happened here.
         let here = watch::position(&sql).await?;
         let mark = watch::mark(&sql).await?;
+        // Whatever becomes of the look: what the source keeps for the slot is bounded.
+        self.held.look(&sql).await?;
         // No mark shows that a right was given.
         let again = self.shared.anew.swap(false, Ordering::Relaxed)
             || self.unpublished.values().any(|again| *again <= Instant::now());
@@ -246,8 +248,6 @@ impl Watcher {
         self.shared.set_seen(here);
         // What our own statements changed is in the next mark: one more look, which finds nothing.
         *last = Some(mark);
-        // Whatever becomes of the look: what the source keeps for the slot is bounded.
-        self.held.look(&sql).await?;
         *client = Some(sql);
         Ok(look)
     }
@@ -291,6 +291,7 @@ impl Watcher {
                 publication::restrict(&mut tables, &before);
                 let listed: HashSet<u32> =
                     publication::published_tables(sql, &self.publications).await?.into_iter().collect();
+                self.check_listed(sql, &tables, &captured, &listed).await?;
                 let rootless = |table: &Table| match table.kind {
                     TableKind::Partitioned => tables.iter().any(|leaf| {
                         matches!(leaf.kind, TableKind::Leaf { root } if root == table.oid)
@@ -300,7 +301,6 @@ impl Watcher {
                 };
                 let published: HashSet<u32> =
                     tables.iter().filter(|table| rootless(table)).map(|table| table.oid).collect();
-                self.check_listed(sql, &tables, &captured, &listed).await?;
                 wanted.retain(|oid| published.contains(oid));
             }
         }
@@ -313,15 +313,6 @@ impl Watcher {
         Ok(Look { since: self.quiet_until, at, clock, tables, wanted, publications, enums })
     }
 
-    /// Has the tables published, each where its identity allows. Gives those of which nothing is captured for now: that could not be
-    /// published, and partitioned ones that are new and have such a partition.
-    async fn publish(
-        &mut self,
-        sql: &Client,
-        names: &publication::Names,
-        tables: &[Table],
-        wanted: &HashSet<u32>,
-        captured: &HashSet<u32>,
     /// Nothing is altered in a publication of a whole schema when a table leaves that.
     ///
     /// # Errors
@@ -354,6 +345,15 @@ impl Watcher {
         Err(StartRefused::PublicationChanged { differences: removed.collect() }.into())
     }
 
+    /// Has the tables published, each where its identity allows. Gives those of which nothing is captured for now: that could not be
+    /// published, and partitioned ones that are new and have such a partition.
+    async fn publish(
+        &mut self,
+        sql: &Client,
+        names: &publication::Names,
+        tables: &[Table],
+        wanted: &HashSet<u32>,
+        captured: &HashSet<u32>,
         before: &PublicationState,
     ) -> Result<HashSet<u32>> {
         let now = Instant::now();
@@ -374,15 +374,6 @@ impl Watcher {
         // What waited and is gone, or was published by somebody else, waits no more.
         let waits = |oid: &u32| refused.iter().any(|refused| refused.oid == *oid) || waits_on.contains(oid);
         self.unpublished.retain(|oid, _| waits(oid));
-        for refused in refused {
-            if self.unpublished.insert(refused.oid, now + PUBLISHED_AGAIN * self.every).is_none() {
-                tracing::warn!(
-                    table = %refused.table,
-                    error = %refused.error,
-                    "the table cannot be published as it has to be: its changes are not captured until then"
-                );
-            }
-        }
         // Nothing leads over what goes on being lost of it.
         let lost = |refused: &&publication::Refused| {
             captured.contains(&refused.oid) && !listed.contains(&refused.oid)
@@ -392,6 +383,15 @@ impl Watcher {
                 "{} is captured, and is not in the publications any more: {}",
                 lost.table, lost.error
             )));
+        }
+        for refused in refused {
+            if self.unpublished.insert(refused.oid, now + PUBLISHED_AGAIN * self.every).is_none() {
+                tracing::warn!(
+                    table = %refused.table,
+                    error = %refused.error,
+                    "the table cannot be published as it has to be: its changes are not captured until then"
+                );
+            }
         }
         let mut left: HashSet<u32> =
             self.unpublished.keys().copied().filter(|oid| !listed.contains(oid)).collect();
