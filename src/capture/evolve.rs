@@ -167,6 +167,17 @@ pub(super) fn as_told(oid: u32, told: &[DdlColumn], old: &TableSchema, now: Opti
     }
 }
 
+/// No event trigger tells this: a column comes twice, or is gone that was known before and is there by now. Numbers of columns never
+/// come again.
+pub(super) fn is_impossible(told: &[DdlColumn], old: &TableSchema, now: Option<&Table>) -> bool {
+    let mut numbers: Vec<i16> = told.iter().map(|column| column.attnum).collect();
+    numbers.sort_unstable();
+    let is_there = |attnum: i16| now.is_some_and(|table| table.column(attnum).is_some());
+    let known = old.columns.iter().map(|known| known.column.attnum);
+    let mut gone = known.filter(|attnum| numbers.binary_search(attnum).is_err());
+    !numbers.is_sorted_by(|a, b| a < b) || gone.any(is_there)
+}
+
 /// The columns are others, as far as rows are concerned.
 pub(super) fn differ(known: &[SchemaColumn], now: &[Column]) -> bool {
     known.len() != now.len()

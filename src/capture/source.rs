@@ -1,6 +1,6 @@
 //! The source: connecting to it, and the checks that come before its stream [1, 2, 3].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -27,6 +27,9 @@ const TRIED_AGAIN: Duration = Duration::from_millis(250);
 /// Of messages that are not in UTF-8, so many bytes are put into Unicode before facts are made of their transaction; more of them are in
 /// its course.
 const MOST_KNOWN_TEXT: usize = 1 << 20;
+/// The stream can tell of a transaction that others do not see the end of yet: for how long that is waited for.
+const SEEN_LATE: Duration = Duration::from_millis(500);
+const SEEN_AGAIN: Duration = Duration::from_millis(50);
 
 /// What `IDENTIFY_SYSTEM` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +72,8 @@ pub(crate) struct Ready {
     pub(crate) next_xid: u64,
 }
 
-/// Connects, and checks that nothing is lost by starting the stream at `resume`.
+/// Connects, and checks that nothing is lost of the tables that are captured, given with their leaves, by starting the stream at
+/// `resume`.
 pub(crate) async fn connect(
     options: &ConnectOptions,
     wanted: &Wanted,
@@ -77,6 +81,7 @@ pub(crate) async fn connect(
     timeline: u32,
     resume: Lsn,
     recorded: &PublicationState,
+    captured: &HashSet<u32>,
 ) -> Result<Ready> {
     let sql = session::connect_sql(options).await?;
     let mut connection = Connection::connect(options, Mode::Replication).await?;
@@ -103,24 +108,20 @@ pub(crate) async fn connect(
     };
     match preflight::check_start(&recorded, &current) {
         Ok(()) => {}
-        Err(StartRefused::PublicationChanged { differences }) if are_harmless(&sql, &differences).await? => {}
+        Err(StartRefused::PublicationChanged { differences })
+            if are_harmless(&sql, &differences, captured).await? => {}
         Err(refused) => return Err(refused.into()),
     }
     let confirmed = slot.and_then(|slot| slot.confirmed_flush_lsn);
     Ok(Ready { connection, sql, timeline: identified.timeline, confirmed, next_xid: server.next_xid })
 }
 
-/// The publications changed in ways that lose nothing.
-async fn are_harmless(sql: &Client, differences: &[Difference]) -> Result<bool> {
-    let gone: Vec<u32> = differences
-        .iter()
-        .filter_map(|difference| match difference {
-            Difference::TableRemoved { oid, .. } => Some(*oid),
-            _ => None,
-        })
-        .collect();
-    let still_there = catalog::load_tables_by_oid(sql, &gone).await?;
-    Ok(harmful(differences, &still_there).is_empty())
+/// The publications changed in ways that lose nothing of captured tables.
+async fn are_harmless(sql: &Client, differences: &[Difference], captured: &HashSet<u32>) -> Result<bool> {
+    let concerned = differences.iter().filter_map(Difference::table_oid);
+    let concerned: Vec<u32> = concerned.filter(|oid| captured.contains(oid)).collect();
+    let there = catalog::load_tables_by_oid(sql, &concerned).await?;
+    Ok(harmful(differences, |oid| there.iter().any(|table| table.oid == oid)).is_empty())
 }
 
 /// Leaves of tables what publications that the operator made publish; `made` has none where the capture's own are used.
@@ -204,6 +205,16 @@ impl CatalogReader {
         let tables = self.tables(oids)?;
         self.known_tables.insert(oids.to_vec(), tables.clone());
         Ok(tables)
+    }
+
+    /// The same of a table that the stream tells to be dropped.
+    pub(crate) fn know_dropped(&mut self, oid: u32) -> Result<()> {
+        let began = Instant::now();
+        while !self.know_tables(&[oid])?.is_empty() && began.elapsed() < SEEN_LATE {
+            std::thread::sleep(SEEN_AGAIN);
+            self.known_tables.remove([oid].as_slice());
+        }
+        Ok(())
     }
 
     /// The same of columns.

@@ -16,6 +16,7 @@ mod hashed_columns;
 mod judges;
 mod large_values;
 mod names;
+mod publications;
 mod retention;
 mod schema;
 mod snapshot;
