@@ -7,7 +7,7 @@ use bygone_replication::catalog::{self, CatalogError, Loaded};
 use bygone_replication::conninfo::ConnectOptions;
 use bygone_replication::doctor::{self, Check, Level, Sample};
 use bygone_replication::pattern::Patterns;
-use bygone_replication::publication::{self, Names};
+use bygone_replication::publication::{self, Names, PublicationState};
 use bygone_replication::table::{TableKind, TableName};
 use bygone_replication::{preflight, session};
 use bygone_sink::error::ErrorKind as SinkErrorKind;
@@ -73,8 +73,8 @@ async fn source(
     checks.extend(doctor::tables(&state.server, &loaded, &state.role, &rights));
     checks.extend(doctor::publishing(sql, names, &loaded, &state.role, &rights).await?);
     checks.extend(doctor::cascades(sql, &loaded).await?);
-    checks.extend(columns(&loaded));
     let published = publication::inspect(sql, &names.both()).await?;
+    checks.extend(columns(&loaded, &published));
     if let Err(error) = publication::check_user_made(&published, &names.both().map(str::to_owned), false)
         && !published.publications.is_empty()
         && published.get(&names.all).is_some()
@@ -89,12 +89,16 @@ async fn source(
     Ok(Some(sample))
 }
 
-/// Names and types of columns.
-fn columns(loaded: &Loaded) -> Vec<Check> {
+/// Names and types of columns. A table that is published is captured already: a column that came since is kept under another name.
+fn columns(loaded: &Loaded, published: &PublicationState) -> Vec<Check> {
+    let is_captured = |oid: u32| {
+        let mut tables = published.publications.iter().flat_map(|publication| &publication.tables);
+        tables.any(|table| table.oid == oid)
+    };
     let mut checks = Vec::new();
     let mut text = Vec::new();
     for table in loaded.tables.iter().filter(|table| !matches!(table.kind, TableKind::Leaf { .. })) {
-        if let Some(column) = TableSchema::clash(table) {
+        if let Some(column) = TableSchema::clash(table).filter(|_| !is_captured(table.oid)) {
             checks.push(
                 Check::problem(
                     "column_names",
