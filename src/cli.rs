@@ -121,7 +121,8 @@ pub(crate) struct Run {
     /// Read settings from this file, where neither a flag nor the environment gives them. See docs/configuration.md.
     #[arg(long, env = "BYGONE_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// The database to capture: a postgres:// URL or key=value string, as psql takes them.
+    /// The database to capture: a postgres:// URL or key=value string, as psql takes them. Users of this machine can see a password
+    /// that is given here: give it in the environment, a password file, or by --password-command.
     #[arg(long, env = "BYGONE_SOURCE", value_name = "URL", hide_env_values = true)]
     pub(crate) source: String,
     /// Where the history is kept: a directory, file://…, s3://bucket/prefix, or az://container/prefix. With --facts it may be omitted: the

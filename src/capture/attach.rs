@@ -430,6 +430,18 @@ impl Begin<'_> {
                 .await?
                 .into_iter()
                 .collect();
+            let as_root = |table: &&Table| match table.kind {
+                TableKind::Leaf { root } => listed.contains(&root) && !listed.contains(&table.oid),
+                TableKind::Ordinary | TableKind::Partitioned => false,
+            };
+            if let Some(table) = tables.iter().find(as_root) {
+                return Err(Error::other(format!(
+                    "the publications {} publish {} as rows of its root, of which nobody can tell what becomes of them with their partition: \
+                     run alter publication … set (publish_via_partition_root = false), or leave the table out",
+                    self.wanted.publications.join(", "),
+                    table.name
+                )));
+            }
             let missing: Vec<String> = tables
                 .iter()
                 .filter(|table| table.kind != TableKind::Partitioned && !listed.contains(&table.oid))

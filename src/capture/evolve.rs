@@ -71,6 +71,13 @@ pub(super) fn as_of_stream(
     }
 }
 
+/// A column of the stream is none that was known, nor one that the catalog has: its number is made up.
+pub(super) fn has_stranger(table: &Table, old: &TableSchema, now: Option<&Table>) -> bool {
+    let is_known =
+        |attnum: i16| old.position(attnum).is_some() || now.is_some_and(|now| now.column(attnum).is_some());
+    table.columns.iter().any(|column| !is_known(column.attnum))
+}
+
 /// The columns that were known, in their order, under the names of the stream; none where they cannot be these.
 fn by_place(listed: &[RelationColumn<'_>], old: &TableSchema) -> Option<Vec<Column>> {
     let known: Vec<&Column> =

@@ -59,7 +59,7 @@ use axis::Axis;
 pub(crate) use column_rules::{ColumnRules, read_hash_key};
 use commit::Committer;
 use pipeline::{CutAt, Pipeline, Rest, Until};
-use registry::Registry;
+pub(crate) use registry::Registry;
 use relations::Follower;
 pub(crate) use retention::Retention;
 use source::CatalogReader;

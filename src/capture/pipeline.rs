@@ -461,10 +461,10 @@ impl Assembled for Pipeline {
         }
         self.check_binary(transaction)?;
         self.catalog.end_facts();
-        transaction.for_each(|body| self.follower.prepare(body, &mut self.catalog))?;
-        self.catalog.begin_facts();
         let xid = widen_xid(transaction.begin.xid, self.next_xid);
         self.next_xid = self.next_xid.max(xid);
+        transaction.for_each(|body| self.follower.prepare(body, &mut self.catalog, xid))?;
+        self.catalog.begin_facts();
         let raw = transaction.commit.committed_at;
         // A time of the future, as a transaction from elsewhere may have it, must not stop the clock for all others [11].
         if raw > transaction.sent_at.saturating_add(CLOCK_SLACK_US) {

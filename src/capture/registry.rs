@@ -651,6 +651,10 @@ impl Registry {
             if column.hashed.is_none() && before.is_some_and(|before| before.hashed.is_some()) {
                 column.missing = None;
             }
+            // A rewrite has written it into those rows, and the catalog forgets it; the rows that are known are of before.
+            if column.missing.is_none() && column.hashed.is_none() {
+                column.missing = missing_before(&old, column);
+            }
         }
         let mut schema = TableSchema::new(
             old.number,
@@ -890,6 +894,13 @@ fn of_document(name: &str, version: &SchemaVersion) -> Result<(u32, TableSchema,
     )
     .as_in(version);
     Ok((number, schema, version.key.clone()))
+}
+
+/// What rows that are older than a column were known to read as in it, as a value of its type of now.
+fn missing_before(old: &TableSchema, column: &Column) -> Option<String> {
+    let before = &old.columns.get(old.position(column.attnum)?)?.column;
+    let missing = before.missing.clone().filter(|_| before.hashed.is_none())?;
+    Some(Cast::between(&before.data_type, &column.data_type).apply(missing))
 }
 
 /// The type of a column has changed, and what its values read as now, though the server may have rewritten none: in a way that only the

@@ -46,9 +46,10 @@ impl Follower {
 
     /// Asks the catalog for what a message of a transaction will be looked up in, before facts of the transaction are made: then nothing
     /// is half done where the source has gone.
-    pub(crate) fn prepare(&mut self, body: &[u8], catalog: &mut CatalogReader) -> Result<()> {
+    pub(crate) fn prepare(&mut self, body: &[u8], catalog: &mut CatalogReader, xid: u64) -> Result<()> {
         match body.first() {
             Some(b'R') => {
+                catalog.see(xid)?;
                 let Message::Relation(relation) = Message::decode(body)? else { return Ok(()) };
                 if let Known::Unknown = self.registry.look_up(&relation) {
                     let tables = catalog.know_tables(&[relation.oid])?;
@@ -78,9 +79,13 @@ impl Follower {
                 }
                 if prefix == ddl::PREFIX {
                     match Ddl::parse(&in_unicode(prefix, content, catalog)?) {
-                        Ok(Ddl::Table { oid, .. }) => drop(catalog.know_tables(&[oid])?),
+                        Ok(Ddl::Table { oid, .. }) => {
+                            catalog.see(xid)?;
+                            catalog.know_tables(&[oid])?;
+                        }
                         Ok(Ddl::Drop { oid }) if self.registry.by_oid(oid).is_some() => {
-                            catalog.know_dropped(oid)?;
+                            catalog.see(xid)?;
+                            catalog.know_tables(&[oid])?;
                         }
                         _ => {}
                     }
@@ -353,6 +358,12 @@ impl Follower {
                 position,
                 "a column came, and what older rows read as cannot be told any more",
             );
+        }
+        // Once the catalog tells which column it is, what came of it is that one's.
+        if super::evolve::has_stranger(&table, &old, now.as_deref())
+            && let Some(table) = self.registry.table_mut(index)
+        {
+            table.unsure = true;
         }
         match self.registry.look_up(relation) {
             Known::Same { table, leaf, positions } => {

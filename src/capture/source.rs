@@ -24,12 +24,13 @@ use crate::error::{Error, Result};
 const LONGEST_TRYING: Duration = Duration::from_secs(5);
 const TRIED_AGAIN: Duration = Duration::from_millis(250);
 
+/// How long the catalog is waited for to show what a transaction of the stream did.
+const LONGEST_UNSEEN: Duration = Duration::from_secs(2);
+const SEEN_AGAIN: Duration = Duration::from_millis(5);
+
 /// Of messages that are not in UTF-8, so many bytes are put into Unicode before facts are made of their transaction; more of them are in
 /// its course.
 const MOST_KNOWN_TEXT: usize = 1 << 20;
-/// The stream can tell of a transaction that others do not see the end of yet: for how long that is waited for.
-const SEEN_LATE: Duration = Duration::from_millis(500);
-const SEEN_AGAIN: Duration = Duration::from_millis(50);
 
 /// What `IDENTIFY_SYSTEM` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,6 +145,8 @@ pub(crate) struct CatalogReader {
     /// What was asked for before facts were made of a transaction, by the oids.
     known_tables: HashMap<Vec<u32>, Vec<Table>>,
     known_attributes: HashMap<Vec<u32>, Vec<Attribute>>,
+    /// The last transaction that the catalog was waited for to show.
+    seen: Option<u64>,
     known_texts: HashMap<Vec<u8>, Option<String>>,
     known_bytes: usize,
     making_facts: bool,
@@ -164,6 +167,7 @@ impl CatalogReader {
             stop,
             known_tables: HashMap::new(),
             known_attributes: HashMap::new(),
+            seen: None,
             known_texts: HashMap::new(),
             known_bytes: 0,
             making_facts: false,
@@ -192,6 +196,23 @@ impl CatalogReader {
         self.read(async |client| Ok(catalog::load_attributes(client, oids).await?))
     }
 
+    /// Waits until the catalog shows what a transaction did, or has not for long: the stream can be ahead of it.
+    pub(crate) fn see(&mut self, xid: u64) -> Result<()> {
+        if self.seen == Some(xid) {
+            return Ok(());
+        }
+        let began = Instant::now();
+        while !self.read(async |client| Ok(catalog::is_visible(client, xid).await?))? {
+            if began.elapsed() > LONGEST_UNSEEN || self.stop.load(Ordering::SeqCst) {
+                tracing::warn!(xid, "the source does not show yet what the stream has brought of it");
+                break;
+            }
+            std::thread::sleep(SEEN_AGAIN);
+        }
+        self.seen = Some(xid);
+        Ok(())
+    }
+
     /// The text that bytes are in the encoding of the database; none where they are no text in it.
     pub(crate) fn text(&mut self, bytes: &[u8]) -> Result<Option<String>> {
         if let Some(known) = self.known_texts.get(bytes) {
@@ -205,16 +226,6 @@ impl CatalogReader {
         let tables = self.tables(oids)?;
         self.known_tables.insert(oids.to_vec(), tables.clone());
         Ok(tables)
-    }
-
-    /// The same of a table that the stream tells to be dropped.
-    pub(crate) fn know_dropped(&mut self, oid: u32) -> Result<()> {
-        let began = Instant::now();
-        while !self.know_tables(&[oid])?.is_empty() && began.elapsed() < SEEN_LATE {
-            std::thread::sleep(SEEN_AGAIN);
-            self.known_tables.remove([oid].as_slice());
-        }
-        Ok(())
     }
 
     /// The same of columns.
