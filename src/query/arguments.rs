@@ -335,7 +335,8 @@ pub(crate) struct Views {
     /// Only these tables.
     #[arg(long = "table", value_name = "TABLE")]
     pub(crate) tables: Vec<String>,
-    /// Have the views of DuckDB and Spark show tables whose updates and deletes cannot be seen, and gaps, too.
+    /// Have the views of DuckDB and Spark show what is known inside of gaps, between a rewrite and its comparison with the source, and of
+    /// tables whose updates and deletes cannot be seen.
     #[arg(long)]
     pub(crate) inexact: bool,
     #[command(flatten)]
