@@ -8,6 +8,7 @@ mod cookbook;
 mod derived;
 mod engines;
 mod events;
+mod formats;
 mod hashed;
 mod hostile;
 mod inventory;
@@ -15,7 +16,7 @@ mod moments;
 mod remade;
 mod restore;
 mod rows;
-
+mod shell;
 mod sql;
 
 use std::io::Write;
