@@ -107,12 +107,13 @@ impl Plan {
     pub(super) async fn row(
         archive: &Archive,
         table: TableHistory,
-        entity_id: String,
+        mut entity_id: String,
         at: Option<&str>,
     ) -> Result<Self> {
         let mut lineages = Lineages::read(archive, &table, std::slice::from_ref(&entity_id)).await?;
         if lineages.of(&entity_id).is_empty() {
-            return Err(lookup::no_such_row(archive, &table, &entity_id).await?);
+            entity_id = lookup::by_equal_key(archive, &table, &entity_id).await?;
+            lineages = Lineages::read(archive, &table, std::slice::from_ref(&entity_id)).await?;
         }
         lineages.follow().await?;
         let past = lineages.past(&entity_id).await?;
