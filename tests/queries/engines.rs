@@ -256,7 +256,7 @@ print(json.dumps(rows, default=str))";
 }
 
 /// What DuckDB says in place of each query's rows, or how many there are.
-fn duckdb_says(views: &str, queries: &[String]) -> Vec<String> {
+pub(super) fn duckdb_says(views: &str, queries: &[String]) -> Vec<String> {
     let program = "import duckdb, json, sys
 con = duckdb.connect()
 con.execute(\"set timezone = 'UTC'\")
