@@ -75,7 +75,8 @@ fn check<'a>(path: &Path, captures: impl Iterator<Item = (&'a str, &'a Run)>) ->
         if let Some(history) = &run.history {
             Location::parse(history).map_err(|error| wrong("history", error.to_string()))?;
         }
-        let facts = run.facts.facts.as_ref().map(|facts| format!("{facts} {}", run.facts.facts_schema));
+        let facts =
+            run.facts.place.facts.as_ref().map(|facts| format!("{facts} {}", run.facts.place.facts_schema));
         // However it is written: `./state/` is `state`.
         let state = run.state.as_ref().map(|state| state.components().collect::<PathBuf>());
         let state = state.map(|state| state.strip_prefix(".").unwrap_or(&state).display().to_string());

@@ -1,5 +1,7 @@
 //! `bygone doctor`: what would go wrong, and the exact fix for each.
 
+mod facts;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -44,6 +46,7 @@ pub(crate) async fn doctor(arguments: &Doctor) -> Result<ExitCode> {
     if let Some(location) = &location {
         checks.extend(history(location, arguments).await);
     }
+    checks.extend(facts::facts(&arguments.facts).await?);
     checks.extend(room(arguments, location.as_ref(), needed));
     print(arguments.format, &checks)?;
     let worst = checks.iter().map(|check| check.level).max();

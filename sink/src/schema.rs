@@ -292,11 +292,24 @@ impl PhysicalNames {
                     && owner.hashed == column.hashed
             })
         };
-        (1..)
-            .map(|count| if count == 1 { name.clone() } else { format!("{name}__{count}") })
+        (1u32..)
+            .map(|count| if count == 1 { name.clone() } else { numbered(name, count) })
             .find(|candidate| free(candidate))
             .unwrap_or_else(|| name.clone())
     }
+}
+
+/// PostgreSQL cuts names after so many bytes.
+const LONGEST_NAME: usize = 63;
+
+/// A name with a number behind it, no longer than PostgreSQL takes names: what it cuts would be the name of another column.
+fn numbered(name: &str, number: u32) -> String {
+    let suffix = format!("__{number}");
+    let mut end = name.len().min(LONGEST_NAME - suffix.len());
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    name.get(..end).unwrap_or_default().to_owned() + &suffix
 }
 
 /// `timestamp(us, UTC)`.

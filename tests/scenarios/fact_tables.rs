@@ -53,7 +53,7 @@ pub(super) fn assert_same_facts(
 }
 
 /// Rows of the target's view that the source's table has not, or the reverse.
-fn assert_current(source: &Postgres, target: &mut postgres::Client, table: &str, base: &str) {
+pub(super) fn assert_current(source: &Postgres, target: &mut postgres::Client, table: &str, base: &str) {
     let dump = |client: &mut postgres::Client, of: &str| {
         let rows =
             client.query(&format!("select whole_row::text from {of} whole_row order by 1"), &[]).unwrap();
