@@ -374,3 +374,17 @@ fn fact_fields(columns: &[SchemaColumn]) -> Vec<Field> {
 pub fn qualified_type(schema: &str, name: &str) -> String {
     if schema == "pg_catalog" { name.to_owned() } else { format!("{schema}.{name}") }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_numbered_name_is_no_longer_than_names_may_be() {
+        assert_eq!(numbered("total", 2), "total__2");
+        assert_eq!(numbered(&"n".repeat(60), 2), "n".repeat(60) + "__2");
+        assert_eq!(numbered(&"n".repeat(63), 12), "n".repeat(59) + "__12");
+        // No half of a character is left.
+        assert_eq!(numbered(&"é".repeat(31), 2), "é".repeat(30) + "__2");
+    }
+}

@@ -338,7 +338,7 @@ fn inside_a_gap_and_behind_a_drop_nothing_is_known_of_a_table() {
     let mut client = source.connect();
     let mut now = || -> [String; 2] {
         let row = client
-            .query_one("select clock_timestamp()::text, pg_current_wal_insert_lsn()::text", &[])
+            .query_one("select to_json(clock_timestamp()) #>> '{}', pg_current_wal_insert_lsn()::text", &[])
             .unwrap();
         std::thread::sleep(Duration::from_millis(20));
         [row.get(0), row.get(1)]
@@ -879,7 +879,7 @@ fn tables_in_the_sources_own_database_read_as_the_source_did() {
         .iter()
         .map(|row| row.get(0))
         .collect();
-    assert_eq!(types, ["mood", "mood[]", "pair", "short"]);
+    assert_eq!(types, ["mood", "mood[]", "pair", "character varying(5)"]);
     // Three equal rows of a table without a key are three entities; bygone's own tables are none of the history's.
     let lines: i64 =
         client.query_one("select count(*) from bygone.keyless where line <> 'beat'", &[]).unwrap().get(0);

@@ -32,7 +32,7 @@ fn a_schema_with_tables_of_others_is_refused_and_left_as_it_is() {
         alone.refused(&["--facts-schema", &format!("{schema}_facts")]);
         assert_eq!(server.value("select count(*) from pg_replication_slots").as_deref(), Some("0"));
         let mut beside =
-            Bygone::new(server.url(), scratch.join(&format!("{schema}-{}", url.len()))).options(&facts);
+            Bygone::new(server.url(), scratch.join(format!("{schema}-{}", url.len()))).options(&facts);
         beside.attempt(&[]).refused(&["--facts-schema"]);
         server.run("select pg_drop_replication_slot('bygone'); drop publication bygone, bygone_insert_only");
     }

@@ -64,9 +64,9 @@ fn files_of_one_commit_that_were_merged_are_each_copied_once() {
     }
 }
 
-/// Facts of a comparison bear the position of the transaction before it, which may be in another commit.
+/// Facts of a comparison may bear the position of the transaction before it, which can be in another commit.
 #[test]
-fn commits_that_share_a_position_are_told_apart_in_a_merged_file() {
+fn facts_of_changes_and_of_comparisons_in_one_merged_file_come_with_their_commits() {
     let server = Postgres::start();
     server.run("create table t (id int primary key, n int, v text); insert into t select i, 0, 'a' from generate_series(1, 40) i");
     server.run("create database facts");

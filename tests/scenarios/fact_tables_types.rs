@@ -14,6 +14,16 @@ fn type_of(client: &mut postgres::Client, table: &str, column: &str) -> String {
     client.query_one(sql, &[&format!("bygone.{table}_history"), &column]).unwrap().get(0)
 }
 
+/// The rows of now are those of the source, in these columns. (The stream tells neither of a label that
+/// is renamed nor of a field that a composite type gets.)
+fn assert_odd_rows(client: &mut postgres::Client, columns: &str) {
+    let mut rows = |schema: &str| -> Vec<String> {
+        let sql = format!("select ({columns})::text from {schema}.odd order by id");
+        client.query(&sql, &[]).unwrap().iter().map(|row| row.get(0)).collect()
+    };
+    assert_eq!(rows("bygone"), rows("public"));
+}
+
 /// Symptom: a fact with the label of before a rename, and a value of before a domain got its rule, were refused by the target's types of
 /// today, and all fact tables stood still for ever. And the rule itself was refused in the source, for rows of the history broke it.
 fn types_that_change_in_the_sources_own_database_stop_nothing(server: Postgres) {
@@ -45,7 +55,7 @@ fn types_that_change_in_the_sources_own_database_stop_nothing(server: Postgres) 
     let history = History::read(Store::directory(scratch.join("history")));
     assert_same_facts(&mut client, &history, "public.odd", "odd");
     assert_eq!(assert_same_facts(&mut client, &history, "public.plain", "plain"), 3);
-    assert_current(&server, &mut client, "odd", "odd");
+    assert_odd_rows(&mut client, "id, ms, w, r");
     // What was refused is text, and nothing else.
     let types = ["m", "ms", "w", "r"].map(|column| type_of(&mut client, "odd", column));
     assert_eq!(types[2..], ["character varying(12)", "numeric(5,2)"]);
@@ -61,7 +71,7 @@ fn types_that_change_in_the_sources_own_database_stop_nothing(server: Postgres) 
     bygone.until_current();
     let history = History::read(Store::directory(scratch.join("history")));
     assert_same_facts(&mut client, &history, "public.odd", "odd");
-    assert_current(&server, &mut client, "odd", "odd");
+    assert_odd_rows(&mut client, "id, m, ms, w, r, more, d");
     assert_eq!(type_of(&mut client, "odd", "more"), "mood");
 }
 

@@ -57,6 +57,8 @@ struct Facts {
     table: TableHistory,
     schema: i32,
     leaf: Option<i64>,
+    /// The files hold facts of other commits, too.
+    is_merged: bool,
     /// Ids of facts of earlier commits, which the target has.
     there: HashSet<String>,
     /// Of each of the user's columns; none in the text format.
@@ -72,7 +74,7 @@ impl Work {
         there: HashSet<String>,
         receivers: &HashMap<String, Receiver>,
     ) -> Result<Self> {
-        let Placed { of: add, files, range, count, .. } = facts;
+        let Placed { of: add, files, range, count, is_merged } = facts;
         // A file holds facts of one schema version.
         let Some(version) = table.version(add.schema).cloned() else {
             let detail = format!("{}: the log has no schema {}", add.path, add.schema);
@@ -93,6 +95,7 @@ impl Work {
                 table,
                 schema: add.schema,
                 leaf,
+                is_merged,
                 there,
                 forms: forms.unwrap_or_default(),
             })),
@@ -245,7 +248,8 @@ impl Facts {
     async fn read(&self, store: &Store, wanted: &mut Wanted, out: &mut Tuples) -> Result<()> {
         let mut failure = Ok(());
         let mut taken = true;
-        read::facts(store, &self.table, &FactFilter::default(), &Columns::All, &mut |fact| {
+        let filter = FactFilter { within: self.is_merged.then_some(wanted.range), ..FactFilter::default() };
+        read::facts(store, &self.table, &filter, &Columns::All, &mut |fact| {
             let is_other = fact.schema.version != self.schema || self.there.contains(&fact.head.id);
             if is_other || !wanted.takes(fact.head.lsn) {
                 return Flow::Continue(());
@@ -344,4 +348,21 @@ fn put_transaction(transaction: &Transaction, out: &mut Tuples) -> Result<(), Un
     out.text(Some(&serde_json::Value::Object(counts).to_string()))?;
     out.end();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    #[test]
+    fn as_many_rows_of_a_range_are_taken_as_the_commit_has() {
+        let mut wanted = Wanted { range: [Lsn(5), Lsn(7)], left: 3 };
+        // The last two are of a comparison in the next commit.
+        let taken = [3, 5, 6, 8, 7, 7, 7].map(|lsn| wanted.takes(Lsn(lsn)));
+        assert_eq!(taken, [false, true, true, false, true, false, false]);
+        assert!(wanted.check_found(&[]).is_ok());
+        let lacking = Wanted { range: [Lsn(5), Lsn(7)], left: 1 };
+        assert_eq!(lacking.check_found(&[]).unwrap_err().kind(), ErrorKind::Damaged);
+    }
 }
