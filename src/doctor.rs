@@ -1,6 +1,7 @@
 //! `bygone doctor`: what would go wrong, and the exact fix for each.
 
 mod fact_tables;
+mod target;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -51,7 +52,7 @@ impl<'a> Plan<'a> {
             connect = connect.with_password_command(command);
         }
         slot::check_name(captured.slot())?;
-        facts::Target::of(&arguments.facts, None)?;
+        arguments.facts.url().map(|url| facts::options("--facts", url)).transpose()?;
         Ok(Self {
             arguments,
             connect,
@@ -102,7 +103,8 @@ async fn examine(plan: &Plan<'_>) -> Result<Vec<Check>> {
         checks.extend(history(plan, location).await);
     }
     checks.extend(room(plan, needed));
-    checks.extend(fact_tables::check(&plan.arguments.facts).await);
+    checks.extend(target::check(&plan.arguments.facts).await);
+    checks.extend(fact_tables::check(&plan.arguments.facts).await?);
     Ok(checks)
 }
 
