@@ -121,7 +121,8 @@ pub(crate) struct Run {
     /// Read settings from this file, where neither a flag nor the environment gives them. See docs/configuration.md.
     #[arg(long, env = "BYGONE_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// The database to capture: a postgres:// URL or key=value string, as psql takes them.
+    /// The database to capture: a postgres:// URL or key=value string, as psql takes them. Users of this machine can see a password
+    /// that is given here: give it in the environment, a password file, or by --password-command.
     #[arg(long, env = "BYGONE_SOURCE", value_name = "URL", hide_env_values = true)]
     pub(crate) source: String,
     /// Where the history is kept: a directory, file://…, s3://bucket/prefix, or az://container/prefix. With --facts it may be omitted: the
@@ -356,12 +357,12 @@ pub(crate) struct Doctor {
     #[arg(long, env = "BYGONE_HISTORY", value_name = "URL")]
     pub(crate) history: Option<String>,
     #[command(flatten)]
-    pub(crate) facts: FactsArgument,
-    #[command(flatten)]
     pub(crate) captured: Captured,
     /// Directory for the state, to check that there is room.
     #[arg(long, env = "BYGONE_STATE", value_name = "DIR")]
     pub(crate) state: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) facts: FactsPlace,
     /// How to print the findings.
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub(crate) format: Format,
@@ -461,15 +462,29 @@ impl Slabbing {
     }
 }
 
-/// Fact tables in PostgreSQL.
+/// Where fact tables are.
 #[derive(Clone, Debug, Args)]
-pub(crate) struct FactsArgument {
+pub(crate) struct FactsPlace {
     /// A database for append-only history tables: the source's own, another one, or another server.
     #[arg(long, env = "BYGONE_FACTS", value_name = "URL", hide_env_values = true)]
     pub(crate) facts: Option<String>,
     /// The schema for these tables.
     #[arg(long, env = "BYGONE_FACTS_SCHEMA", default_value = bygone_sink::fact_tables::DEFAULT_SCHEMA, value_name = "NAME")]
     pub(crate) facts_schema: String,
+}
+
+impl FactsPlace {
+    /// The database, if one is given. A variable that is set to nothing (`BYGONE_FACTS=${FACTS:-}`) names none.
+    pub(crate) fn url(&self) -> Option<&str> {
+        self.facts.as_deref().filter(|url| !url.is_empty())
+    }
+}
+
+/// Fact tables in PostgreSQL.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct FactsArgument {
+    #[command(flatten)]
+    pub(crate) place: FactsPlace,
     /// How to partition history tables that are created from now on.
     #[arg(long, env = "BYGONE_FACTS_PARTITION", value_enum, default_value_t = FactsPartition::None)]
     pub(crate) facts_partition: FactsPartition,

@@ -76,7 +76,8 @@ fn check<'a>(path: &Path, captures: impl Iterator<Item = (&'a str, &'a Run)>) ->
     for (capture, run) in captures {
         check_alone(run)
             .map_err(|error| Error::other(format!("{}, capture {capture}: {error}", path.display())))?;
-        let facts = run.facts.facts.as_ref().map(|facts| format!("{facts} {}", run.facts.facts_schema));
+        let facts =
+            run.facts.place.facts.as_ref().map(|facts| format!("{facts} {}", run.facts.place.facts_schema));
         // However it is written: `./state/` is `state`.
         let state = run.state.as_ref().map(|state| state.components().collect::<PathBuf>());
         let state = state.map(|state| state.strip_prefix(".").unwrap_or(&state).display().to_string());

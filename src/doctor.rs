@@ -1,6 +1,7 @@
 //! `bygone doctor`: what would go wrong, and the exact fix for each.
 
 mod fact_tables;
+mod target;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,7 +20,7 @@ use bygone_sink::store::{Location, Store, StoreOptions};
 use serde::Serialize;
 use tokio_postgres::Client;
 
-use crate::capture::{self, ColumnRules, Retention};
+use crate::capture::{self, ColumnRules, Registry, Retention};
 use crate::cli::{Captured, Doctor, Format};
 use crate::error::{Error, Result};
 use crate::facts;
@@ -51,7 +52,7 @@ impl<'a> Plan<'a> {
             connect = connect.with_password_command(command);
         }
         slot::check_name(captured.slot())?;
-        facts::Target::of(&arguments.facts, None)?;
+        arguments.facts.url().map(|url| facts::options("--facts", url)).transpose()?;
         Ok(Self {
             arguments,
             connect,
@@ -102,7 +103,8 @@ async fn examine(plan: &Plan<'_>) -> Result<Vec<Check>> {
         checks.extend(history(plan, location).await);
     }
     checks.extend(room(plan, needed));
-    checks.extend(fact_tables::check(&plan.arguments.facts).await);
+    checks.extend(target::check(&plan.arguments.facts).await);
+    checks.extend(fact_tables::check(&plan.arguments.facts).await?);
     Ok(checks)
 }
 
@@ -135,7 +137,7 @@ async fn source(plan: &Plan<'_>, sql: &Client, checks: &mut Vec<Check>) -> Resul
         publication::restrict(&mut loaded.tables, &published);
     }
     checks.extend(doctor::cascades(sql, &loaded).await?);
-    checks.extend(columns(&loaded));
+    checks.extend(columns(&loaded, &publication::inspect(sql, &plan.names.both()).await?));
     checks.extend(unruly(plan, &loaded.tables));
     let sample = doctor::sample(sql, &loaded, state.server.block_size).await;
     // Without the right to read there is another finding that says so.
@@ -154,18 +156,24 @@ fn taken(names: &Names, published: &PublicationState) -> Option<Check> {
 
 /// Settings of columns and tables that do not fit what there is.
 fn unruly(plan: &Plan<'_>, tables: &[Table]) -> Vec<Check> {
-    let fit = [("columns", plan.rules.check(tables)), ("retention", plan.retention.check(tables))];
+    let known = Registry::default();
+    let fit =
+        [("columns", plan.rules.check(tables, &known)), ("retention", plan.retention.check(tables, &known))];
     let told =
         fit.into_iter().filter_map(|(check, fits)| Some(Check::problem(check, fits.err()?.to_string())));
     told.collect()
 }
 
-/// Names and types of columns.
-fn columns(loaded: &Loaded) -> Vec<Check> {
+/// Names and types of columns. A table that is published is captured already: a column that came since is kept under another name.
+fn columns(loaded: &Loaded, published: &PublicationState) -> Vec<Check> {
+    let is_captured = |oid: u32| {
+        let mut tables = published.publications.iter().flat_map(|publication| &publication.tables);
+        tables.any(|table| table.oid == oid)
+    };
     let mut checks = Vec::new();
     let mut text = Vec::new();
     for table in loaded.tables.iter().filter(|table| !matches!(table.kind, TableKind::Leaf { .. })) {
-        if let Some(column) = TableSchema::clash(table) {
+        if let Some(column) = TableSchema::clash(table).filter(|_| !is_captured(table.oid)) {
             checks.push(
                 Check::problem(
                     "column_names",

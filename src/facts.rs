@@ -41,13 +41,12 @@ pub(crate) struct Target {
 impl Target {
     /// What the command line says; none without `--facts`.
     pub(crate) fn of(argument: &FactsArgument, slab_rows: Option<u64>) -> Result<Option<Self>> {
-        // A variable that is set to nothing (`BYGONE_FACTS=${FACTS:-}`) is none.
-        let Some(url) = argument.facts.as_ref().filter(|url| !url.is_empty()) else { return Ok(None) };
+        let Some(url) = argument.place.url() else { return Ok(None) };
         let layout = match argument.facts_partition {
             FactsPartition::None => Layout::Whole,
             FactsPartition::Month => Layout::ByMonth,
         };
-        let schema = argument.facts_schema.clone();
+        let schema = argument.place.facts_schema.clone();
         Ok(Some(Self { connect: options("--facts", url)?, schema, layout, slab_rows }))
     }
 
@@ -65,7 +64,8 @@ pub(crate) async fn connect(option: &str, url: &str) -> Result<tokio_postgres::C
     Ok(session::connect_sql(&options(option, url)?).await?)
 }
 
-fn options(option: &str, url: &str) -> Result<ConnectOptions> {
+/// How a session with such a database is opened.
+pub(crate) fn options(option: &str, url: &str) -> Result<ConnectOptions> {
     let options = ConnectOptions::parse(url).map_err(|error| Error::usage(format!("{option}: {error}")))?;
     Ok(options.with_application_name("bygone facts"))
 }

@@ -15,8 +15,8 @@ pub mod watch;
 
 pub use error::{CatalogError, ErrorKind};
 pub use server::{
-    RoleRights, ServerInfo, TableRights, current_role_rights, decode_text, server_info, server_time,
-    table_rights, widen_xid,
+    RoleRights, ServerInfo, TableRights, current_role_rights, decode_text, is_visible, server_info,
+    server_time, table_rights, widen_xid,
 };
 pub(crate) use tables::only_element;
 pub use tables::{

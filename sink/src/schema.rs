@@ -312,11 +312,24 @@ impl PhysicalNames {
                         && owner.hashed == column.hashed
                 })
         };
-        (1..)
-            .map(|count| if count == 1 { name.clone() } else { format!("{name}__{count}") })
+        (1u32..)
+            .map(|count| if count == 1 { name.clone() } else { numbered(name, count) })
             .find(|candidate| free(candidate))
             .unwrap_or_else(|| name.clone())
     }
+}
+
+/// PostgreSQL cuts names after so many bytes.
+const LONGEST_NAME: usize = 63;
+
+/// A name with a number behind it, no longer than PostgreSQL takes names: what it cuts would be the name of another column.
+fn numbered(name: &str, number: u32) -> String {
+    let suffix = format!("__{number}");
+    let mut end = name.len().min(LONGEST_NAME - suffix.len());
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    name.get(..end).unwrap_or_default().to_owned() + &suffix
 }
 
 /// `timestamp(us, UTC)`.
@@ -380,4 +393,18 @@ fn fact_fields(columns: &[SchemaColumn]) -> Vec<Field> {
 #[must_use]
 pub fn qualified_type(schema: &str, name: &str) -> String {
     if schema == "pg_catalog" { name.to_owned() } else { format!("{schema}.{name}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_numbered_name_is_no_longer_than_names_may_be() {
+        assert_eq!(numbered("total", 2), "total__2");
+        assert_eq!(numbered(&"n".repeat(60), 2), "n".repeat(60) + "__2");
+        assert_eq!(numbered(&"n".repeat(63), 12), "n".repeat(59) + "__12");
+        // No half of a character is left.
+        assert_eq!(numbered(&"é".repeat(31), 2), "é".repeat(30) + "__2");
+    }
 }

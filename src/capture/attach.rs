@@ -94,13 +94,14 @@ pub(super) async fn attach(
     }
     let mut replication = Connection::connect(connect, Mode::Replication).await?;
     let identified = source::identify(&mut replication).await?;
+    let known = history.as_ref().map(|history| Registry::of_log(history.state())).transpose()?;
+    let known = known.unwrap_or_default();
     let patterns = Patterns::parse(&options.tables).map_err(catalog::CatalogError::from)?;
     let mut loaded = match catalog::load_tables(&sql, &patterns).await {
         // A table that was captured and then dropped is no longer there to be matched.
         Err(error) if begun && error.kind() == CatalogErrorKind::Pattern => {
             tracing::warn!(error = %error, "going on with the tables that are captured already");
-            let known = history.as_ref().map(|history| Registry::of_log(history.state())).transpose()?;
-            let oids: Vec<u32> = known.iter().flat_map(Registry::oids).collect();
+            let oids: Vec<u32> = known.oids().into_iter().collect();
             Loaded { tables: catalog::load_tables_by_oid(&sql, &oids).await?, skipped: Vec::new() }
         }
         loaded => loaded?,
@@ -109,13 +110,8 @@ pub(super) async fn attach(
     for skipped in &loaded.skipped {
         tracing::warn!("not captured: {skipped}");
     }
-    options.column_rules.check(&loaded.tables)?;
-    options.retention.check(&loaded.tables)?;
-    let captured = match history.as_ref().filter(|_| begun) {
-        Some(history) => Some(Registry::of_log(history.state())?.oids()),
-        None => None,
-    };
-    without_clashes(&mut loaded.tables, captured.as_ref())?;
+    check_rules(&sql, options, &loaded.tables, &known).await?;
+    without_clashes(&mut loaded.tables, begun.then(|| known.oids()).as_ref())?;
     if loaded.tables.is_empty() && !begun {
         return Err(Error::other(
             "there is no table to capture: the database has none, or --table selects none",
@@ -234,6 +230,19 @@ fn is_captured(table: &Table, captured: Option<&HashSet<u32>>) -> bool {
         _ => table.oid,
     };
     captured.is_some_and(|captured| captured.contains(&table.oid) || captured.contains(&root))
+}
+
+/// What is said of tables and columns makes sense; tables that were renamed out of the patterns are captured all the same.
+async fn check_rules(sql: &Client, options: &RunOptions, loaded: &[Table], known: &Registry) -> Result<()> {
+    let mut others = known.oids();
+    for table in loaded {
+        others.remove(&table.oid);
+    }
+    let others: Vec<u32> = others.into_iter().collect();
+    let mut tables = catalog::load_tables_by_oid(sql, &others).await?;
+    tables.extend_from_slice(loaded);
+    options.column_rules.check(&tables, known)?;
+    options.retention.check(&tables, known)
 }
 
 /// The last position that the stream can reach without anything more being written.
@@ -421,6 +430,18 @@ impl Begin<'_> {
                 .await?
                 .into_iter()
                 .collect();
+            let as_root = |table: &&Table| match table.kind {
+                TableKind::Leaf { root } => listed.contains(&root) && !listed.contains(&table.oid),
+                TableKind::Ordinary | TableKind::Partitioned => false,
+            };
+            if let Some(table) = tables.iter().find(as_root) {
+                return Err(Error::other(format!(
+                    "the publications {} publish {} as rows of its root, of which nobody can tell what becomes of them with their partition: \
+                     run alter publication … set (publish_via_partition_root = false), or leave the table out",
+                    self.wanted.publications.join(", "),
+                    table.name
+                )));
+            }
             let missing: Vec<String> = tables
                 .iter()
                 .filter(|table| table.kind != TableKind::Partitioned && !listed.contains(&table.oid))

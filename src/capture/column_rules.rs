@@ -137,11 +137,11 @@ impl ColumnRules {
     }
 
     /// # Errors
-    /// Where a column is named for which a rule cannot hold, or that is in no table.
-    pub(crate) fn check(&self, tables: &[Table]) -> Result<()> {
-        self.left_out.check(tables)?;
-        self.unwatched.check(tables)?;
-        self.hashed.check(tables)
+    /// Where a column is named for which a rule cannot hold, or that is in none of the source's tables and was in none that is `known`.
+    pub(crate) fn check(&self, tables: &[Table], known: &Registry) -> Result<()> {
+        self.left_out.check(tables, known)?;
+        self.unwatched.check(tables, known)?;
+        self.hashed.check(tables, known)
     }
 
     /// # Errors
@@ -260,7 +260,7 @@ impl Rule {
         Self { option: "", patterns: Vec::new(), exact: exact.collect() }
     }
 
-    fn check(&self, tables: &[Table]) -> Result<()> {
+    fn check(&self, tables: &[Table], known: &Registry) -> Result<()> {
         for (pattern, name) in &self.patterns {
             let mut found = false;
             for table in tables.iter().filter(|table| pattern.matches(&table.name)) {
@@ -268,7 +268,9 @@ impl Rule {
                 found = true;
                 self.check_free(table, column, table.key())?;
             }
-            if !found {
+            if !found && is_lost(pattern, name, tables, known) {
+                tracing::warn!("{}: no captured table {pattern} has a column {name} any more", self.option);
+            } else if !found {
                 let names = tables.iter().filter(|table| pattern.matches(&table.name));
                 let names = names.flat_map(|table| table.columns.iter().map(|column| column.name.clone()));
                 let near = did_you_mean(name, names);
@@ -303,6 +305,16 @@ impl Rule {
         }
         Ok(())
     }
+}
+
+/// There were columns of the name, and all have been dropped. One that was renamed would be kept from here on if its old name sufficed.
+fn is_lost(pattern: &Pattern, name: &str, tables: &[Table], known: &Registry) -> bool {
+    let called = known.tables().iter().filter(|table| table.was_called(pattern));
+    let mut had = called.flat_map(|table| table.columns_called(name)).peekable();
+    let is_there = |(oid, attnum): (u32, i16)| {
+        tables.iter().any(|table| table.oid == oid && table.column(attnum).is_some())
+    };
+    had.peek().is_some() && !had.any(is_there)
 }
 
 /// The table's part and the column's name, at the last dot outside of quotes.

@@ -71,6 +71,13 @@ pub(super) fn as_of_stream(
     }
 }
 
+/// A column of the stream is none that was known, nor one that the catalog has: its number is made up.
+pub(super) fn has_stranger(table: &Table, old: &TableSchema, now: Option<&Table>) -> bool {
+    let is_known =
+        |attnum: i16| old.position(attnum).is_some() || now.is_some_and(|now| now.column(attnum).is_some());
+    table.columns.iter().any(|column| !is_known(column.attnum))
+}
+
 /// The columns that were known, in their order, under the names of the stream; none where they cannot be these.
 fn by_place(listed: &[RelationColumn<'_>], old: &TableSchema) -> Option<Vec<Column>> {
     let known: Vec<&Column> =
@@ -165,6 +172,17 @@ pub(super) fn as_told(oid: u32, told: &[DdlColumn], old: &TableSchema, now: Opti
         Some(table) => Table { columns, ..table.clone() },
         None => Table { columns, ..bare(oid, old.name.clone()) },
     }
+}
+
+/// No event trigger tells this: a column comes twice, or is gone that was known before and is there by now. Numbers of columns never
+/// come again.
+pub(super) fn is_impossible(told: &[DdlColumn], old: &TableSchema, now: Option<&Table>) -> bool {
+    let mut numbers: Vec<i16> = told.iter().map(|column| column.attnum).collect();
+    numbers.sort_unstable();
+    let is_there = |attnum: i16| now.is_some_and(|table| table.column(attnum).is_some());
+    let known = old.columns.iter().map(|known| known.column.attnum);
+    let mut gone = known.filter(|attnum| numbers.binary_search(attnum).is_err());
+    !numbers.is_sorted_by(|a, b| a < b) || gone.any(is_there)
 }
 
 /// The columns are others, as far as rows are concerned.

@@ -12,6 +12,7 @@ use bygone_sink::fact::Origin;
 use bygone_sink::log::{Event, EventKind};
 use bygone_sink::versioning;
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 
 use super::Capture;
 use super::attach::{Exported, export_within, temporary_slot};
@@ -31,7 +32,7 @@ impl Capture {
     /// Copies the tables whose snapshot is not in the log.
     pub(super) async fn copy_missing(&mut self) -> Result<()> {
         for _ in 0..ATTEMPTS {
-            let missing = self.never_copied().await?;
+            let missing = self.pipeline()?.follower.registry.to_copy_first();
             if missing.is_empty() {
                 return Ok(());
             }
@@ -40,33 +41,23 @@ impl Capture {
                     "--discard measures the stream: let an ordinary run take the snapshot first",
                 ));
             }
-            match self.exported.take() {
-                Some(exported) => {
-                    self.copy_at(exported, missing, None).await?;
-                }
-                None => {
-                    let Some((exported, held)) = self.copy_beside_stream(missing).await? else {
+            let exported = match self.exported.take() {
+                Some(exported) => exported,
+                None => match self.point_beside_stream().await? {
+                    Some(exported) => exported,
+                    None => {
                         tracing::warn!(
                             "transactions that began before are still open: the stream goes on, and tables without a first copy \
                              are copied beside it once these have ended"
                         );
                         return Ok(());
-                    };
-                    // Facts are committed in the order of their positions: first the stream up to the copy's point.
-                    let pipeline = self.pipeline()?;
-                    pipeline.ceiling = Some(exported.at);
-                    let rest = self.stream(Until::Exactly(exported.point)).await?;
-                    self.pipeline()?.ceiling = None;
-                    if rest == Rest::Stopped {
-                        return Err(Error::Stopped);
                     }
-                    let point = exported.point;
-                    self.commit_copied(point, exported.at, held).await?;
-                    exported.connection.close().await;
-                }
-            }
+                },
+            };
+            self.copy_at(&exported, &missing).await?;
+            exported.connection.close().await;
         }
-        let left = self.never_copied().await?.len();
+        let left = self.pipeline()?.follower.registry.to_copy_first().len();
         if left == 0 {
             return Ok(());
         }
@@ -76,44 +67,30 @@ impl Capture {
         )))
     }
 
-    /// Tables without a snapshot of which the history has no facts either. A table that was made anew under the name of another, or is captured
-    /// again, goes on with the versions of that one: it is copied beside the stream and compared.
-    async fn never_copied(&mut self) -> Result<Vec<usize>> {
-        let pipeline = self.pipeline()?;
-        let mut missing = pipeline.follower.registry.without_snapshot();
-        let log = pipeline.committer.log.lock().await;
-        let tables = pipeline.follower.registry.tables();
-        let is_new = |name: &str| log.state().files_of(name).is_empty();
-        missing.retain(|at| tables.get(*at).is_some_and(|table| is_new(&table.schema().log_name)));
-        Ok(missing)
-    }
-
-    /// Copies tables at a point that is made for it; none where transactions that began before do not let it come about soon.
-    async fn copy_beside_stream(&mut self, missing: Vec<usize>) -> Result<Option<(Exported, Vec<Copied>)>> {
+    /// Makes a point for tables to be copied at, and has the stream come to it: facts are committed in the order of their positions.
+    /// None where transactions that began before do not let it come about soon.
+    async fn point_beside_stream(&mut self) -> Result<Option<Exported>> {
         let sql = session::connect_sql(&self.connect).await?;
         let connection = Connection::connect(&self.connect, Mode::Replication).await?;
         let version = connection.server_version();
         let name = temporary_slot(&self.wanted.slot);
         let made = export_within(&sql, connection, &name, version, true, &self.stop, Some(PATIENCE)).await?;
         let Some(mut exported) = made else { return Ok(None) };
-        exported.point = self.pipeline()?.axis.of_history(exported.point);
+        let pipeline = self.pipeline()?;
+        exported.point = pipeline.axis.of_history(exported.point);
         // The time axis never goes back: the copy is of no earlier moment than what is there already.
-        exported.at = exported.at.max(self.pipeline()?.high_water.unwrap_or(i64::MIN));
-        let mut held = Vec::new();
-        let exported = self.copy_at(exported, missing, Some(&mut held)).await?;
-        Ok(Some((exported, held)))
+        exported.at = exported.at.max(pipeline.high_water.unwrap_or(i64::MIN));
+        pipeline.ceiling = Some(exported.at);
+        let rest = self.stream(Until::Exactly(exported.point)).await?;
+        self.pipeline()?.ceiling = None;
+        if rest == Rest::Stopped { Err(Error::Stopped) } else { Ok(Some(exported)) }
     }
 
-    /// Copies tables at a consistent point; what is done is committed from time to time, or held back.
-    async fn copy_at(
-        &mut self,
-        exported: Exported,
-        missing: Vec<usize>,
-        mut hold: Option<&mut Vec<Copied>>,
-    ) -> Result<Exported> {
+    /// Copies tables at a consistent point, where the stream stands. Those that are done are committed, whatever becomes of the others.
+    async fn copy_at(&mut self, exported: &Exported, missing: &[usize]) -> Result<()> {
         let sql = session::connect_sql(&self.connect).await?;
         let block_size = catalog::server_info(&sql).await?.block_size;
-        let wanted = self.wanted_tables(&sql, &missing).await?;
+        let wanted = self.wanted_tables(&sql, missing).await?;
         let settings = CopySettings {
             options: self.connect.clone(),
             snapshot_name: exported.name.clone(),
@@ -132,42 +109,51 @@ impl Capture {
             hash_key: self.options.column_rules.hash_key().cloned(),
         };
         let state = Arc::clone(&self.pipeline()?.committer.state);
-        let (done, mut outcomes) = mpsc::channel(64);
+        let (done, outcomes) = mpsc::channel(64);
         let store = self.store.clone();
         let numbers = Arc::clone(&self.numbers);
         let copying =
             tokio::spawn(
                 async move { snapshot::copy(&settings, &store, &state, &numbers, wanted, done).await },
             );
+        let ready = self.commit_as_done(exported, outcomes).await?;
+        let copied = copying
+            .await
+            .unwrap_or_else(|error| Err(Error::other(format!("the snapshot has failed: {error}"))));
+        copied.and(self.commit_copied(exported.point, exported.at, ready).await)?;
+        self.follow_log();
+        Ok(())
+    }
+
+    /// Takes tables as they are done, and commits them from time to time; gives those of since the last commit.
+    async fn commit_as_done(
+        &mut self,
+        exported: &Exported,
+        mut outcomes: mpsc::Receiver<Outcome>,
+    ) -> Result<Vec<Copied>> {
         let mut ready = Vec::new();
-        let mut last = Instant::now();
-        while let Some(outcome) = outcomes.recv().await {
-            match outcome {
-                Outcome::Copied(copied) => ready.push(*copied),
-                Outcome::Altered(index) => {
-                    let name = self
-                        .pipeline()?
-                        .follower
-                        .registry
-                        .tables()
-                        .get(index)
-                        .map(|table| table.schema().log_name.clone());
-                    tracing::warn!(table = name, "altered during the snapshot: it is copied once more");
+        let mut due = tokio::time::interval_at(tokio::time::Instant::now() + COMMIT_EVERY, COMMIT_EVERY);
+        due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                outcome = outcomes.recv() => match outcome {
+                    Some(Outcome::Copied(copied)) => ready.push(*copied),
+                    Some(Outcome::Altered(index)) => self.tell_altered(index)?,
+                    None => return Ok(ready),
+                },
+                // A table that takes an hour keeps those that took a second from being lost no longer than this.
+                _ = due.tick() => {
+                    self.commit_copied(exported.point, exported.at, std::mem::take(&mut ready)).await?;
                 }
             }
-            if let Some(held) = &mut hold {
-                held.append(&mut ready);
-            } else if last.elapsed() >= COMMIT_EVERY {
-                self.commit_copied(exported.point, exported.at, std::mem::take(&mut ready)).await?;
-                last = Instant::now();
-            }
         }
-        copying.await.map_err(|error| Error::other(format!("the snapshot has failed: {error}")))??;
-        self.follow_log();
-        if !ready.is_empty() {
-            self.commit_copied(exported.point, exported.at, ready).await?;
-        }
-        Ok(exported)
+    }
+
+    fn tell_altered(&mut self, index: usize) -> Result<()> {
+        let table = self.pipeline()?.follower.registry.tables().get(index);
+        let table = table.map(|table| table.schema().log_name.clone());
+        tracing::warn!(table, "altered during the snapshot: it is copied once more");
+        Ok(())
     }
 
     /// The tables as the catalog has them now, with the parts that hold their rows.
@@ -214,12 +200,7 @@ impl Capture {
     }
 
     /// Commits copied tables, and has state know their rows.
-    async fn commit_copied(
-        &mut self,
-        point: bygone_replication::Lsn,
-        at: i64,
-        copied: Vec<Copied>,
-    ) -> Result<()> {
+    async fn commit_copied(&mut self, point: Lsn, at: i64, copied: Vec<Copied>) -> Result<()> {
         if copied.is_empty() {
             return Ok(());
         }

@@ -95,17 +95,14 @@ impl Loss {
 impl Capture {
     /// Has a loss recorded before tables are copied for the first time: these copies take the stream up to their own place.
     pub(super) async fn bridge_first(&mut self) -> Result<()> {
-        if self.exported.is_some() || self.pipeline()?.follower.registry.without_snapshot().is_empty() {
+        if self.exported.is_some() || self.pipeline()?.follower.registry.to_copy_first().is_empty() {
             return Ok(());
         }
         loop {
             let pipeline = self.pipeline()?;
             let (position, timeline) = (pipeline.axis.of_source(pipeline.position), pipeline.source.timeline);
-            let recorded = self.shared.recorded();
-            let checked =
-                source::connect(&self.connect, &self.wanted, self.system_id, timeline, position, &recorded);
             // Whatever else is wrong is found, and told, by those who come next.
-            let Err(error) = checked.await else { return Ok(()) };
+            let Err(error) = self.connect_at(position, timeline).await else { return Ok(()) };
             if !self.bridge(&error, Until::Stopped).await? {
                 return Ok(());
             }

@@ -182,8 +182,10 @@ impl Pipeline {
         let schema = std::sync::Arc::clone(table.schema());
         let first = table.snapshot.is_none();
         let doubt = table.doubt.clone().unwrap_or_default();
-        let Some((observed, place)) = copied.table(index, &schema)? else {
-            // It has changed too much since: it is copied once more.
+        let point = copied.point;
+        let observed = copied.table(index, &schema)?.filter(|_| doubt.happened <= point);
+        let Some((observed, place)) = observed else {
+            // The copy does not show what has become of it since, and the stream may not tell: it is copied once more.
             tracing::debug!(table = schema.log_name, "altered while it was copied");
             return Ok(());
         };

@@ -59,6 +59,7 @@ use axis::Axis;
 pub(crate) use column_rules::{ColumnRules, read_hash_key};
 use commit::Committer;
 use pipeline::{CutAt, Pipeline, Rest, Until};
+pub(crate) use registry::Registry;
 use relations::Follower;
 pub(crate) use retention::Retention;
 use source::CatalogReader;
@@ -243,7 +244,9 @@ pub(crate) async fn check_start(connect: &ConnectOptions, manifest: &Manifest, l
     };
     let axis = Axis { offset: log.lsn_offset };
     let resume = axis.of_source(log.resume.unwrap_or(Lsn::ZERO));
-    let ready = source::connect(connect, &wanted, system_id, source.timeline, resume, &recorded).await?;
+    let captured = Registry::of_log(log)?.oids();
+    let checked = source::connect(connect, &wanted, system_id, source.timeline, resume, &recorded, &captured);
+    let ready = checked.await?;
     ready.connection.close().await;
     Ok(())
 }
@@ -519,9 +522,10 @@ impl Capture {
                 );
                 continue;
             }
-            let waited = refused_since.get_or_insert_with(Instant::now).elapsed();
             let lags = matches!(error, Error::Refused(StartRefused::StandbyBehind { .. }));
             let in_use = matches!(error, Error::Refused(_)) && !lags;
+            refused_since = refused_since.filter(|_| in_use).or_else(|| in_use.then(Instant::now));
+            let waited = refused_since.map_or(Duration::ZERO, |since| since.elapsed());
             if (error.policy() == Policy::Stop && !error.is_undefined())
                 || (in_use && waited > ACTIVE_SLOT_PATIENCE)
                 || (!self.established && !in_use && !lags)
@@ -530,7 +534,6 @@ impl Capture {
             }
             if self.pipeline()?.position > before {
                 backoff.reset();
-                refused_since = None;
             }
             let pause = if in_use { ACTIVE_SLOT_PAUSE } else { backoff.next_pause() };
             self.metrics.reconnects.fetch_add(1, Ordering::Relaxed);
@@ -553,6 +556,13 @@ impl Capture {
         }
     }
 
+    /// Connects, where nothing is lost by going on at a position of the source.
+    async fn connect_at(&self, position: Lsn, timeline: u32) -> Result<source::Ready> {
+        let (recorded, captured) = (self.shared.recorded(), self.shared.kept());
+        let (connect, wanted) = (&self.connect, &self.wanted);
+        source::connect(connect, wanted, self.system_id, timeline, position, &recorded, &captured).await
+    }
+
     /// Connects once, and follows the stream for as long as the connection lasts.
     async fn stream_once(&mut self, until: Until) -> Result<Rest> {
         let (position, timeline) = {
@@ -561,10 +571,7 @@ impl Capture {
             pipeline.passed = false;
             (pipeline.axis.of_source(pipeline.position), pipeline.source.timeline)
         };
-        let recorded = self.shared.recorded();
-        let ready =
-            source::connect(&self.connect, &self.wanted, self.system_id, timeline, position, &recorded)
-                .await?;
+        let ready = self.connect_at(position, timeline).await?;
         let text_only = self.text_only;
         let pipeline = self.pipeline()?;
         let binary = !text_only && pipeline.follower.registry.reads_binary();

@@ -34,7 +34,7 @@ impl Pipeline {
         self.altered(look, &origin, within, feedback)?;
         self.appeared(look)?;
         self.enums(look, within);
-        self.published(look);
+        self.published(look, within);
         self.looked = true;
         if self.follower.registry.new_events.len() > before {
             self.high_water = Some(origin.valid_from);
@@ -151,7 +151,7 @@ impl Pipeline {
         }
         let old = table.key().to_vec();
         let name = table.schema().log_name.clone();
-        table.raise(Doubt { leaf: None, old_key: Some(old.clone()) });
+        table.raise(Doubt { old_key: Some(old.clone()), ..Doubt::at(within[1]) });
         tracing::info!(table = name, "the table has another key: its rows get other entity ids");
         let mut event = Event::at(EventKind::Key, Some(name), within[1]);
         event.lsn = Some(EventLsn::Within(within));
@@ -189,8 +189,10 @@ impl Pipeline {
 
     /// Whether updates and deletes of the table can be seen [9].
     fn identity(&mut self, index: usize, now: &Table, family: &[Table], within: [Lsn; 2]) {
-        let unseen = is_unseen(now, family);
         let Some(table) = self.follower.registry.table_mut(index) else { return };
+        // Leaves that hold rows of one key go on to, until the table has a key of its own.
+        table.twins &= now.key().is_empty();
+        let unseen = table.twins || is_unseen(now, family);
         if table.unseen == unseen {
             return;
         }
@@ -255,7 +257,7 @@ impl Pipeline {
         }
         let mut doubts = Vec::new();
         for (oid, leaf) in found.iter().filter(|(oid, _)| !unknown && !known.contains_key(oid)) {
-            doubts.push(Doubt { leaf: Some(*oid), old_key: None });
+            doubts.push(Doubt { leaf: Some(*oid), ..Doubt::at(within[1]) });
             told.push(
                 Event::at(EventKind::Partition, Some(name.clone()), within[1])
                     .with("action", "attach")
@@ -266,7 +268,7 @@ impl Pipeline {
         }
         if rewritten {
             tracing::info!(table = name, "the table was rewritten: it is compared with the source");
-            doubts.push(Doubt::default());
+            doubts.push(Doubt::at(within[1]));
             let mut event = Event::at(EventKind::Rewrite, Some(name.clone()), within[1]);
             event.lsn = Some(EventLsn::Within(within));
             told.push(event.with("doubt", true));
@@ -349,7 +351,7 @@ impl Pipeline {
                         column = column.name,
                         "labels by which rows are known were renamed: the table is compared with the source"
                     );
-                    table.raise(Doubt::default());
+                    table.raise(Doubt::at(within[1]));
                     event = event.with("doubt", true);
                 }
                 told.push(event);
@@ -361,14 +363,23 @@ impl Pipeline {
     }
 
     /// What is published, for the log.
-    fn published(&mut self, look: &Look) {
+    fn published(&mut self, look: &Look, within: [Lsn; 2]) {
         if self.published == look.publications {
             return;
         }
         for difference in publication::compare(&self.published, &look.publications) {
-            if let Difference::TableAdded { table, .. } | Difference::TableRemoved { table, .. } = difference
-            {
-                tracing::debug!(%table, "the publications changed");
+            match difference {
+                Difference::TableAdded { table, .. } | Difference::TableRemoved { table, .. } => {
+                    tracing::debug!(%table, "the publications changed");
+                }
+                // It was in the other publication meanwhile, for want of an identity, and no look told so that has come this far.
+                Difference::Relisted { oid: Some(oid), .. } => {
+                    if let Some(index) = self.follower.registry.of_relation(oid) {
+                        let reason = "updates and deletes were not published";
+                        self.follower.registry.doubt_of(index, EventLsn::Within(within), reason);
+                    }
+                }
+                _ => {}
             }
         }
         self.tell_published(look.publications.clone());

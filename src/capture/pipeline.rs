@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use bygone_replication::Lsn;
 use bygone_replication::catalog::widen_xid;
+use bygone_replication::ddl;
 use bygone_replication::pgoutput::Message;
 use bygone_replication::preflight::StartRefused;
 use bygone_replication::publication::PublicationState;
@@ -337,6 +338,14 @@ impl Pipeline {
         })
     }
 
+    /// A relation is announced by a transaction that the history has: not again before the next row.
+    fn announced(&mut self, body: &[u8]) -> Result<()> {
+        if let Some(shadow) = &mut self.shadow {
+            shadow.announced(body)?;
+        }
+        self.follower.remember(body)
+    }
+
     /// What a commit says that has nothing to tell.
     pub(crate) fn said_nothing(&self) -> Said {
         Said {
@@ -417,9 +426,15 @@ impl Pipeline {
     }
 }
 
-/// A message with which somebody asks that what is committed by then be made durable in the history soon.
-fn asks_for_commit(body: &[u8]) -> bool {
-    matches!(Message::decode(body), Ok(Message::Logical { prefix: COMMIT_PREFIX, .. }))
+/// Whose a logical message is.
+fn prefix(body: &[u8]) -> Option<&str> {
+    if body.first() != Some(&b'M') {
+        return None;
+    }
+    match Message::decode(body) {
+        Ok(Message::Logical { prefix, .. }) => Some(prefix),
+        _ => None,
+    }
 }
 
 impl Assembled for Pipeline {
@@ -434,7 +449,7 @@ impl Assembled for Pipeline {
         if end <= self.position {
             // The history has it. What it announces holds for what follows: the server says it once, or again where it changed.
             return transaction.for_each(|body| match body.first() {
-                Some(b'R') => self.follower.remember(body),
+                Some(b'R') => self.announced(body),
                 _ => Ok(()),
             });
         }
@@ -446,10 +461,10 @@ impl Assembled for Pipeline {
         }
         self.check_binary(transaction)?;
         self.catalog.end_facts();
-        transaction.for_each(|body| self.follower.prepare(body, &mut self.catalog))?;
-        self.catalog.begin_facts();
         let xid = widen_xid(transaction.begin.xid, self.next_xid);
         self.next_xid = self.next_xid.max(xid);
+        transaction.for_each(|body| self.follower.prepare(body, &mut self.catalog, xid))?;
+        self.catalog.begin_facts();
         let raw = transaction.commit.committed_at;
         // A time of the future, as a transaction from elsewhere may have it, must not stop the clock for all others [11].
         if raw > transaction.sent_at.saturating_add(CLOCK_SLACK_US) {
@@ -473,19 +488,19 @@ impl Assembled for Pipeline {
             if let Some(shadow) = &mut self.shadow {
                 shadow.keep(end, body)?;
             }
-            if body.first() == Some(&b'M') && asks_for_commit(body) {
-                self.commit_wanted = true;
+            if let Some(prefix) = prefix(body) {
+                self.commit_wanted |= prefix == COMMIT_PREFIX;
+                // What it tells is for the catalog to confirm.
+                if prefix == ddl::PREFIX {
+                    self.shared.look_anew();
+                }
             }
             self.follower.message(body, &mut self.catalog, self.position, end, Some(transaction_xid))
         })?;
         self.catalog.end_facts();
         let summary = self.follower.versioner.commit()?;
         for index in self.follower.versioner.take_doubtful() {
-            self.follower.registry.doubt(
-                index,
-                end,
-                "a row is not known by the columns that the stream names it by",
-            );
+            self.follower.registry.missed(index, end);
         }
         for index in self.follower.versioner.take_ambiguous() {
             self.follower.registry.ambiguous(index, end);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use bygone_replication::Lsn;
-use bygone_replication::pattern::Patterns;
+use bygone_replication::pattern::{Pattern, Patterns};
 use bygone_replication::pgoutput::Relation;
 use bygone_replication::table::{Column, ReplicaIdentity, Table, TableKind, TableName};
 use bygone_sink::log::{
@@ -16,6 +16,9 @@ use bygone_sink::value::Cast;
 use super::column_rules::{ColumnRules, check_still_free, is_spared, same_rules};
 use super::retention::Retention;
 use crate::error::{Error, Result};
+
+/// In an event of updates that are not seen: it is because leaves hold rows of one key.
+const TWINS: &str = "twins";
 
 /// A captured table.
 #[derive(Clone, Debug)]
@@ -38,6 +41,10 @@ pub(crate) struct Captured {
     pub(crate) unsure: bool,
     /// The labels of enums, by column, as the log was told of them.
     pub(crate) labels: BTreeMap<String, Vec<String>>,
+    /// Its leaves hold rows of one key, which cannot be told apart.
+    pub(crate) twins: bool,
+    /// It goes on under the name of one that was there before.
+    pub(crate) again: bool,
     /// Something happened to it that the stream did not tell: it has to be compared with the source.
     pub(crate) doubt: Option<Doubt>,
     /// The relations that hold its rows: itself, or its leaves.
@@ -51,9 +58,16 @@ pub(crate) struct Doubt {
     pub(crate) leaf: Option<u32>,
     /// Its entities had this key before.
     pub(crate) old_key: Option<Vec<i16>>,
+    /// What raised it had happened when the WAL ended here: a copy of an earlier moment does not settle it.
+    pub(crate) happened: Lsn,
 }
 
 impl Doubt {
+    /// Of the whole table, by what had happened at a position.
+    pub(crate) fn at(happened: Lsn) -> Self {
+        Self { happened, ..Self::default() }
+    }
+
     /// As an event of the log has it.
     fn recall(event: &Event) -> Self {
         let leaf = event.detail.get("leaf").and_then(serde_json::Value::as_u64);
@@ -62,6 +76,7 @@ impl Doubt {
         Self {
             leaf: leaf.and_then(|leaf| u32::try_from(leaf).ok()),
             old_key: key.map(|key| key.iter().filter_map(number).collect()),
+            happened: event.lsn.map_or(Lsn::ZERO, EventLsn::latest),
         }
     }
 
@@ -70,6 +85,7 @@ impl Doubt {
         Self {
             leaf: self.leaf.filter(|leaf| other.leaf == Some(*leaf)),
             old_key: self.old_key.or(other.old_key),
+            happened: self.happened.max(other.happened),
         }
     }
 }
@@ -100,6 +116,8 @@ impl Captured {
             changed_at: Lsn::ZERO,
             unsure: false,
             labels: BTreeMap::new(),
+            twins: false,
+            again: false,
             doubt: None,
             parts: BTreeMap::new(),
         }
@@ -108,6 +126,20 @@ impl Captured {
     /// Attnums of the key.
     pub(crate) fn key(&self) -> &[i16] {
         &self.key
+    }
+
+    /// A name that it has, or had when it was attached, is among those of a pattern.
+    pub(crate) fn was_called(&self, pattern: &Pattern) -> bool {
+        pattern.matches(&self.present_name)
+            || self.versions.iter().any(|schema| pattern.matches(&schema.name))
+    }
+
+    /// Relation and number of the columns that had a name.
+    pub(crate) fn columns_called<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (u32, i16)> + 'a {
+        self.versions.iter().flat_map(move |schema| {
+            let named = schema.columns.iter().filter(move |known| known.column.name == name);
+            named.map(|known| (schema.oid, known.column.attnum))
+        })
     }
 
     /// The newest schema.
@@ -126,13 +158,18 @@ impl Captured {
                 self.dropped = false;
                 self.snapshot = None;
                 self.unseen = false;
+                self.twins = false;
+                self.again = event.detail.contains_key("replaces_oid");
                 self.doubt = None;
                 self.present_name =
                     text("name").and_then(parse_table_text).unwrap_or_else(|| self.present_name.clone());
             }
             EventKind::Snapshot => self.snapshot = event.lsn.map(EventLsn::latest),
             EventKind::Drop | EventKind::Detach => self.dropped = true,
-            EventKind::UpdatesUnseen => self.unseen = true,
+            EventKind::UpdatesUnseen => {
+                self.unseen = true;
+                self.twins |= event.detail.contains_key(TWINS);
+            }
             // A comparison that changed nothing: see `bygone reconcile`.
             EventKind::Reconcile if event.detail.contains_key(VERIFIED) => {}
             EventKind::Reconcile => {
@@ -295,7 +332,7 @@ impl Registry {
         let rewritten = known.filenode != part.filenode && known.stamp != part.stamp;
         *known = part;
         if rewritten {
-            table.raise(Doubt::default());
+            table.raise(Doubt::at(end));
             let event = Event::at(EventKind::Rewrite, Some(table.schema().log_name.clone()), end)
                 .with("doubt", true)
                 .with("parts", table.parts_document());
@@ -334,7 +371,12 @@ impl Registry {
 
     /// Something of a table is not known, for a reason: it is compared with the source, and the log says so.
     pub(crate) fn doubt(&mut self, index: usize, lsn: Lsn, reason: &str) {
-        self.compare(EventKind::Gap, index, lsn, reason);
+        self.doubt_of(index, EventLsn::At(lsn), reason);
+    }
+
+    /// The same of what may have happened anywhere in a range.
+    pub(crate) fn doubt_of(&mut self, index: usize, place: EventLsn, reason: &str) {
+        self.compare(EventKind::Gap, index, place, Doubt::at(place.latest()), reason);
     }
 
     /// Compares a table with the source if rows of it may have been taken for those of other columns: what is known is right by all that
@@ -343,25 +385,32 @@ impl Registry {
         let unsure = self.tables.get(index).is_some_and(|table| table.unsure);
         if unsure {
             let reason = "columns have changed their names among themselves, or were made again under them";
-            self.compare(EventKind::Rewrite, index, lsn, reason);
+            self.compare(EventKind::Rewrite, index, EventLsn::At(lsn), Doubt::at(lsn), reason);
         }
         unsure
     }
 
-    fn compare(&mut self, kind: EventKind, index: usize, lsn: Lsn, reason: &str) {
+    /// State does not know a row that the stream names. What the source has, the stream has told: any copy settles it.
+    pub(crate) fn missed(&mut self, index: usize, lsn: Lsn) {
+        let reason = "a row is not known by the columns that the stream names it by";
+        self.compare(EventKind::Gap, index, EventLsn::At(lsn), Doubt::default(), reason);
+    }
+
+    fn compare(&mut self, kind: EventKind, index: usize, place: EventLsn, doubt: Doubt, reason: &str) {
         let Some(table) = self.tables.get_mut(index) else { return };
-        table.raise(Doubt::default());
+        table.raise(doubt);
         table.unsure = false;
         let name = table.schema().log_name.clone();
         tracing::warn!(table = name, reason, "the table is compared with the source");
-        let event = Event::at(kind, Some(name), lsn).with("doubt", true).with("reason", reason);
-        self.new_events.push(event);
+        let mut event = Event::at(kind, Some(name), place.latest());
+        event.lsn = Some(place);
+        self.new_events.push(event.with("doubt", true).with("reason", reason));
     }
 
     /// The partitions of a table hold rows of one key: their history is one entity's, and readers are told so, once.
     pub(crate) fn ambiguous(&mut self, index: usize, lsn: Lsn) {
-        let Some(table) = self.tables.get_mut(index).filter(|table| !table.unseen) else { return };
-        table.unseen = true;
+        let Some(table) = self.tables.get_mut(index).filter(|table| !table.twins) else { return };
+        (table.unseen, table.twins) = (true, true);
         let name = table.schema().log_name.clone();
         tracing::warn!(
             table = name,
@@ -369,7 +418,7 @@ impl Registry {
              table, or run: alter table … replica identity full; on each partition without one"
         );
         let event = Event::at(EventKind::UpdatesUnseen, Some(name), lsn);
-        self.new_events.push(event.with("reason", "two partitions hold rows of one key"));
+        self.new_events.push(event.with(TWINS, true).with("reason", "two partitions hold rows of one key"));
     }
 
     /// The key names a table's entities from its next schema version on.
@@ -424,6 +473,8 @@ impl Registry {
         }
         captured.physical.learn(&schema);
         let again = captured.versions.last().map(|newest| newest.oid);
+        captured.again = again.is_some();
+        captured.twins = false;
         captured.key = key;
         captured.snapshot = None;
         captured.dropped = false;
@@ -489,6 +540,11 @@ impl Registry {
         let (index, leaf) = self.relations.get(&oid).copied()?;
         let captured = self.tables.get(index).filter(|captured| leaf == 0 && !captured.dropped)?;
         (captured.schema().oid == oid).then_some(index)
+    }
+
+    /// The captured table that a relation is, or is a part of.
+    pub(crate) fn of_relation(&self, oid: u32) -> Option<usize> {
+        self.relations.get(&oid).map(|(index, _)| *index)
     }
 
     /// A relation is none of a captured table any more.
@@ -595,6 +651,10 @@ impl Registry {
             if column.hashed.is_none() && before.is_some_and(|before| before.hashed.is_some()) {
                 column.missing = None;
             }
+            // A rewrite has written it into those rows, and the catalog forgets it; the rows that are known are of before.
+            if column.missing.is_none() && column.hashed.is_none() {
+                column.missing = missing_before(&old, column);
+            }
         }
         let mut schema = TableSchema::new(
             old.number,
@@ -628,7 +688,7 @@ impl Registry {
             reads_otherwise(&old, &schema).then_some("values read otherwise under the type of now")
         };
         if let Some(reason) = reason.filter(|_| captured.snapshot.is_some()) {
-            captured.raise(Doubt::default());
+            captured.raise(Doubt::at(place.latest()));
             let mut event = Event::at(EventKind::Rewrite, Some(old.log_name.clone()), place.latest())
                 .with("doubt", true)
                 .with("reason", reason);
@@ -697,12 +757,13 @@ impl Registry {
         self.tables.get(index).is_some_and(|table| table.snapshot.is_none())
     }
 
-    /// The tables whose snapshot is not in the log yet, by index.
-    pub(crate) fn without_snapshot(&self) -> Vec<usize> {
+    /// The tables to be copied before the stream goes on, by index: facts of one that goes on under another's name have that one's
+    /// versions before them, and are made by comparison, beside the stream.
+    pub(crate) fn to_copy_first(&self) -> Vec<usize> {
         self.tables
             .iter()
             .enumerate()
-            .filter(|(_, table)| table.snapshot.is_none() && !table.dropped)
+            .filter(|(_, table)| table.snapshot.is_none() && !table.dropped && !table.again)
             .map(|(at, _)| at)
             .collect()
     }
@@ -833,6 +894,13 @@ fn of_document(name: &str, version: &SchemaVersion) -> Result<(u32, TableSchema,
     )
     .as_in(version);
     Ok((number, schema, version.key.clone()))
+}
+
+/// What rows that are older than a column were known to read as in it, as a value of its type of now.
+fn missing_before(old: &TableSchema, column: &Column) -> Option<String> {
+    let before = &old.columns.get(old.position(column.attnum)?)?.column;
+    let missing = before.missing.clone().filter(|_| before.hashed.is_none())?;
+    Some(Cast::between(&before.data_type, &column.data_type).apply(missing))
 }
 
 /// The type of a column has changed, and what its values read as now, though the server may have rewritten none: in a way that only the

@@ -1,7 +1,7 @@
 //! What the relations of a stream are to the captured tables, and the changes that they announce.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bygone_replication::Lsn;
@@ -10,7 +10,7 @@ use bygone_replication::ddl::{self, Ddl};
 use bygone_replication::pgoutput::{Message, Relation};
 use bygone_replication::table;
 use bygone_sink::fact::Op;
-use bygone_sink::log::EventLsn;
+use bygone_sink::log::{EventLsn, table_text};
 use bygone_sink::versioning::{Versioner, is_context};
 
 use super::registry::{Known, Part, Registry};
@@ -23,16 +23,19 @@ pub(crate) struct Follower {
     pub(crate) registry: Registry,
     /// The last Relation message of each relation, as it came: the server sends it once in a connection.
     announced: HashMap<u32, Vec<u8>>,
+    /// Relations that were told to have other columns since they were announced.
+    overtaken: HashSet<u32>,
 }
 
 impl Follower {
     pub(crate) fn new(versioner: Versioner, registry: Registry) -> Self {
-        Self { versioner, registry, announced: HashMap::new() }
+        Self { versioner, registry, announced: HashMap::new(), overtaken: HashSet::new() }
     }
 
     /// Another connection announces everything anew.
     pub(crate) fn forget(&mut self) {
         self.announced.clear();
+        self.overtaken.clear();
         self.versioner.forget_relations();
     }
 
@@ -43,9 +46,10 @@ impl Follower {
 
     /// Asks the catalog for what a message of a transaction will be looked up in, before facts of the transaction are made: then nothing
     /// is half done where the source has gone.
-    pub(crate) fn prepare(&mut self, body: &[u8], catalog: &mut CatalogReader) -> Result<()> {
+    pub(crate) fn prepare(&mut self, body: &[u8], catalog: &mut CatalogReader, xid: u64) -> Result<()> {
         match body.first() {
             Some(b'R') => {
+                catalog.see(xid)?;
                 let Message::Relation(relation) = Message::decode(body)? else { return Ok(()) };
                 if let Known::Unknown = self.registry.look_up(&relation) {
                     let tables = catalog.know_tables(&[relation.oid])?;
@@ -73,10 +77,18 @@ impl Follower {
                 if is_foreign(prefix, content) {
                     catalog.know_text(content)?;
                 }
-                if prefix == ddl::PREFIX
-                    && let Ok(Ddl::Table { oid, .. }) = Ddl::parse(&in_unicode(prefix, content, catalog)?)
-                {
-                    catalog.know_tables(&[oid])?;
+                if prefix == ddl::PREFIX {
+                    match Ddl::parse(&in_unicode(prefix, content, catalog)?) {
+                        Ok(Ddl::Table { oid, .. }) => {
+                            catalog.see(xid)?;
+                            catalog.know_tables(&[oid])?;
+                        }
+                        Ok(Ddl::Drop { oid }) if self.registry.by_oid(oid).is_some() => {
+                            catalog.see(xid)?;
+                            catalog.know_tables(&[oid])?;
+                        }
+                        _ => {}
+                    }
                 }
             }
             _ => {}
@@ -99,7 +111,7 @@ impl Follower {
                 match Ddl::parse(&in_unicode(ddl::PREFIX, content, catalog)?) {
                     Ok(told) => self.ddl(told, catalog, end),
                     Err(error) => {
-                        // Anybody may send messages: the catalog is looked at all the same.
+                        // Anybody may send messages, and each is followed by a look at the catalog.
                         tracing::warn!(%error, "a message of bygone.ddl makes no sense");
                         Ok(())
                     }
@@ -107,6 +119,7 @@ impl Follower {
             }
             Message::Relation(relation) => {
                 self.announced.insert(relation.oid, body.to_vec());
+                self.overtaken.remove(&relation.oid);
                 self.relation(&relation, catalog, position, xid)
             }
             Message::Logical { transactional: true, prefix, content, lsn } => {
@@ -114,8 +127,31 @@ impl Follower {
                 let message = Message::Logical { transactional: true, prefix, content, lsn };
                 Ok(self.versioner.message(&message)?)
             }
-            message => Ok(self.versioner.message(&message)?),
+            message => {
+                if !self.overtaken.is_empty() {
+                    for oid in relations_of(&message) {
+                        self.trust_announced(oid, catalog, position, xid)?;
+                    }
+                }
+                Ok(self.versioner.message(&message)?)
+            }
         }
+    }
+
+    /// A row comes of a relation that is not announced anew: its columns are as it was announced, whatever was told of them since.
+    fn trust_announced(
+        &mut self,
+        oid: u32,
+        catalog: &mut CatalogReader,
+        position: Lsn,
+        xid: Option<u32>,
+    ) -> Result<()> {
+        if !self.overtaken.remove(&oid) {
+            return Ok(());
+        }
+        let Some(body) = self.announced.get(&oid).cloned() else { return Ok(()) };
+        let Message::Relation(relation) = Message::decode(&body)? else { return Ok(()) };
+        self.relation(&relation, catalog, position, xid)
     }
 
     /// Takes a Relation message that was seen before these tables were read.
@@ -139,7 +175,10 @@ impl Follower {
                     self.versioner.map_relation(oid, table, leaf, positions, identity);
                 }
                 // The server announces it anew before its next row: what it was altered by is known by now.
-                Known::Changed { .. } => self.versioner.forget_relation(oid),
+                Known::Changed { .. } => {
+                    self.versioner.forget_relation(oid);
+                    self.overtaken.insert(oid);
+                }
                 Known::Unknown => self.versioner.ignore_relation(oid),
             }
         }
@@ -153,6 +192,10 @@ impl Follower {
                 let Some(index) = self.registry.by_oid(oid) else { return Ok(()) };
                 let Some(old) = self.versioner.schema(index).cloned() else { return Ok(()) };
                 let now = catalog.tables(&[oid])?.into_iter().next();
+                if super::evolve::is_impossible(&columns, &old, now.as_ref()) {
+                    passed_over(&old.log_name);
+                    return Ok(());
+                }
                 let table = super::evolve::as_told(oid, &columns, &old, now.as_ref());
                 if super::evolve::differ(&old.columns, &table.columns) {
                     let schema = self.registry.change_at(index, &table, EventLsn::At(end))?;
@@ -172,6 +215,10 @@ impl Follower {
             }
             Ddl::Drop { oid } => {
                 let Some(index) = self.registry.by_oid(oid) else { return Ok(()) };
+                if let Some(there) = catalog.tables(&[oid])?.first() {
+                    passed_over(&table_text(&there.name));
+                    return Ok(());
+                }
                 let rows = self.versioner.bury_table(index, Op::Drop, None)?;
                 for oid in self.registry.relations_of(index) {
                     self.registry.forget_relation(oid);
@@ -312,6 +359,12 @@ impl Follower {
                 "a column came, and what older rows read as cannot be told any more",
             );
         }
+        // Once the catalog tells which column it is, what came of it is that one's.
+        if super::evolve::has_stranger(&table, &old, now.as_deref())
+            && let Some(table) = self.registry.table_mut(index)
+        {
+            table.unsure = true;
+        }
         match self.registry.look_up(relation) {
             Known::Same { table, leaf, positions } => {
                 let identity = identity(relation, &positions);
@@ -338,6 +391,22 @@ fn in_unicode<'a>(prefix: &str, content: &'a [u8], catalog: &mut CatalogReader) 
     }
     let text = catalog.text(content)?;
     Ok(text.map_or(Cow::Borrowed(content), |text| Cow::Owned(text.into_bytes())))
+}
+
+/// The relations whose rows a message brings, or ends.
+fn relations_of(message: &Message<'_>) -> Vec<u32> {
+    match message {
+        Message::Insert { relation, .. }
+        | Message::Update { relation, .. }
+        | Message::Delete { relation, .. } => vec![*relation],
+        Message::Truncate { relations, .. } => relations.oids().collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Any role may send a message as the event triggers do.
+fn passed_over(table: &str) {
+    tracing::warn!(table, "a message of bygone.ddl tells what the catalog contradicts: it is passed over");
 }
 
 /// The places of the columns by which old rows are named; none where whole rows come, or nothing.

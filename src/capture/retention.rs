@@ -3,6 +3,7 @@
 use bygone_replication::pattern::Pattern;
 use bygone_replication::table::{Table, TableName};
 
+use super::registry::Registry;
 use crate::error::{Error, Result};
 use crate::query::lookup::did_you_mean;
 
@@ -40,10 +41,15 @@ impl Retention {
     }
 
     /// # Errors
-    /// Where a pattern matches no table.
-    pub(crate) fn check(&self, tables: &[Table]) -> Result<()> {
-        let none =
-            self.classes.iter().find(|(pattern, _)| !tables.iter().any(|table| pattern.matches(&table.name)));
+    /// Where a pattern matches none of the source's tables, nor one that is `known` and was dropped.
+    pub(crate) fn check(&self, tables: &[Table], known: &Registry) -> Result<()> {
+        let matches = |pattern: &Pattern| tables.iter().any(|table| pattern.matches(&table.name));
+        let is_there = |oid: u32| tables.iter().any(|table| table.oid == oid);
+        let is_lost = |pattern: &Pattern| {
+            let mut called = known.tables().iter().filter(|table| table.was_called(pattern)).peekable();
+            called.peek().is_some() && !called.any(|table| is_there(table.schema().oid))
+        };
+        let none = self.classes.iter().find(|(pattern, _)| !matches(pattern) && !is_lost(pattern));
         let Some((pattern, _)) = none else { return Ok(()) };
         let text = pattern.to_string();
         let names = tables.iter().flat_map(|table| [table.name.to_string(), table.name.name.clone()]);

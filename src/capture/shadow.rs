@@ -134,6 +134,12 @@ impl Shadow {
         if concerns { self.kept.write(end, body) } else { Ok(()) }
     }
 
+    /// Keeps the announcement of a relation whose rows come later.
+    pub(super) fn announced(&mut self, body: &[u8]) -> Result<()> {
+        // As of before the copy, like what was announced before that was begun.
+        self.keep(Lsn::ZERO, body)
+    }
+
     /// Looks whether the copy is there.
     pub(super) fn look(&mut self) -> Result<bool> {
         if self.ready.is_none() {
@@ -190,6 +196,10 @@ impl Copied {
         schema: &bygone_sink::schema::TableSchema,
     ) -> Result<Option<(&Versioner, usize)>> {
         let Some(place) = self.places.get(&index).copied() else { return Ok(None) };
+        if self.follower.registry.tables().get(place).is_none_or(|table| table.doubt.is_some()) {
+            // What the stream told of it since the copy's point is not all that has happened.
+            return Ok(None);
+        }
         let Some(own) = self.follower.versioner.schema(place).cloned() else { return Ok(None) };
         let key: Vec<i16> = schema
             .key

@@ -1,6 +1,6 @@
 //! The source: connecting to it, and the checks that come before its stream [1, 2, 3].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -23,6 +23,10 @@ use crate::error::{Error, Result};
 /// For how long the catalog is tried again while facts are made.
 const LONGEST_TRYING: Duration = Duration::from_secs(5);
 const TRIED_AGAIN: Duration = Duration::from_millis(250);
+
+/// How long the catalog is waited for to show what a transaction of the stream did.
+const LONGEST_UNSEEN: Duration = Duration::from_secs(2);
+const SEEN_AGAIN: Duration = Duration::from_millis(5);
 
 /// Of messages that are not in UTF-8, so many bytes are put into Unicode before facts are made of their transaction; more of them are in
 /// its course.
@@ -69,7 +73,8 @@ pub(crate) struct Ready {
     pub(crate) next_xid: u64,
 }
 
-/// Connects, and checks that nothing is lost by starting the stream at `resume`.
+/// Connects, and checks that nothing is lost of the tables that are captured, given with their leaves, by starting the stream at
+/// `resume`.
 pub(crate) async fn connect(
     options: &ConnectOptions,
     wanted: &Wanted,
@@ -77,6 +82,7 @@ pub(crate) async fn connect(
     timeline: u32,
     resume: Lsn,
     recorded: &PublicationState,
+    captured: &HashSet<u32>,
 ) -> Result<Ready> {
     let sql = session::connect_sql(options).await?;
     let mut connection = Connection::connect(options, Mode::Replication).await?;
@@ -103,24 +109,20 @@ pub(crate) async fn connect(
     };
     match preflight::check_start(&recorded, &current) {
         Ok(()) => {}
-        Err(StartRefused::PublicationChanged { differences }) if are_harmless(&sql, &differences).await? => {}
+        Err(StartRefused::PublicationChanged { differences })
+            if are_harmless(&sql, &differences, captured).await? => {}
         Err(refused) => return Err(refused.into()),
     }
     let confirmed = slot.and_then(|slot| slot.confirmed_flush_lsn);
     Ok(Ready { connection, sql, timeline: identified.timeline, confirmed, next_xid: server.next_xid })
 }
 
-/// The publications changed in ways that lose nothing.
-async fn are_harmless(sql: &Client, differences: &[Difference]) -> Result<bool> {
-    let gone: Vec<u32> = differences
-        .iter()
-        .filter_map(|difference| match difference {
-            Difference::TableRemoved { oid, .. } => Some(*oid),
-            _ => None,
-        })
-        .collect();
-    let still_there = catalog::load_tables_by_oid(sql, &gone).await?;
-    Ok(harmful(differences, &still_there).is_empty())
+/// The publications changed in ways that lose nothing of captured tables.
+async fn are_harmless(sql: &Client, differences: &[Difference], captured: &HashSet<u32>) -> Result<bool> {
+    let concerned = differences.iter().filter_map(Difference::table_oid);
+    let concerned: Vec<u32> = concerned.filter(|oid| captured.contains(oid)).collect();
+    let there = catalog::load_tables_by_oid(sql, &concerned).await?;
+    Ok(harmful(differences, |oid| there.iter().any(|table| table.oid == oid)).is_empty())
 }
 
 /// Leaves of tables what publications that the operator made publish; `made` has none where the capture's own are used.
@@ -143,6 +145,8 @@ pub(crate) struct CatalogReader {
     /// What was asked for before facts were made of a transaction, by the oids.
     known_tables: HashMap<Vec<u32>, Vec<Table>>,
     known_attributes: HashMap<Vec<u32>, Vec<Attribute>>,
+    /// The last transaction that the catalog was waited for to show.
+    seen: Option<u64>,
     known_texts: HashMap<Vec<u8>, Option<String>>,
     known_bytes: usize,
     making_facts: bool,
@@ -163,6 +167,7 @@ impl CatalogReader {
             stop,
             known_tables: HashMap::new(),
             known_attributes: HashMap::new(),
+            seen: None,
             known_texts: HashMap::new(),
             known_bytes: 0,
             making_facts: false,
@@ -189,6 +194,23 @@ impl CatalogReader {
             return Ok(known.clone());
         }
         self.read(async |client| Ok(catalog::load_attributes(client, oids).await?))
+    }
+
+    /// Waits until the catalog shows what a transaction did, or has not for long: the stream can be ahead of it.
+    pub(crate) fn see(&mut self, xid: u64) -> Result<()> {
+        if self.seen == Some(xid) {
+            return Ok(());
+        }
+        let began = Instant::now();
+        while !self.read(async |client| Ok(catalog::is_visible(client, xid).await?))? {
+            if began.elapsed() > LONGEST_UNSEEN || self.stop.load(Ordering::SeqCst) {
+                tracing::warn!(xid, "the source does not show yet what the stream has brought of it");
+                break;
+            }
+            std::thread::sleep(SEEN_AGAIN);
+        }
+        self.seen = Some(xid);
+        Ok(())
     }
 
     /// The text that bytes are in the encoding of the database; none where they are no text in it.

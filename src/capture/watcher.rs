@@ -5,7 +5,7 @@
 //! with a position at which all of that had happened.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -90,6 +90,8 @@ pub(super) struct Shared {
     pub(super) now: Notify,
     /// The publications were as recorded when the source's WAL ended here; 0 where that is not known.
     seen: AtomicU64,
+    /// The next look is taken though nothing has changed.
+    anew: AtomicBool,
 }
 
 impl Shared {
@@ -104,6 +106,7 @@ impl Shared {
             recorded: Mutex::new(recorded),
             now: Notify::new(),
             seen: AtomicU64::new(0),
+            anew: AtomicBool::new(false),
         })
     }
 
@@ -116,6 +119,11 @@ impl Shared {
         self.seen.store(lsn.0, Ordering::Relaxed);
     }
 
+    /// Something was told that no change of the catalog may stand behind.
+    pub(super) fn look_anew(&self) {
+        self.anew.store(true, Ordering::Relaxed);
+    }
+
     pub(super) fn recorded(&self) -> PublicationState {
         self.recorded.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -126,6 +134,13 @@ impl Shared {
 
     fn captured(&self) -> HashSet<u32> {
         self.captured.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Oids of captured tables and leaves, without those that are to be captured no longer.
+    pub(super) fn kept(&self) -> HashSet<u32> {
+        let mut captured = self.captured();
+        captured.retain(|oid| !self.left_out.contains(oid));
+        captured
     }
 
     pub(super) fn capture(&self, oids: HashSet<u32>) {
@@ -223,12 +238,14 @@ impl Watcher {
         // In this order: what the mark does not show had not happened here.
         let here = watch::position(&sql).await?;
         let mark = watch::mark(&sql).await?;
+        // Whatever becomes of the look: what the source keeps for the slot is bounded.
+        self.held.look(&sql).await?;
         // No mark shows that a right was given.
-        let again = self.unpublished.values().any(|again| *again <= Instant::now());
+        let again = self.shared.anew.swap(false, Ordering::Relaxed)
+            || self.unpublished.values().any(|again| *again <= Instant::now());
         let look = if last.as_ref() == Some(&mark) && !again { None } else { Some(self.look(&sql).await?) };
         self.quiet_until = Some(here);
         self.shared.set_seen(here);
-        self.held.look(&sql).await?;
         // What our own statements changed is in the next mark: one more look, which finds nothing.
         *last = Some(mark);
         *client = Some(sql);
@@ -255,7 +272,7 @@ impl Watcher {
         let others: Vec<u32> = others.filter(|oid| !self.shared.left_out.contains(oid)).collect();
         tables.extend(catalog::load_tables_by_oid(sql, &others).await?);
         let differences = publication::compare(&self.shared.recorded(), &before);
-        let harm = harmful(&differences, &tables);
+        let harm = harmful(&differences, |oid| tables.iter().any(|table| table.oid == oid));
         if !harm.is_empty() {
             return Err(StartRefused::PublicationChanged { differences: harm }.into());
         }
@@ -274,6 +291,7 @@ impl Watcher {
                 publication::restrict(&mut tables, &before);
                 let listed: HashSet<u32> =
                     publication::published_tables(sql, &self.publications).await?.into_iter().collect();
+                self.check_listed(sql, &tables, &captured, &listed).await?;
                 let rootless = |table: &Table| match table.kind {
                     TableKind::Partitioned => tables.iter().any(|leaf| {
                         matches!(leaf.kind, TableKind::Leaf { root } if root == table.oid)
@@ -293,6 +311,38 @@ impl Watcher {
         let clock = catalog::server_time(sql).await?;
         let at = watch::position(sql).await?;
         Ok(Look { since: self.quiet_until, at, clock, tables, wanted, publications, enums })
+    }
+
+    /// Nothing is altered in a publication of a whole schema when a table leaves that.
+    ///
+    /// # Errors
+    /// Where the operator's publications do not publish a captured table any more.
+    async fn check_listed(
+        &self,
+        sql: &Client,
+        tables: &[Table],
+        captured: &HashSet<u32>,
+        listed: &HashSet<u32>,
+    ) -> Result<()> {
+        let is_listed = |table: &&Table| match table.kind {
+            TableKind::Partitioned => true,
+            TableKind::Leaf { root } => listed.contains(&table.oid) || listed.contains(&root),
+            TableKind::Ordinary => listed.contains(&table.oid),
+        };
+        let silent = tables.iter().filter(|table| captured.contains(&table.oid) && !is_listed(table));
+        let silent: Vec<u32> = silent.map(|table| table.oid).collect();
+        // One that was dropped since the tables were read is not listed, either.
+        let there = catalog::load_tables_by_oid(sql, &silent).await?;
+        if there.is_empty() {
+            return Ok(());
+        }
+        let publication = self.publications.join(", ");
+        let removed = there.into_iter().map(|table| Difference::TableRemoved {
+            publication: publication.clone(),
+            oid: table.oid,
+            table: table.name,
+        });
+        Err(StartRefused::PublicationChanged { differences: removed.collect() }.into())
     }
 
     /// Has the tables published, each where its identity allows. Gives those of which nothing is captured for now: that could not be
@@ -324,6 +374,16 @@ impl Watcher {
         // What waited and is gone, or was published by somebody else, waits no more.
         let waits = |oid: &u32| refused.iter().any(|refused| refused.oid == *oid) || waits_on.contains(oid);
         self.unpublished.retain(|oid, _| waits(oid));
+        // Nothing leads over what goes on being lost of it.
+        let lost = |refused: &&publication::Refused| {
+            captured.contains(&refused.oid) && !listed.contains(&refused.oid)
+        };
+        if let Some(lost) = refused.iter().find(lost) {
+            return Err(Error::other(format!(
+                "{} is captured, and is not in the publications any more: {}",
+                lost.table, lost.error
+            )));
+        }
         for refused in refused {
             if self.unpublished.insert(refused.oid, now + PUBLISHED_AGAIN * self.every).is_none() {
                 tracing::warn!(
@@ -366,22 +426,20 @@ impl Watcher {
     }
 }
 
-/// The differences by which changes are lost. Harmless are: a table that was dropped, one that was added (what it was before
-/// that is compared with the source), and one that went from one of the publications into the other.
-pub(super) fn harmful(differences: &[Difference], tables: &[Table]) -> Vec<Difference> {
-    let is_there = |oid: u32| tables.iter().any(|table| table.oid == oid);
+/// The differences by which changes are lost. Harmless are: a table that was dropped or is not captured any more, one that was added (what
+/// it was before that is compared with the source), and one that went from one of the publications into the other.
+pub(super) fn harmful(differences: &[Difference], is_there: impl Fn(u32) -> bool) -> Vec<Difference> {
     let was_added = |oid: u32| {
         differences
             .iter()
             .any(|other| matches!(other, Difference::TableAdded { oid: added, .. } if *added == oid))
     };
-    differences
-        .iter()
-        .filter(|difference| match difference {
-            Difference::TableRemoved { oid, .. } => is_there(*oid) && !was_added(*oid),
-            Difference::TableAdded { .. } => false,
-            _ => true,
-        })
-        .cloned()
-        .collect()
+    let of_others = |difference: &Difference| difference.table_oid().is_some_and(|oid| !is_there(oid));
+    let harms = |difference: &&Difference| match difference {
+        difference if of_others(difference) => false,
+        Difference::TableRemoved { oid, .. } => !was_added(*oid),
+        Difference::TableAdded { .. } => false,
+        _ => true,
+    };
+    differences.iter().filter(harms).cloned().collect()
 }

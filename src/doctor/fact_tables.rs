@@ -1,65 +1,88 @@
-//! The database that is to hold fact tables: whether it can be reached, and whether the role may make them there.
+//! Fact tables that are there: whether they are bygone's own, and whether nobody else can write to them.
 
 use bygone_replication::doctor::Check;
 use bygone_replication::table::quote_identifier;
-use tokio_postgres::Client;
-use tokio_postgres::types::Type;
+use bygone_sink::fact_tables::{Inspected, Unguarded, Writer, inspect};
 
-use crate::cli::FactsArgument;
+use crate::cli::FactsPlace;
+use crate::error::Result;
 use crate::facts;
 
-const CHECK: &str = "facts";
-/// Fact tables are kept by servers from here on.
-const OLDEST: i32 = 14;
+const TABLES: &str = "fact_tables";
+const WRITERS: &str = "fact_writers";
+const TRIGGERS: &str = "fact_triggers";
 
-/// Nothing where no fact tables are to be kept.
-pub(super) async fn check(arguments: &FactsArgument) -> Option<Check> {
-    let url = arguments.facts.as_ref().filter(|url| !url.is_empty())?;
-    let found = match facts::connect("--facts", url).await {
-        Ok(client) => target(&client, &arguments.facts_schema).await.map_err(|error| error.to_string()),
-        Err(error) => Err(error.to_string()),
-    };
-    Some(found.unwrap_or_else(|error| Check::problem(CHECK, error)))
+/// What is found in the target of `--facts`; nothing where there are none yet.
+pub(super) async fn check(place: &FactsPlace) -> Result<Vec<Check>> {
+    let Some(url) = place.url() else { return Ok(Vec::new()) };
+    // That it cannot be reached is found by the check before.
+    let Ok(client) = facts::connect("--facts", url).await else { return Ok(Vec::new()) };
+    let schema = &place.facts_schema;
+    Ok(match inspect(&client, schema).await? {
+        Inspected::Missing { .. } => Vec::new(),
+        Inspected::Foreign => {
+            let problem = format!("schema {schema:?} is not bygone's own");
+            vec![Check::problem(TABLES, problem).fix(format!("--facts-schema {schema}_facts"))]
+        }
+        Inspected::Facts { writers, unguarded, of_others } => {
+            let mut checks = vec![owners(schema, &of_others)];
+            checks.extend(writing(schema, &writers));
+            checks.extend(triggers(&unguarded));
+            checks
+        }
+    })
 }
 
-async fn target(client: &Client, schema: &str) -> Result<Check, tokio_postgres::Error> {
-    let sql =
-        "select pg_is_in_recovery() as standby, current_setting('server_version_num')::int4 / 10000 as major,
-            current_user::text as role, current_database()::text as database, n.oid is not null as there,
-            case when n.oid is null then has_database_privilege(current_database(), 'create')
-                else has_schema_privilege(n.oid, 'create') end as may_make
-        from (select $1::text as name) wanted left join pg_namespace n on n.nspname = wanted.name";
-    let row = client.query_typed_one(sql, &[(&schema, Type::TEXT)]).await?;
-    let (role, database): (String, String) = (row.try_get("role")?, row.try_get("database")?);
-    let major: i32 = row.try_get("major")?;
-    Ok(if row.try_get("standby")? {
-        Check::problem(CHECK, "the server of --facts is a standby, which takes no rows")
-            .fix("give --facts its primary")
-    } else if major < OLDEST {
-        Check::problem(
-            CHECK,
-            format!("the server of --facts is PostgreSQL {major}; fact tables need {OLDEST}"),
+fn owners(schema: &str, of_others: &[(String, String)]) -> Check {
+    match of_others {
+        [] => Check::ok(TABLES, format!("schema {schema:?} holds facts, and is the role's own")),
+        [(relation, owner), rest @ ..] => {
+            let problem = format!("{relation} is {owner}'s{}", and_more(rest.len()));
+            Check::problem(TABLES, problem).fix(format!("grant {owner} to … -- the role of --facts"))
+        }
+    }
+}
+
+fn writing(schema: &str, writers: &[Writer]) -> Vec<Check> {
+    let of_all = writers.iter().find(|writer| writer.through.as_deref() == Some("public"));
+    let others = writers.iter().filter(|writer| writer.through.as_deref() != Some("public"));
+    let checks: Vec<Check> = of_all.into_iter().chain(others).map(|writer| writes(schema, writer)).collect();
+    if checks.is_empty() {
+        return vec![Check::ok(WRITERS, "nobody but their owner, and superusers, may write to them")];
+    }
+    checks
+}
+
+fn writes(schema: &str, writer: &Writer) -> Check {
+    let Writer { role, relation, count, through } = writer;
+    let more = and_more(usize::try_from(count - 1).unwrap_or(0));
+    let revoke = |from: &str| {
+        let s = quote_identifier(schema);
+        format!(
+            "revoke insert, update, delete, truncate, references, trigger on all tables in schema {s} from {from}"
         )
-    } else if row.try_get("may_make")? {
-        Check::ok(
-            CHECK,
-            format!("role {role:?} may make tables in schema {schema:?} of database {database:?}"),
-        )
-    } else if row.try_get("there")? {
-        Check::problem(
-            CHECK,
-            format!("role {role:?} may not make tables in schema {schema:?}, which is there already"),
-        )
-        .fix("give the role that made it, or another --facts-schema")
-    } else {
-        Check::problem(
-            CHECK,
-            format!("role {role:?} may not make schema {schema:?} in database {database:?}"),
-        )
-        .fix(format!(
-            "grant create on database {} to {}; -- on the server of --facts",
-            quote_identifier(&database),
-            quote_identifier(&role)
-        ))
-    })
+    };
+    let (who, fix) = match through.as_deref() {
+        None => (role.clone(), revoke(role)),
+        Some("public") => ("everybody".to_owned(), revoke("public")),
+        Some(group) => (format!("{role}, as {group},"), format!("revoke {group} from {role}")),
+    };
+    Check::problem(WRITERS, format!("{who} may write to {relation}{more}")).fix(fix)
+}
+
+fn triggers(unguarded: &[Unguarded]) -> Vec<Check> {
+    if unguarded.is_empty() {
+        return vec![Check::ok(
+            TRIGGERS,
+            "all tables refuse UPDATE, DELETE and TRUNCATE, for their owner too",
+        )];
+    }
+    let problem = |Unguarded { table, fix }: &Unguarded| {
+        Check::problem(TRIGGERS, format!("{table} can be altered: its triggers are off, or gone")).fix(fix)
+    };
+    unguarded.iter().map(problem).collect()
+}
+
+fn and_more(count: usize) -> String {
+    if count == 0 { String::new() } else { format!(" and {count} more") }
 }

@@ -335,8 +335,8 @@ pub(crate) struct Views {
     /// Only these tables.
     #[arg(long = "table", value_name = "TABLE")]
     pub(crate) tables: Vec<String>,
-    /// Have the views of DuckDB and Spark answer even where tables are not known exactly: in a gap, or when their updates and deletes
-    /// cannot be seen.
+    /// Have the views of DuckDB and Spark answer even where tables are not known exactly: in a gap, between a rewrite and its comparison with
+    /// the source, or when their updates and deletes cannot be seen.
     #[arg(long)]
     pub(crate) inexact: bool,
     #[command(flatten)]

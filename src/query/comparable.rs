@@ -18,6 +18,9 @@ pub(crate) struct Wanted {
     sort: Sort,
 }
 
+/// The digits of a hash.
+const HASH: usize = 64;
+
 /// How a column's values compare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sort {
@@ -98,8 +101,12 @@ impl Wanted {
         if matches!(field.status, Status::Null | Status::Unknown) {
             return None;
         }
-        let value = comparable(self.sort, &text(kind, field).ok()?)?;
-        match (&value, &self.value) {
+        self.compare_text(&text(kind, field).ok()?)
+    }
+
+    /// How a value, as Postgres prints it, compares with the literal; none where it is no value of the column's type.
+    fn compare_text(&self, value: &str) -> Option<Ordering> {
+        match (&comparable(self.sort, value)?, &self.value) {
             (Comparable::Number(a), Comparable::Number(b)) => Some(a.cmp(b)),
             (Comparable::Float(a), Comparable::Float(b)) => Some(order_of_floats(*a, *b)),
             (Comparable::Moment(a), Comparable::Moment(b)) => Some(a.cmp(b)),
@@ -108,9 +115,25 @@ impl Wanted {
         }
     }
 
+    /// A value, as Postgres prints it, is the literal.
+    pub(crate) fn is_text(&self, value: &str) -> bool {
+        self.compare_text(value).is_some_and(Ordering::is_eq)
+    }
+
     /// A field is the literal.
     pub(crate) fn is(&self, kind: &Kind, field: Field<'_>) -> bool {
         self.compare(kind, field).is_some_and(Ordering::is_eq)
+    }
+}
+
+/// Says that a column holds hashes, where a literal is none: what the value's hash is, nobody knows without the key.
+pub(crate) fn tell_of_hashes(column: &SchemaColumn, literal: &str) {
+    let is_hash = literal.len() == HASH && literal.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if column.column.hashed.is_some() && !is_hash {
+        eprintln!(
+            "bygone: {} is kept as hashes, and compared as such: bygone hash prints the hash of a value",
+            column.column.name
+        );
     }
 }
 

@@ -5,7 +5,7 @@
 use bygone_sink::schema::{SchemaColumn, TableSchema};
 use bygone_sink::value::{Field, Kind, Status};
 
-use super::comparable::Wanted;
+use super::comparable::{Wanted, tell_of_hashes};
 use super::lookup;
 use super::pattern::Pattern;
 use super::verdict::{Possible, Verdict};
@@ -289,7 +289,10 @@ impl<'a> Parser<'a> {
             return Err(Error::usage(format!("{name} is of type {data_type}: like is for text")));
         }
         match self.next() {
-            Some(Token::Literal(text)) => Pattern::new(text, folded || base.name == "citext"),
+            Some(Token::Literal(text)) => {
+                tell_of_hashes(column, text);
+                Pattern::new(text, folded || base.name == "citext")
+            }
             _ => Err(unsupported(self.text)),
         }
     }
@@ -297,7 +300,10 @@ impl<'a> Parser<'a> {
     /// A literal; none for null.
     fn literal(&mut self, column: &SchemaColumn) -> Result<Option<Wanted>> {
         match self.next() {
-            Some(Token::Literal(value)) => Wanted::new(column, value).map(Some),
+            Some(Token::Literal(value)) => {
+                tell_of_hashes(column, value);
+                Wanted::new(column, value).map(Some)
+            }
             Some(Token::Word(word)) if is_word(word, "null") => Ok(None),
             Some(Token::Word(word)) if is_word(word, "true") || is_word(word, "false") => {
                 Wanted::new(column, word).map(Some)

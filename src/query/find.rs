@@ -8,7 +8,7 @@ use bygone_sink::timestamp::Timestamp;
 
 use super::arguments::Find;
 use super::changes::is_unknown;
-use super::comparable::Wanted;
+use super::comparable::{Wanted, tell_of_hashes};
 use super::row::xid_cell;
 use super::sheet::{Cell, Sheet, left, right, when};
 use super::value::{fields, moment_cell};
@@ -37,6 +37,7 @@ pub(super) async fn find(arguments: &Find) -> Result<()> {
         let mut forms = older.filter_map(|older| older.columns.get(older.namesake(schema, column)?));
         forms.find_map(|form| Wanted::new(form, &arguments.value).ok()).ok_or(error)
     })?;
+    tell_of_hashes(column, &arguments.value);
     let position = |within: &TableSchema| within.namesake(schema, column);
     let attnums = table
         .versions

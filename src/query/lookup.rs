@@ -1,6 +1,7 @@
 //! Tables, columns and rows by the names that people give them.
 
-use std::collections::{HashMap, HashSet};
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
 
 use bygone_replication::pgoutput::Cell as WireCell;
@@ -12,6 +13,7 @@ use bygone_sink::value::{self, Kind, RowBuilder, render};
 
 use super::arguments::Entity;
 use super::changes::Shown;
+use super::comparable::Wanted;
 use super::value::{fields, text};
 use crate::error::{Error, Result};
 
@@ -250,20 +252,23 @@ pub(crate) fn entity_of(row: &Shown) -> Option<String> {
     (!parts.is_empty()).then(|| joined(&parts))
 }
 
-/// All versions of one row, oldest first.
+/// All versions of one row, oldest first, and what it is called.
 ///
 /// # Errors
 /// In a sentence, with the keys nearest to it, where there is no such row.
 pub(crate) async fn versions(
     archive: &Archive,
     table: &TableHistory,
-    entity_id: &str,
-) -> Result<Vec<OwnedFact>> {
-    let mut found = versions_of(archive, table, FactFilter::entity(entity_id)).await?;
-    match found.remove(entity_id) {
-        Some(versions) => Ok(versions),
-        None => Err(no_such_row(archive, table, entity_id).await?),
+    entity_id: String,
+) -> Result<(String, Vec<OwnedFact>)> {
+    let mut found = versions_of(archive, table, FactFilter::entity(&entity_id)).await?;
+    if let Some(versions) = found.remove(&entity_id) {
+        return Ok((entity_id, versions));
     }
+    let entity_id = by_equal_key(archive, table, &entity_id).await?;
+    let mut found = versions_of(archive, table, FactFilter::entity(&entity_id)).await?;
+    let versions = found.remove(&entity_id).unwrap_or_default();
+    Ok((entity_id, versions))
 }
 
 /// The versions of each entity that a filter takes, oldest first.
@@ -288,16 +293,23 @@ pub(crate) async fn versions_of(
     Ok(found)
 }
 
-/// The error for a row that there never was: it names the keys nearest to it.
+/// The row whose key is equal, as its columns' types have it, to one that there never was: 1.0 where 1.00 is asked for, a moment in another
+/// zone. All keys are looked at.
 ///
 /// # Errors
-/// Where the history cannot be read.
-pub(crate) async fn no_such_row(archive: &Archive, table: &TableHistory, entity_id: &str) -> Result<Error> {
+/// In a sentence, where there is none, with the keys nearest to it, or several; where the history cannot be read.
+pub(crate) async fn by_equal_key(archive: &Archive, table: &TableHistory, entity_id: &str) -> Result<String> {
     let mut near: Vec<(f64, String)> = Vec::new();
+    let mut equal: BTreeSet<String> = BTreeSet::new();
+    let mut wanted: HashMap<i32, Option<EqualKey>> = HashMap::new();
     let mut seen: HashSet<u64> = HashSet::new();
     let hasher = RandomState::new();
     let mut look = |fact: &bygone_sink::read::Fact<'_>| {
         let other = &fact.head.entity_id;
+        let key = wanted.entry(fact.schema.version).or_insert_with(|| EqualKey::new(fact.schema, entity_id));
+        if key.as_ref().is_some_and(|key| key.is(other)) {
+            equal.insert(other.clone());
+        }
         if seen.len() >= COMPARED || !seen.insert(hasher.hash_one(other)) {
             return Flow::Continue(());
         }
@@ -313,10 +325,46 @@ pub(crate) async fn no_such_row(archive: &Archive, table: &TableHistory, entity_
     };
     let none = Columns::Some(Vec::new());
     archive.facts(table, &FactFilter::default(), &none, &mut look).await?;
-    let near: Vec<String> = near.into_iter().map(|(_, name)| name).collect();
-    let hint =
-        if near.is_empty() { String::new() } else { format!("; the nearest keys are {}", near.join(", ")) };
-    Ok(Error::other(format!("{} never had a row with the key {entity_id}{hint}", table.log_name)))
+    let hint = match equal.len() {
+        0 if near.is_empty() => String::new(),
+        0 => {
+            let near: Vec<String> = near.into_iter().map(|(_, name)| name).collect();
+            format!("; the nearest keys are {}", near.join(", "))
+        }
+        1 => return Ok(equal.pop_first().unwrap_or_default()),
+        _ => {
+            let equal: Vec<String> = equal.into_iter().take(SUGGESTIONS).collect();
+            format!(", and several keys are equal to it: {}; say which", equal.join(", "))
+        }
+    };
+    Err(Error::other(format!("{} never had a row with the key {entity_id}{hint}", table.log_name)))
+}
+
+/// A key, to be compared with others as the types of its columns have it.
+struct EqualKey(Vec<Wanted>);
+
+impl EqualKey {
+    /// None where it is no key of the schema.
+    fn new(schema: &TableSchema, entity_id: &str) -> Option<Self> {
+        let key: Vec<&SchemaColumn> = schema.key.iter().filter_map(|at| schema.columns.get(*at)).collect();
+        let parts = parts(entity_id, key.len())?;
+        let wanted = key.iter().zip(&parts).map(|(column, part)| Wanted::new(column, part).ok());
+        wanted.collect::<Option<Vec<Wanted>>>().map(Self)
+    }
+
+    fn is(&self, other: &str) -> bool {
+        parts(other, self.0.len())
+            .is_some_and(|parts| self.0.iter().zip(&parts).all(|(wanted, part)| wanted.is_text(part)))
+    }
+}
+
+/// The parts of a key of so many columns; none where it has another number of them.
+fn parts(entity_id: &str, columns: usize) -> Option<Vec<Cow<'_, str>>> {
+    match columns {
+        0 => None,
+        1 => Some(vec![Cow::Borrowed(entity_id)]),
+        _ => serde_json::from_str(entity_id).ok().filter(|parts: &Vec<_>| parts.len() == columns),
+    }
 }
 
 /// Keys up to so many bytes are compared by what it takes to make one of the other. That takes the product of their lengths (some

@@ -2,7 +2,7 @@
 
 use bygone_replication::Lsn;
 use bygone_sink::log::{EventKind, EventLsn};
-use bygone_sink::read::{Archive, Cut, Flow, TableHistory, TransactionFilter};
+use bygone_sink::read::{Archive, Cut, Doubt, Flow, TableHistory, TransactionFilter};
 use bygone_sink::timestamp::Timestamp;
 use chrono::{
     DateTime, Days, FixedOffset, Local, LocalResult, Months, NaiveDate, NaiveDateTime, NaiveTime, TimeZone,
@@ -166,11 +166,7 @@ pub(crate) async fn check_known(
                 remedy("shows what was known before")
             )));
         }
-        let what = match doubt.event.kind {
-            EventKind::Partition => "a partition came, without a word in the WAL",
-            EventKind::Key => "another key came to name its rows",
-            _ => "its rows were rewritten, without a word in the WAL",
-        };
+        let what = unseen(&doubt);
         eprintln!(
             "bygone: the rows of {name} at {} are not known exactly: {what}; known until {since}, {again}",
             at.shown
@@ -198,6 +194,15 @@ pub(crate) async fn check_known(
         }
     }
     Ok(())
+}
+
+/// What happened to rows that are not known exactly.
+pub(super) fn unseen(doubt: &Doubt<'_>) -> &'static str {
+    match doubt.event.kind {
+        EventKind::Partition => "a partition came, without a word in the WAL",
+        EventKind::Key => "another key came to name its rows",
+        _ => "its rows were rewritten, without a word in the WAL",
+    }
 }
 
 /// `3 minutes`.

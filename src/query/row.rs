@@ -12,7 +12,7 @@ pub(super) async fn history(arguments: &History) -> Result<()> {
     let archive = open(&arguments.reading.history).await?;
     let table = lookup::table(&archive, &arguments.entity.table)?;
     let entity_id = lookup::entity_id(&table, &arguments.entity)?;
-    let versions = lookup::versions(&archive, &table, &entity_id).await?;
+    let (entity_id, versions) = lookup::versions(&archive, &table, entity_id).await?;
     let headings = vec![
         right("version"),
         when("when"),
@@ -81,7 +81,7 @@ pub(super) async fn blame(arguments: &Blame) -> Result<()> {
     let archive = open(&arguments.reading.history).await?;
     let table = lookup::table(&archive, &arguments.entity.table)?;
     let entity_id = lookup::entity_id(&table, &arguments.entity)?;
-    let versions = lookup::versions(&archive, &table, &entity_id).await?;
+    let (entity_id, versions) = lookup::versions(&archive, &table, entity_id).await?;
     let Some(last) = versions.last() else { return Err(Error::other("there is no version")) };
     if last.head.tombstone {
         eprintln!(

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bygone_replication::Lsn;
 use bygone_sink::log::{EventKind, EventLsn, LiveFile};
-use bygone_sink::read::{Archive, TableHistory, Version};
+use bygone_sink::read::{Archive, Doubt, TableHistory, Version};
 use bygone_sink::schema::{SYSTEM_COLUMNS, SchemaColumn, TableSchema};
 use bygone_sink::slabs::{Slab, SlabSet};
 use bygone_sink::store::Location;
@@ -16,6 +16,7 @@ use bygone_sink::value::{Cast, Kind};
 
 use super::arguments::{Engine, Views};
 use super::dialect::Dialect;
+use super::moment::unseen;
 use super::sheet::print;
 use super::value::moment;
 use super::{lookup, open};
@@ -363,7 +364,7 @@ impl Relations {
             from,
             until: archive.known_until().1,
             unknown: unknown(archive, table, name, inexact).await?,
-            remarks: remarks(archive, table, name, inexact),
+            remarks: remarks(archive, table, name, inexact).await?,
         })
     }
 
@@ -501,8 +502,8 @@ impl Unknown {
     }
 }
 
-/// When nothing was known of a table between its beginning and now: it was dropped, or changes are missing. With `inexact` what is known is
-/// shown inside of gaps, and where updates and deletes cannot be seen.
+/// When a table's rows were not known, or not exactly, between its beginning and now: it was dropped, changes are missing, or what the WAL does
+/// not carry was noticed later. With `inexact` what is known is shown, but for the time in which it was dropped.
 async fn unknown(archive: &Archive, table: &TableHistory, name: &str, inexact: bool) -> Result<Vec<Unknown>> {
     let title = table.log_name.replace(['\n', '\r'], " ");
     let nothing = |why: String| format!("nothing is known of {title} at this moment: {why}");
@@ -521,18 +522,20 @@ async fn unknown(archive: &Archive, table: &TableHistory, name: &str, inexact: b
     if inexact {
         return Ok(unknown);
     }
-    for doubt in archive.doubts(&table.log_name).filter(|doubt| doubt.whole) {
-        let from = archive.place_known_until(doubt.after);
-        let to = match doubt.until {
-            Some(until) => archive.time_of_place(until).await?,
-            None => None,
+    for (doubt, from, to) in doubts(archive, &table.log_name).await? {
+        let kind = &doubt.event.kind;
+        let why = if doubt.whole {
+            nothing(format!("a {kind} lies there; it is known until {}", moment(from)))
+        } else {
+            format!(
+                "the rows of {title} are not known exactly at this moment: {}; they are known until {}, bygone views --inexact shows them \
+                 all the same, and {name}_history has what is known",
+                unseen(&doubt),
+                moment(from)
+            )
         };
-        if let Some(from) = from {
-            let kind = &doubt.event.kind;
-            let why = nothing(format!("a {kind} lies there; it is known until {}", moment(from)));
-            let from = Timestamp(from.0.saturating_add(1));
-            unknown.push(Unknown { from, to, why, dropped: false });
-        }
+        let from = Timestamp(from.0.saturating_add(1));
+        unknown.push(Unknown { from, to, why, dropped: false });
     }
     for &(from, to) in &table.updates_unseen {
         let Some(from) = archive.time_of_place(from).await? else { continue };
@@ -546,8 +549,27 @@ async fn unknown(archive: &Archive, table: &TableHistory, name: &str, inexact: b
     Ok(unknown)
 }
 
+/// The times in which a table's rows are not known, or not exactly: the last one before, and the first one after, if that has come.
+async fn doubts<'a>(
+    archive: &'a Archive,
+    table: &'a str,
+) -> Result<Vec<(Doubt<'a>, Timestamp, Option<Timestamp>)>> {
+    let mut doubts = Vec::new();
+    for doubt in archive.doubts(table) {
+        let Some(from) = archive.place_known_until(doubt.after).await? else { continue };
+        let to = match doubt.until {
+            Some(until) => archive.time_of_place(until).await?,
+            None => None,
+        };
+        if to.is_none_or(|to| from < to) {
+            doubts.push((doubt, from, to));
+        }
+    }
+    Ok(doubts)
+}
+
 /// What is to be said of a table beside its relations.
-fn remarks(archive: &Archive, table: &TableHistory, name: &str, inexact: bool) -> Vec<String> {
+async fn remarks(archive: &Archive, table: &TableHistory, name: &str, inexact: bool) -> Result<Vec<String>> {
     let title = &table.log_name;
     let mut remarks = Vec::new();
     if table.newest().columns.is_empty() {
@@ -571,11 +593,21 @@ fn remarks(archive: &Archive, table: &TableHistory, name: &str, inexact: bool) -
         remarks
             .push(format!("changes of {title} are lost: what was known before is shown inside of the gap"));
     }
+    let does =
+        if inexact { "show what is known" } else { "refuse to answer there, unless --inexact is given" };
+    for (doubt, from, to) in doubts(archive, title).await?.into_iter().filter(|(doubt, ..)| !doubt.whole) {
+        let to = to.map_or_else(|| "this day".to_owned(), moment);
+        let what = unseen(&doubt);
+        remarks.push(format!(
+            "the rows of {title} are not known exactly from {} to {to}: {what}. {name} and {name}_as_of {does}",
+            moment(from)
+        ));
+    }
     for (_, event) in archive.events(title).filter(|(_, event)| event.kind == EventKind::Partial) {
         let reason = event.detail.get("reason").and_then(serde_json::Value::as_str).unwrap_or_default();
         remarks.push(format!("{title} is known in part: {reason}"));
     }
-    remarks
+    Ok(remarks)
 }
 
 /// The columns of the newest schema, then those that are gone, as they were last; each with its schema.

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::Shop;
+use super::engines::duckdb_says;
 use crate::support::history::hex;
 
 impl Shop {
@@ -100,6 +101,59 @@ fn between_a_rewrite_and_the_comparison_rows_are_not_known_exactly() {
     }
 }
 
+/// Engines that cannot warn beside an answer refuse one, unless views were asked for that show what is known.
+#[test]
+fn views_refuse_the_moments_at_which_rows_are_not_known_exactly() {
+    for (kind, word) in [("rewrite", "rewritten"), ("partition", "a partition came"), ("key", "another key")]
+    {
+        let shop = Shop::orders();
+        shop.tell(&[json!({"kind": kind, "table": "public.orders", "lsn": [0x100, 0x200], "doubt": true})]);
+        // The commit is as old as the one before: the rewrite may lie a moment before that.
+        let log = shop.json(&["log"]);
+        let at = log.last().unwrap()["at"].as_str().unwrap().to_owned();
+        let asked = |at: &str| {
+            [
+                "orders",
+                "orders_as_of({at}::timestamptz - interval 1 microsecond)",
+                "orders_as_of({at}::timestamptz - interval 1 day)",
+                "orders_history",
+                "notes",
+                "notes_as_of({at}::timestamptz)",
+            ]
+            .map(|relation| format!("from {}", relation.replace("{at}", &format!("'{at}'"))))
+        };
+        for (settled, inexact) in [(false, false), (false, true), (true, false)] {
+            if settled {
+                shop.tell(&[json!({"kind": "reconcile", "table": "public.orders", "lsn": 0x300})]);
+            }
+            let mut arguments = vec!["views", "duckdb"];
+            arguments.extend(inexact.then_some("--inexact"));
+            let told = shop.bygone.ask(&arguments).well();
+            for said in [&told.stderr, &told.stdout] {
+                assert!(
+                    said.contains("the rows of public.orders are not known exactly from")
+                        && said.contains(word),
+                    "{said}"
+                );
+                assert!(!said.contains("the rows of public.notes"), "{said}");
+            }
+            let said = duckdb_says(&told.stdout, &asked(&at));
+            let refused = |said: &str| {
+                said.contains("not known exactly at this moment")
+                    && said.contains(word)
+                    && said.contains("--inexact")
+            };
+            assert_eq!(refused(&said[0]), !settled && !inexact, "{said:?}");
+            assert_eq!(refused(&said[1]), !inexact, "{said:?}");
+            assert!(said[2].contains("its history begins at"), "{said:?}");
+            assert_eq!(said[3..], ["6 rows", "2 rows", "2 rows"]);
+            if inexact {
+                assert_eq!(said[..2], ["2 rows", "2 rows"]);
+            }
+        }
+    }
+}
+
 #[test]
 fn a_rewrite_that_is_not_settled_yet_leaves_the_present_in_doubt() {
     let shop = Shop::orders();
@@ -122,8 +176,27 @@ fn inside_a_gap_nothing_is_known_of_any_table() {
                 assert_eq!(shop.warned(table, sure), "", "{kind} {sure:x}");
             }
             let known = format!("known until {}", shown(end + 0x100));
-            shop.refused(&["as-of", table, "--at", &shown(end + 0x150)], &[&known, kind, "known again from"]);
+            let inside = shown(end + 0x150);
+            let words = [known.as_str(), kind, "known again from"];
+            shop.refused(&["as-of", table, "--at", &inside], &words);
+            shop.refused(&["sql", &format!("select * from {table}_as_of('{inside}')")], &words);
+            shop.refused(
+                &[
+                    "sql",
+                    &format!("select 1 as one union all select count(*) from {table}_as_of('{inside}')"),
+                ],
+                &words,
+            );
+            shop.refused(&["diff", table, "--from", &shown(end), "--to", &inside], &words);
+            shop.refused(&["diff", table, "--from", &inside, "--to", &shown(end + 0x200)], &words);
+            shop.refused(&["restore", table, "--where", "true", "--at", &inside], &words);
+            let key = if table == "orders" { &["1"][..] } else { &["x,y", "1"] };
+            shop.refused(&[&["restore", table][..], key, &["--at", &inside]].concat(), &words);
         }
+        // What happened to rows, as far as it is known, can be asked all the same.
+        assert_eq!(shop.json(&["history", "orders", "1"]).len(), 2);
+        assert_eq!(shop.json(&["blame", "orders", "1"]).len(), 3);
+        assert_eq!(shop.json(&["find", "orders", "customer", "ann"]).len(), 2);
         let views = shop.ask(&["views", "duckdb"]);
         assert!(views.contains(&format!("a {kind} lies there")), "{views}");
     }

@@ -82,4 +82,40 @@ fn every_reader_shows_the_hash_and_none_a_value_of_before() {
     let before = shop.json(&["as-of", "cards", "--at", first]);
     assert_eq!((before.len(), &before[4]["number"]), (20, &json!(4005)), "{before:?}");
     shop.ask(&["verify"]);
+    // Who compares with a value is told that hashes are compared; who knows the hash finds the row.
+    let hash = now[4][1].as_str().unwrap();
+    for (literal, told) in [("'4005'", true), (&*format!("'{hash}'"), false)] {
+        let found = shop
+            .bygone
+            .ask(&[
+                "as-of",
+                "cards",
+                "--at",
+                "now",
+                "--where",
+                &format!("number = {literal}"),
+                "--format",
+                "csv",
+            ])
+            .well();
+        assert_eq!(found.stderr.contains("number is kept as hashes"), told, "{}", found.stderr);
+        assert_eq!(found.stdout.lines().count(), if told { 1 } else { 2 }, "{}", found.stdout);
+    }
+    for arguments in [
+        &["as-of", "cards", "--at", "now", "--where", "number like '4%'"][..],
+        &["as-of", "cards", "--at", "now", "--where", "number in ('4005', null)"],
+        &["find", "cards", "number", "4005"],
+        &["restore", "cards", "--where", "number = '4005'", "--at", "now"],
+    ] {
+        let said = shop.bygone.ask(arguments).well().stderr;
+        assert!(
+            said.contains("number is kept as hashes, and compared as such: bygone hash prints"),
+            "{arguments:?}: {said}"
+        );
+    }
+    let then = shop
+        .bygone
+        .ask(&["as-of", "cards", "--at", first, "--where", "number = 4005", "--format", "csv"])
+        .well();
+    assert!(!then.stderr.contains("hashes") && then.stdout.lines().count() == 2, "{then:?}");
 }

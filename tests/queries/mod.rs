@@ -8,6 +8,7 @@ pub(crate) mod cookbook;
 mod derived;
 pub(crate) mod engines;
 mod events;
+mod formats;
 mod hashed;
 mod hostile;
 mod inventory;
@@ -15,7 +16,7 @@ mod moments;
 mod remade;
 mod restore;
 mod rows;
-
+mod shell;
 mod sql;
 
 use std::io::Write;

@@ -2,6 +2,9 @@
 
 use super::Shop;
 use crate::support::bygone::Bygone;
+use crate::support::clock::Clock;
+use crate::support::postgres::Postgres;
+use crate::support::scratch::Scratch;
 
 #[test]
 fn a_moment_that_is_not_known_is_refused_with_the_reason() {
@@ -129,4 +132,54 @@ fn one_moment_can_be_written_in_many_ways() {
         &["as-of", "orders", "--at", "0 seconds ago"],
         &["nothing is known", "the history is known until"],
     );
+}
+
+/// Moments that count back from now, answered by a history that is days old.
+#[test]
+fn moments_before_now_give_the_rows_of_then() {
+    let (Some(theirs), Some(ours)) = (Clock::new(), Clock::new()) else {
+        eprintln!("libfaketime is not installed: clocks are not set");
+        return;
+    };
+    let mut server = Postgres::start();
+    theirs.set("-75h");
+    server.start_in(&theirs.environment());
+    server.run(
+        "create table orders (id int primary key, status text); insert into orders values (1, '75 hours')",
+    );
+    let scratch = Scratch::new("history");
+    let mut bygone = Bygone::new(server.url(), scratch.join("history")).env("TZ", "Asia/Kolkata");
+    for (name, value) in ours.environment() {
+        bygone = bygone.env(&name, &value);
+    }
+    ours.set("-75h");
+    bygone.until_current();
+    for (offset, status) in [("-26h", "26 hours"), ("-3h", "3 hours"), ("-10m", "10 minutes"), ("+0", "now")]
+    {
+        theirs.set(offset);
+        ours.set(offset);
+        server.run(&format!("update orders set status = '{status}'"));
+        bygone.until_current();
+    }
+    let local = server.value("select to_char(now() at time zone 'Asia/Kolkata', 'HH24:MI')").unwrap();
+    let yesterday = format!("yesterday {local}");
+    for (moment, status) in [
+        ("2 days ago", "75 hours"),
+        ("27 hours ago", "75 hours"),
+        ("25 hours ago", "26 hours"),
+        ("yesterday", "26 hours"),
+        (yesterday.as_str(), "26 hours"),
+        ("a day ago", "26 hours"),
+        ("4 hours ago", "26 hours"),
+        ("2 hours ago", "3 hours"),
+        ("11 minutes ago", "3 hours"),
+        ("9 min ago", "10 minutes"),
+        ("now", "now"),
+    ] {
+        let told = bygone.ask(&["as-of", "orders", "--at", moment, "--format", "csv"]).well().stdout;
+        assert_eq!(told, format!("id,status\n1,{status}\n"), "{moment}");
+        let sql = format!("select status from orders_as_of('{moment}')");
+        let told = bygone.ask(&["sql", &sql, "--format", "csv"]).well().stdout;
+        assert_eq!(told, format!("status\n{status}\n"), "{moment}");
+    }
 }

@@ -258,3 +258,61 @@ fn a_table_is_found_by_each_way_to_write_its_name() {
     bygone.ask(&["as-of", r#""S 2.same"#, "--at", "now"]).refused(&["has no table"]);
     bygone.ask(&["as-of", r#""S 2"same"#, "--at", "now"]).refused(&["has no table"]);
 }
+
+/// A key is found in each form that PostgreSQL calls equal to it; where several rows have had such keys, they are named.
+#[test]
+fn a_row_is_found_by_a_key_in_another_spelling() {
+    let mut shop = Shop::with(
+        "create extension citext;
+         create table free (id numeric primary key, v text); insert into free values (1.0, 'a'), (20, 'b');
+         create table fixed (id numeric(12,3) primary key, v text); insert into fixed values (1.5, 'a');
+         create table moments (at timestamptz primary key, v text); insert into moments values ('2026-11-24 10:00+00', 'a');
+         create table plain (at timestamp primary key, v text); insert into plain values ('2026-11-24 10:00', 'a');
+         create table days (day date primary key, v text); insert into days values ('2026-11-24', 'a');
+         create table ids (id uuid primary key, v text); insert into ids values ('a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', 'a');
+         create table blobs (id bytea primary key, v text); insert into blobs values ('\\xdead', 'a');
+         create table names (id citext primary key, v text); insert into names values ('Ann', 'a');
+         create table padded (id char(5) primary key, v text); insert into padded values ('ab', 'a');
+         create table flags (id boolean primary key, v text); insert into flags values (true, 'a');
+         create table floats (id float8 primary key, v text); insert into floats values (1e20, 'a');
+         create table pairs (n numeric, at timestamptz, v text, primary key (n, at)); insert into pairs values (2.50, '2026-11-24 10:00+00', 'a')",
+    );
+    shop.server.run("update free set id = 20.00 where id = 20");
+    shop.capture();
+    for (table, keys) in [
+        ("free", &["1.0", "1.00", "1", "+1.000", "01"][..]),
+        ("fixed", &["1.500", "1.5", "1.50000"]),
+        ("moments", &["2026-11-24 10:00:00+00", "2026-11-24T15:30:00+05:30", "2026-11-24T10:00Z"]),
+        ("plain", &["2026-11-24 10:00:00", "2026-11-24T10:00", "2026-11-24 10:00:00.0"]),
+        ("days", &["2026-11-24", "2026-11-24 00:00"]),
+        ("ids", &["A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11", "{a0eebc999c0b4ef8bb6d6bb9bd380a11}"]),
+        ("blobs", &["\\xdead", "\\xDEAD", "\\336\\255"]),
+        ("names", &["Ann", "ann", "ANN"]),
+        ("padded", &["ab   ", "ab"]),
+        ("flags", &["t", "true", "yes"]),
+        ("floats", &["1e+20", "100000000000000000000"]),
+    ] {
+        for key in keys {
+            let told = shop.json(&["history", table, key]);
+            assert_eq!((told.len(), &told[0]["op"]), (1, &"snapshot".into()), "{table} {key}: {told:?}");
+        }
+        assert_eq!(shop.json(&["blame", table, keys[1]]).len(), 2, "{table}");
+    }
+    let pair = ["history", "pairs", "2.5", "2026-11-24 11:00:00+01"];
+    assert_eq!(shop.json(&pair).len(), 1);
+    assert_eq!(shop.json(&["history", "pairs", "--key", "at=2026-11-24 10:00Z,n=2.500"]).len(), 1);
+    // What is printed and restored is the row under its own name.
+    let told = shop.bygone.ask(&["history", "names", "ANN"]).well();
+    assert!(told.stderr.contains("1 version of public.names Ann"), "{}", told.stderr);
+    shop.server.run("update names set v = 'changed'");
+    shop.capture();
+    assert!(shop.ask(&["restore", "names", "aNN"]).contains("set \"v\" = 'a'"));
+    shop.refused(&["history", "free", "20.0"], &["several keys are equal to it", "20, 20.00"]);
+    assert_eq!(shop.json(&["history", "free", "20"]).len(), 2);
+    shop.refused(&["history", "free", "3"], &["never had a row with the key 3"]);
+    shop.refused(
+        &["history", "moments", "2026-11-24 10:00:00+01"],
+        &["never had a row", "the nearest keys are"],
+    );
+    shop.refused(&["restore", "days", "2026-11-25"], &["never had a row", "the nearest keys are 2026-11-24"]);
+}

@@ -183,3 +183,26 @@ fn updates_of_unwatched_columns_alone_are_no_facts() {
     bygone.until_current();
     assert!(bygone.ask(&["history", "users", "1"]).well().stdout.contains("logins: 9 -> 10"));
 }
+
+#[test]
+fn a_column_or_table_that_was_dropped_may_still_be_named() {
+    let server = Postgres::start();
+    server.run(USERS);
+    let scratch = Scratch::new("history");
+    let named = ["--leave-out", "users.\"Pass.word\"", "--retention", "notes=short"];
+    let mut bygone = Bygone::new(server.url(), scratch.join("history")).options(&named);
+    bygone.until_current();
+    server.run("alter table users drop column \"Pass.word\"; drop table notes");
+    for _ in 0..2 {
+        let told = bygone.until_current().stderr;
+        assert!(told.contains("has a column Pass.word any more"), "{told}");
+    }
+    server.run("alter table users rename to people; alter table people rename name to alias");
+    bygone.until_current();
+    // What never was, and what goes on under another name, is told from what is gone.
+    for wrong in
+        [["--leave-out", "users.pasword"], ["--leave-out", "users.name"], ["--retention", "users=short"]]
+    {
+        bygone.attempt(&wrong).refused(&[wrong[0], "no captured table"]);
+    }
+}

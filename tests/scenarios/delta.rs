@@ -1,5 +1,6 @@
 //! The Delta Lake view, read by engines that know nothing of bygone: DuckDB's `delta_scan`, delta-rs, and Sail.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -12,12 +13,52 @@ use super::SHOP;
 use super::exactly_once::wait_for_commits;
 use super::types::readers;
 use crate::support::bygone::Bygone;
-use crate::support::history::History;
+use crate::support::history::{History, object_of};
 use crate::support::moto::{BUCKET, Moto};
 use crate::support::postgres::Postgres;
 use crate::support::process::python;
 use crate::support::scratch::Scratch;
 use crate::support::store::Store;
+
+/// Gives rows as the tests' own reader of files gives facts: each value that is not null, as PostgreSQL reads it, by its column.
+const TELL: &str = r#"
+import datetime, decimal, json, os, sys
+def told(value):
+    if isinstance(value, bool): return str(value).lower()
+    if isinstance(value, float): return repr(value).replace('e+', 'e').replace('nan', 'NaN')
+    if isinstance(value, decimal.Decimal): return format(value, 'f')
+    if isinstance(value, (bytes, bytearray)): return '\\x' + value.hex()
+    if isinstance(value, datetime.datetime):
+        zone = '' if value.tzinfo is None else '+00'
+        if zone: value = value.astimezone(datetime.timezone.utc)
+        return value.strftime('%Y-%m-%d %H:%M:%S.%f').rjust(26, '0') + zone
+    if isinstance(value, dict): value = list(value.items())
+    if isinstance(value, list) and value and isinstance(value[0], tuple):
+        return json.dumps({key: told(one) for key, one in value}, ensure_ascii=False, separators=(',', ':'))
+    if isinstance(value, list): return '{' + ','.join('NULL' if one is None else '"' + told(one).replace('\\', '\\\\').replace('"', '\\"') + '"' for one in value) + '}'
+    return str(value)
+def facts(columns, rows):
+    rows = [dict(zip(columns, row)) for row in rows]
+    rows.sort(key=lambda row: (row['_lsn'], row['_seq']))
+    return [{column: told(value) for column, value in row.items() if value is not None} for row in rows]
+"#;
+
+/// What both engines see of a Delta table: all of its rows.
+const READ_WHOLE: &str = r#"
+import duckdb, duckdb_extension_delta
+from deltalake import DeltaTable, QueryBuilder
+root = sys.argv[1]
+con = duckdb.connect()
+con.execute("load '" + os.path.dirname(duckdb_extension_delta.__file__) + "/extensions/v" + duckdb.__version__ + "/delta.duckdb_extension'")
+con.execute("set timezone = 'UTC'")
+duck = con.execute(f"select * from delta_scan('{root}')")
+duck = facts([column[0] for column in duck.description], duck.fetchall())
+rs = []
+for batch in QueryBuilder().register("t", DeltaTable(root)).execute("select * from t"):
+    columns = batch.schema.names
+    rs += zip(*[[value.as_py() for value in batch[column]] for column in columns])
+print(json.dumps({"duckdb": duck, "delta-rs": facts(columns, rs)}))
+"#;
 
 /// What both engines see of a Delta table: a column's values, in order, and what it is made of.
 const READ: &str = r#"
@@ -166,6 +207,112 @@ fn odd(root: &Path) -> String {
     names.into_iter().find(|name| name.contains('~')).unwrap()
 }
 
+/// A table with a column of every type of the files, and what happens to it.
+const EVERY_TYPE: &str = r#"
+    create type mood as enum ('sad', 'ok');
+    create table every (id int primary key, flag boolean, small smallint, big bigint, number oid, single real, dbl float8,
+        money numeric(10,2), wide numeric(38,10), free numeric, word varchar(20), any_text text, label mood, bytes bytea, day date,
+        at timestamp, atz timestamptz, clock time, span interval, unique_id uuid, document json, binary_document jsonb,
+        flags boolean[], ints int[], texts text[], sums numeric(8,2)[], days date[], times timestamptz[], blobs bytea[], floats float8[], net inet);
+    insert into every values
+        (1, true, -32768, 9223372036854775807, 4294967295, 1.5, 1e300, 12.50, 1234567890123456789012345678.0123456789, 1e-30, 'a,"b"',
+         E'line\nbreak', 'ok', '\x00ff', '2026-11-24', '2026-11-24 10:00:00.123456', '2026-11-24 10:00:00.123456+05:30', '24:00',
+         '1 mon -2 days 03:00', 'A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11', '{"b": 1}', '{"b": 1}', '{t,null,f}', '{1,null,3}',
+         '{"",null,"NULL","c\"d"}', '{1.5,null,-0.01}', '{2026-11-24,null}', '{2026-11-24 10:00+05:30,null}', '{"\\x00","\\xff"}', '{0.1,5e-324}', '10.0.0.1/8'),
+        (2, false, 0, 0, 0, -0.25, -0.5, 'nan', 'nan', 'Infinity', '', '', 'sad', '', 'infinity', '-infinity', 'infinity', '00:00:00.000001',
+         '0', null, 'null', 'null', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{nan}', '::1'),
+        (3, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null,
+         null, null, '{{1,2},{3,4}}', null, null, null, null, null, null, null)"#;
+const CHANGES: [&str; 5] = [
+    "update every set small = 7, texts = '{x}', at = '1999-12-31' where id < 3",
+    "alter table every alter id type bigint, alter flag type text, alter small type int, alter money type numeric(12,4), alter at type timestamptz, \
+         alter ints type bigint[], drop column word, alter label type text; alter table every rename any_text to word;
+     alter table every add column later timestamp default '2026-01-01', add column flags2 boolean[] default '{t}';
+     update every set word = 'renamed' where id = 1",
+    "insert into every (id, flag, money, at, ints, later) values (5000000000, 'text now', 0.0001, '2026-06-01 12:00+00', '{5000000000}', null); delete from every where id = 2",
+    "drop table every",
+    "create table every (id text primary key, big text, word int, at date, ints int[]); insert into every values ('one', 'text', 1, '2026-01-01', '{1}');
+     update every set word = 2",
+];
+
+/// The facts of a table as the tests' own reader has them, and as engines told them.
+#[track_caller]
+fn assert_whole(history: &History, table: &str, engine: &str, told: &Value) {
+    let facts = history.whole(table);
+    let told: Vec<BTreeMap<String, String>> = serde_json::from_value(told.clone()).unwrap();
+    assert_eq!(told.len(), facts.len(), "{table}, {engine}");
+    for (mut told, mut fact) in told.into_iter().zip(facts) {
+        assert_eq!(told.remove("_date").as_deref(), fact["_valid_from"].get(..10), "{engine}: {told:?}");
+        for (row, names) in [(&mut told, &["_context", "_raw"][..]), (&mut fact, &["_raw"])] {
+            let objects = row.iter_mut().filter(|(name, _)| names.contains(&name.as_str()));
+            objects.for_each(|(_, object)| *object = object_of(object));
+        }
+        assert_eq!(told, fact, "{table}, {engine}");
+    }
+}
+
+/// Of each commit of a table's view: whether it is a merge by the history's log, and what it says of each file.
+#[track_caller]
+fn assert_merges_change_nothing(history: &History, directory: &Path) -> usize {
+    let (mut last, mut merges) = (-1, 0);
+    let mut names: Vec<_> =
+        std::fs::read_dir(directory.join("_delta_log")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    names.sort();
+    for path in names {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let actions: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let seq = actions.iter().find_map(|action| action["txn"]["version"].as_i64()).unwrap();
+        assert!(seq > last, "{} shows commit {seq} after {last}", path.display());
+        last = seq;
+        let commit = history.commits.iter().find(|commit| commit["seq"] == seq).unwrap();
+        let merged = commit["events"].as_array().unwrap().iter().any(|event| event["kind"] == "compact");
+        for action in actions
+            .iter()
+            .flat_map(|action| [&action["add"], &action["remove"]])
+            .filter(|action| action.is_object())
+        {
+            assert_eq!(action["dataChange"], !merged, "{}: {action}", path.display());
+        }
+        merges += usize::from(merged);
+    }
+    merges
+}
+
+#[test]
+fn every_value_is_seen_through_schema_changes_compaction_and_a_drop() {
+    let server = Postgres::start();
+    server.run(EVERY_TYPE);
+    let scratch = Scratch::new("history");
+    let root = scratch.join("history");
+    let mut bygone = Bygone::new(server.url(), &root);
+    bygone.until_current();
+    let sail = python("BYGONE_TEST_SAIL", "sail");
+    let directory = root.join("tables/public.every");
+    for change in CHANGES {
+        server.run(&format!("select pg_logical_emit_message(true, 'bygone', '{{\"actor\": \"ann\", \"n\": [1, null]}}'); {change}"));
+        bygone.until_current();
+        bygone.ask(&["compact", "--all", "--grace", "1ms"]).well();
+        bygone.ask(&["delta"]).well();
+        let history = History::read(Store::directory(&root));
+        let seen: Value =
+            told(Command::new(readers()).arg("-c").arg(format!("{TELL}{READ_WHOLE}")).arg(&directory));
+        for engine in ["duckdb", "delta-rs"] {
+            assert_whole(&history, "public.every", engine, &seen[engine]);
+        }
+    }
+    let history = History::read(Store::directory(&root));
+    assert!(history.whole("public.every").len() > 12);
+    assert!(assert_merges_change_nothing(&history, &directory) > 2);
+    if !sail.exists() {
+        eprintln!("Sail is not installed: it is left out");
+        return;
+    }
+    let program = scratch.join("sail.py");
+    std::fs::write(&program, format!("{TELL}{SAIL_WHOLE}")).unwrap();
+    let seen: Value = told(Command::new(sail).arg(&program).arg(&directory).env("TZ", "UTC"));
+    assert_whole(&history, "public.every", "Sail", &seen);
+}
+
 #[test]
 fn a_running_capture_shows_its_commits_as_they_come() {
     let server = Postgres::start();
@@ -237,6 +384,24 @@ server = SparkConnectServer("127.0.0.1", 0)
 server.start(background=True)
 spark = SparkSession.builder.remote(f"sc://127.0.0.1:{server.listening_address[1]}").getOrCreate()
 print(json.dumps([[row[0] for row in spark.sql(f"select _id from delta.`{root}` order by _id").collect()] for root in sys.argv[1:]]))
+"#;
+
+/// All that Sail sees of a Delta table.
+const SAIL_WHOLE: &str = r#"
+from pysail.spark import SparkConnectServer
+from pyspark.sql import SparkSession
+from pyspark.sql.types import ArrayType, TimestampType
+server = SparkConnectServer("127.0.0.1", 0)
+server.start(background=True)
+spark = SparkSession.builder.remote(f"sc://127.0.0.1:{server.listening_address[1]}").getOrCreate()
+frame = spark.sql(f"select * from delta.`{sys.argv[1]}`")
+# Instants come as times of the local clock.
+def instant(value, kind):
+    if isinstance(kind, ArrayType) and value is not None: return [instant(one, kind.elementType) for one in value]
+    if isinstance(kind, TimestampType) and value is not None: return value.replace(tzinfo=datetime.timezone.utc)
+    return value
+rows = [[instant(value, field.dataType) for value, field in zip(row, frame.schema.fields)] for row in frame.collect()]
+print(json.dumps(facts(frame.columns, rows)))
 "#;
 
 #[test]

@@ -1,5 +1,6 @@
 //! Facts as rows in PostgreSQL: they are those of the history, exactly, whatever is killed, and nobody alters them.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -53,7 +54,7 @@ pub(super) fn assert_same_facts(
 }
 
 /// Rows of the target's view that the source's table has not, or the reverse.
-fn assert_current(source: &Postgres, target: &mut postgres::Client, table: &str, base: &str) {
+pub(super) fn assert_current(source: &Postgres, target: &mut postgres::Client, table: &str, base: &str) {
     let dump = |client: &mut postgres::Client, of: &str| {
         let rows =
             client.query(&format!("select whole_row::text from {of} whole_row order by 1"), &[]).unwrap();
@@ -338,7 +339,10 @@ fn inside_a_gap_and_behind_a_drop_nothing_is_known_of_a_table() {
     let mut client = source.connect();
     let mut now = || -> [String; 2] {
         let row = client
-            .query_one("select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.US+00'), pg_current_wal_insert_lsn()::text", &[])
+            .query_one(
+                "select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.US+00'), pg_current_wal_insert_lsn()::text",
+                &[],
+            )
             .unwrap();
         std::thread::sleep(Duration::from_millis(20));
         [row.get(0), row.get(1)]
@@ -402,6 +406,63 @@ fn inside_a_gap_and_behind_a_drop_nothing_is_known_of_a_table() {
         .map(|row| row.get(0))
         .collect();
     assert_eq!(listed, ["gap"]);
+}
+
+/// What the WAL does not carry, and moments that the facts do not reach, are told beside the rows.
+#[test]
+fn where_rows_are_not_known_exactly_or_not_yet_a_notice_says_so() {
+    let source = Postgres::start();
+    source.run(SHOP);
+    let scratch = Scratch::new("facts");
+    let url = source.url();
+    let mut bygone = Bygone::new(&url, scratch.join("history")).without_files().options(&["--facts", &url]);
+    bygone.until_current();
+    let now = || {
+        let time = source
+            .value("select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.US+00')");
+        let place = source.value("select pg_current_wal_insert_lsn()");
+        std::thread::sleep(Duration::from_millis(20));
+        [format!("timestamptz '{}'", time.unwrap()), format!("pg_lsn '{}'", place.unwrap())]
+    };
+    source.run("update orders set customer = 'before' where id = 1");
+    let before = now();
+    bygone.until_current();
+    source.run("alter table orders alter total type text using total || ' EUR'");
+    let inside = now();
+    bygone.until_current();
+    source.run("update orders set customer = 'after' where id = 1");
+    let after = now();
+    bygone.until_current();
+    let behind = [format!("{} + interval '1 day'", after[0]), "pg_lsn 'F0/0'".to_owned()];
+    let told = Arc::new(Mutex::new(Vec::<String>::new()));
+    let hear = Arc::clone(&told);
+    let mut client = url
+        .parse::<postgres::Config>()
+        .unwrap()
+        .notice_callback(move |notice| hear.lock().unwrap().push(notice.message().to_owned()))
+        .connect(postgres::NoTls)
+        .unwrap();
+    for (moments, words) in [
+        (before, &[][..]),
+        (
+            inside,
+            &["the rows of public.orders at", "are not known exactly: they were rewritten", "known until"],
+        ),
+        (after, &[]),
+        (behind, &["public.orders is known until", "what is shown is what was known then"]),
+    ] {
+        for moment in moments {
+            let rows = client.query(&format!("select id from bygone.orders_as_of({moment})"), &[]).unwrap();
+            assert_eq!(rows.len(), 3, "{moment}");
+            let told = std::mem::take(&mut *told.lock().unwrap());
+            assert_eq!(told.len(), usize::from(!words.is_empty()), "{moment}: {told:?}");
+            assert!(words.iter().all(|word| told[0].contains(word)), "{moment}: {told:?}");
+        }
+    }
+    let doubts = client
+        .query("select kind from bygone.doubts('public.orders') where known_again is not null", &[])
+        .unwrap();
+    assert_eq!(doubts.iter().map(|row| row.get(0)).collect::<Vec<String>>(), ["rewrite"]);
 }
 
 #[test]
@@ -879,7 +940,7 @@ fn tables_in_the_sources_own_database_read_as_the_source_did() {
         .iter()
         .map(|row| row.get(0))
         .collect();
-    assert_eq!(types, ["mood", "mood[]", "pair", "short"]);
+    assert_eq!(types, ["mood", "mood[]", "pair", "character varying(5)"]);
     // Three equal rows of a table without a key are three entities; bygone's own tables are none of the history's.
     let lines: i64 =
         client.query_one("select count(*) from bygone.keyless where line <> 'beat'", &[]).unwrap().get(0);

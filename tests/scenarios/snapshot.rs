@@ -346,6 +346,75 @@ fn a_slow_reader_of_the_source_is_not_dropped() {
     assert_eq!(history.fact_count(), 4);
 }
 
+fn four_tables() -> (Postgres, Scratch, Bygone) {
+    let server = Postgres::start();
+    for table in ["a", "b", "c", "held"] {
+        server.run(&format!(
+            "create table {table} (id int primary key); insert into {table} select generate_series(1, 100)"
+        ));
+    }
+    let scratch = Scratch::new("history");
+    let bygone = Bygone::new(server.url(), scratch.join("history"));
+    (server, scratch, bygone)
+}
+
+/// The tables whose copy is in the log.
+fn copied(scratch: &Scratch) -> Vec<String> {
+    let history = History::read(Store::directory(scratch.join("history")));
+    let mut copied: Vec<String> =
+        history.events("snapshot").iter().map(|event| event["table"].as_str().unwrap().to_owned()).collect();
+    copied.sort();
+    copied
+}
+
+#[test]
+fn tables_that_are_copied_are_committed_while_another_takes_long() {
+    // At the first start, and where a copy that was cut short is taken up again.
+    for cut_short in [false, true] {
+        let (_server, scratch, mut bygone) = four_tables();
+        if cut_short {
+            bygone.start("snapshot.table_done=abort");
+            bygone.abort(Duration::from_secs(30));
+        }
+        bygone.start("snapshot.table_done=sleep(60000)@2");
+        let committed = eventually(Duration::from_secs(30), || copied(&scratch).len() == 3);
+        assert!(committed, "{:?}\n{}", copied(&scratch), bygone.said());
+        bygone.kill();
+        bygone.until_current();
+        let tables = ["public.a", "public.b", "public.c", "public.held"];
+        assert_eq!(copied(&scratch), tables, "a table was copied again");
+        bygone.ask(&["verify"]).well();
+    }
+}
+
+/// One table is locked by somebody else once the slot is there, and meanwhile the copy comes to its end otherwise.
+#[test]
+fn tables_that_are_copied_stay_copied_whatever_ends_the_copy_of_the_others() {
+    for stopped in [true, false] {
+        let (server, scratch, mut bygone) = four_tables();
+        bygone.start("snapshot.after_slot=sleep(2000)");
+        let mut client = server.connect();
+        let made = "select 1 from pg_replication_slots where slot_name = 'bygone' and confirmed_flush_lsn is not null";
+        assert!(eventually(Duration::from_secs(30), || client.query_opt(made, &[]).unwrap().is_some()));
+        client.batch_execute("begin; lock table held").unwrap();
+        let waits = "select 1 from pg_locks where not granted";
+        assert!(eventually(Duration::from_secs(15), || server.value(waits).is_some()), "{}", bygone.said());
+        std::thread::sleep(Duration::from_secs(1));
+        if stopped {
+            bygone.signal(Signal::TERM);
+        } else {
+            server.run("select pg_terminate_backend(pid) from pg_locks where not granted");
+        }
+        client.batch_execute("commit").unwrap();
+        let status = bygone.ending(Duration::from_secs(30));
+        assert_eq!(status.success(), stopped, "{}", bygone.said());
+        assert_eq!(copied(&scratch), ["public.a", "public.b", "public.c"], "{}", bygone.said());
+        bygone.until_current();
+        assert_eq!(copied(&scratch).len(), 4, "a table was copied again");
+        bygone.ask(&["verify"]).well();
+    }
+}
+
 #[test]
 fn columns_that_are_renamed_or_dropped_before_the_first_copy_are_copied_as_they_are() {
     let server = Postgres::start();

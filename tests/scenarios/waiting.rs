@@ -9,7 +9,7 @@ use super::schema::{Diary, ITEMS};
 use crate::support::bygone::Bygone;
 use crate::support::history::History;
 use crate::support::http::get;
-use crate::support::postgres::{DATABASE, Postgres};
+use crate::support::postgres::{DATABASE, Postgres, Stop};
 use crate::support::process::{eventually, free_port};
 use crate::support::scratch::Scratch;
 use crate::support::store::Store;
@@ -197,4 +197,29 @@ fn a_publication_that_is_dropped_under_the_stream_is_explained_and_led_over() {
             assert!(said.contains("publication") && said.contains("--on-gap reconcile"), "{said}");
         }
     }
+}
+
+/// A server was away for longer than a slot in use is waited for, and then somebody else reads the slot for a moment.
+#[test]
+fn a_slot_that_is_in_use_after_a_long_outage_is_waited_for() {
+    let mut diary = Diary::begin(true, ITEMS);
+    // What takes somebody else a while to read.
+    diary.bygone.signal(Signal::STOP);
+    diary.server.run("insert into items select i, repeat('x', 100) from generate_series(1000, 300000) i");
+    diary.server.stop(Stop::Immediate);
+    diary.bygone.signal(Signal::CONT);
+    std::thread::sleep(Duration::from_secs(23));
+    diary.server.start_again();
+    let mut other = diary.server.connect();
+    let reads = "select count(*) from pg_logical_slot_peek_binary_changes('bygone', null, null, 'proto_version', '1', 'publication_names', \
+                 'bygone')";
+    let refused = eventually(SOON, || {
+        // Where bygone is just looking itself, it is refused.
+        let _ = other.query(reads, &[]);
+        diary.bygone.said().contains("is being read by another process")
+    });
+    assert!(refused && diary.bygone.alive(), "{}", diary.bygone.said());
+    diary.server.run("update items set n = n + 1 where id < 1000");
+    diary.save("items");
+    diary.check();
 }

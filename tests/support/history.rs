@@ -332,12 +332,7 @@ impl History {
             for row in 0..batch.num_rows() {
                 let cells = schema.fields().iter().zip(batch.columns()).filter_map(|(field, column)| {
                     let text = rendering::text(column, row).unwrap()?;
-                    // The order of keys is not part of what an object says.
-                    let told = match field.name().as_str() {
-                        "_context" => serde_json::from_str::<BTreeMap<String, serde_json::Value>>(&text)
-                            .map_or(text, |object| format!("{object:?}")),
-                        _ => text,
-                    };
+                    let told = if field.name() == "_context" { object_of(&text) } else { text };
                     Some((field.name().clone(), told))
                 });
                 rows.push(((number("_lsn", row), number("_seq", row)), cells.collect()));
@@ -365,6 +360,12 @@ impl History {
         rows.sort_by_key(|(place, _)| *place);
         rows.into_iter().map(|(_, cells)| cells).collect()
     }
+}
+
+/// What an object of JSON says: the order of its keys is no part of it.
+pub(crate) fn object_of(text: &str) -> String {
+    serde_json::from_str::<BTreeMap<String, Value>>(text)
+        .map_or(text.to_owned(), |object| format!("{object:?}"))
 }
 
 /// The directory of a table: what is not `[a-z0-9_-]` stands as `~hex~`, except the dot between schema and name.

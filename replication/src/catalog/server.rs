@@ -101,16 +101,28 @@ pub async fn server_time(client: &Client) -> Result<i64, CatalogError> {
     get(&row, "micros")
 }
 
+/// Whether a session that begins now sees what a transaction did. The stream brings a transaction once its commit record is on disk; others
+/// see it a moment later, and with synchronous replication once a standby has it, which may be never [10].
+///
+/// # Errors
+/// [`ErrorKind::Connection`] and whatever else the server says.
+pub async fn is_visible(client: &Client, xid: u64) -> Result<bool, CatalogError> {
+    let sql = "select pg_catalog.pg_visible_in_snapshot($1::text::pg_catalog.xid8, pg_catalog.pg_current_snapshot()) as visible";
+    let row = client.query_typed_one(sql, &[(&xid.to_string(), Type::TEXT)]).await;
+    get(&row.map_err(CatalogError::from_postgres("asking whether a transaction is visible"))?, "visible")
+}
+
 /// Text in the encoding of the database, which is what the stream brings of a logical message; `None` where it is no text in that
 /// encoding, or Unicode has no counterpart.
 ///
 /// # Errors
 /// [`ErrorKind::Connection`] and whatever else the server says.
 pub async fn decode_text(client: &Client, bytes: &[u8]) -> Result<Option<String>, CatalogError> {
-    let sql = "select pg_catalog.convert_from($1, pg_catalog.getdatabaseencoding()) as text";
+    // Bytes, for in SQL_ASCII the server sends as text what is none.
+    let sql = "select pg_catalog.convert($1, pg_catalog.getdatabaseencoding(), 'UTF8') as utf8";
     let said = client.query_typed_one(sql, &[(&bytes, Type::BYTEA)]).await;
     match said.map_err(CatalogError::from_postgres("having a message put into Unicode")) {
-        Ok(row) => get(&row, "text").map(Some),
+        Ok(row) => Ok(String::from_utf8(get(&row, "utf8")?).ok()),
         // Class 22 is of data that are wrong; undefined_function is said of an encoding without a way to Unicode.
         Err(error) if error.sqlstate().is_some_and(|state| state.starts_with("22") || state == "42883") => {
             Ok(None)

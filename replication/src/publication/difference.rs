@@ -38,6 +38,8 @@ pub enum Difference {
         publication: String,
         /// `table public.orders`, `schema public`.
         member: String,
+        /// The table's oid, where it is one.
+        oid: Option<u32>,
     },
     /// An operation or option is on now and was off, or the reverse.
     Option {
@@ -70,6 +72,8 @@ pub enum Difference {
     Filter {
         /// The publication's name.
         publication: String,
+        /// The table's oid.
+        oid: u32,
         /// The table.
         table: TableName,
     },
@@ -77,6 +81,8 @@ pub enum Difference {
     Columns {
         /// The publication's name.
         publication: String,
+        /// The table's oid.
+        oid: u32,
         /// The table.
         table: TableName,
     },
@@ -96,6 +102,27 @@ pub enum Difference {
     },
 }
 
+impl Difference {
+    /// The oid of the one table that is concerned; none where it is more than one.
+    #[must_use]
+    pub const fn table_oid(&self) -> Option<u32> {
+        match self {
+            Self::TableRemoved { oid, .. }
+            | Self::TableAdded { oid, .. }
+            | Self::Filter { oid, .. }
+            | Self::Columns { oid, .. } => Some(*oid),
+            Self::Relisted { oid, .. } => *oid,
+            Self::Missing { .. }
+            | Self::Unexpected { .. }
+            | Self::Replaced { .. }
+            | Self::Restored { .. }
+            | Self::Option { .. }
+            | Self::SchemaRemoved { .. }
+            | Self::SchemaAdded { .. } => None,
+        }
+    }
+}
+
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -107,7 +134,7 @@ impl fmt::Display for Difference {
             Self::Restored { publication } => {
                 write!(f, "publication {publication:?} was altered, and altered back to what it was")
             }
-            Self::Relisted { publication, member } => {
+            Self::Relisted { publication, member, .. } => {
                 write!(f, "{member} was taken out of publication {publication:?}, and put back")
             }
             Self::Option { publication, option, now } => match (*option, *now) {
@@ -138,10 +165,10 @@ impl fmt::Display for Difference {
             Self::TableAdded { publication, table, .. } => {
                 write!(f, "table {table} was added to publication {publication:?}")
             }
-            Self::Filter { publication, table } => {
+            Self::Filter { publication, table, .. } => {
                 write!(f, "the row filter of table {table} in publication {publication:?} changed")
             }
-            Self::Columns { publication, table } => {
+            Self::Columns { publication, table, .. } => {
                 write!(f, "the column list of table {table} in publication {publication:?} changed")
             }
             Self::SchemaRemoved { publication, schema } => {
@@ -214,6 +241,7 @@ fn compare_one(before: &Publication, now: &Publication, differences: &mut Vec<Di
             Some(is) if is_relisted(was.entry, is.entry) => differences.push(Difference::Relisted {
                 publication: publication(),
                 member: format!("schema {}", is.name),
+                oid: None,
             }),
             Some(_) => {}
         }
@@ -237,15 +265,15 @@ fn compare_one(before: &Publication, now: &Publication, differences: &mut Vec<Di
                     differences.push(Difference::Relisted {
                         publication: publication(),
                         member: format!("table {}", is.name),
+                        oid: Some(*oid),
                     });
                 }
+                let (oid, table) = (*oid, || is.name.clone());
                 if was.filter != is.filter {
-                    differences
-                        .push(Difference::Filter { publication: publication(), table: is.name.clone() });
+                    differences.push(Difference::Filter { publication: publication(), oid, table: table() });
                 }
                 if was.columns != is.columns {
-                    differences
-                        .push(Difference::Columns { publication: publication(), table: is.name.clone() });
+                    differences.push(Difference::Columns { publication: publication(), oid, table: table() });
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! Makes the capture's own publications, keeps their tables, and drops them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio_postgres::Client;
@@ -181,11 +181,11 @@ pub async fn ensure_each(
     let Plan { steps, unwanted } = plan;
     let (mut ensured, mut refused) = (Ensured { unwanted, ..Ensured::default() }, Vec::<Refused>::new());
     if !steps.is_empty() && in_recovery(client, PREPARING).await? {
-        return Err(on_the_primary(
-            PREPARING,
-            "it is captured once the standby has replayed it",
-            &statements,
-        ));
+        let then = "it is captured once the standby has replayed it";
+        if steps.iter().flat_map(|step| &step.changes).any(|change| change.table().is_none()) {
+            return Err(on_the_primary(PREPARING, then, &statements));
+        }
+        return Ok((ensured, left_to_the_primary(&steps, then)));
     }
     for step in steps {
         match run(client, &step.sql, LOCK_TIMEOUT).await {
@@ -194,7 +194,7 @@ pub async fn ensure_each(
                 ensured.statements.push(step.sql);
                 continue;
             }
-            Err(error) if !matches!(error.kind(), ErrorKind::Rights | ErrorKind::Busy) => return Err(error),
+            Err(error) if error.kind() == ErrorKind::Connection => return Err(error),
             Err(error) if step.changes.iter().any(|change| change.table().is_none()) => return Err(error),
             Err(_) => {}
         }
@@ -209,7 +209,8 @@ pub async fn ensure_each(
                     ensured.changes.push(change);
                     ensured.statements.push(sql);
                 }
-                Err(error) if matches!(error.kind(), ErrorKind::Rights | ErrorKind::Busy) => {
+                Err(error) if error.kind() == ErrorKind::Connection => return Err(error),
+                Err(error) => {
                     let error = match error.kind() {
                         ErrorKind::Rights => error.with_remedy(&format!(
                             "as the owner of the table, or as a superuser, run:\n{sql};"
@@ -218,11 +219,26 @@ pub async fn ensure_each(
                     };
                     refused.push(Refused { oid, table: table.clone(), error });
                 }
-                Err(error) => return Err(error),
             }
         }
     }
     Ok((ensured, refused))
+}
+
+/// Each table with the statements that concern it alone.
+fn left_to_the_primary(steps: &[Step], then: &str) -> Vec<Refused> {
+    let mut tables: BTreeMap<u32, (&TableName, Vec<String>)> = BTreeMap::new();
+    for change in steps.iter().flat_map(|step| &step.changes) {
+        if let (Some((oid, table)), Some(sql)) = (change.table(), change.statement()) {
+            tables.entry(oid).or_insert_with(|| (table, Vec::new())).1.push(format!("{sql};"));
+        }
+    }
+    let refused = tables.into_iter().map(|(oid, (table, statements))| Refused {
+        oid,
+        table: table.clone(),
+        error: on_the_primary(PREPARING, then, &statements),
+    });
+    refused.collect()
 }
 
 async fn run(client: &Client, sql: &str, lock_timeout: Duration) -> Result<(), CatalogError> {

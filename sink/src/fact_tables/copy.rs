@@ -2,7 +2,7 @@
 //!
 //! A transaction of the target has one session, which takes one COPY at a time. Meanwhile the next files are read and their tuples made.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::mpsc::{Receiver as Pieces, sync_channel};
 
 use bygone_replication::Lsn;
@@ -14,11 +14,12 @@ use tokio::task::JoinHandle;
 use tokio_postgres::{Client, CopyInSink};
 
 use super::binary::{Form, Receiver};
+use super::placed::Placed;
 use super::tuples::{Format, Piece, Tuples, Unfit};
-use super::{LEAF_COLUMN, told, within};
+use super::{LEAF_COLUMN, told};
 use crate::error::{Error, ErrorKind, Result};
+use crate::log::LiveFile;
 use crate::log::path::TRANSACTIONS;
-use crate::log::{Add, LiveFile};
 use crate::read::{self, Columns, Fact, FactFilter, Flow, TableHistory, Transaction};
 use crate::schema::{SYSTEM_COLUMNS, TableSchema};
 use crate::store::Store;
@@ -32,7 +33,7 @@ const AHEAD: usize = 2;
 const TRANSACTION_COLUMNS: [&str; 8] =
     ["xid", "lsn", "committed_at", "valid_from", "actor", "context", "origin", "tables"];
 
-/// Rows of one file that are to be copied into a table of the target.
+/// Rows of files that are to be copied into a table of the target.
 #[derive(Debug)]
 pub(super) struct Work {
     /// Its name in the log.
@@ -41,14 +42,14 @@ pub(super) struct Work {
     into: String,
     format: Format,
     source: Source,
-    file: LiveFile,
     range: [Lsn; 2],
+    count: u64,
 }
 
 #[derive(Debug)]
 enum Source {
     Facts(Box<Facts>),
-    Transactions,
+    Transactions(Vec<LiveFile>),
 }
 
 #[derive(Debug)]
@@ -56,25 +57,30 @@ struct Facts {
     table: TableHistory,
     schema: i32,
     leaf: Option<i64>,
+    /// The files hold facts of other commits, too.
+    is_merged: bool,
+    /// Ids of facts of earlier commits, which the target has.
+    there: HashSet<String>,
     /// Of each of the user's columns; none in the text format.
     forms: Vec<Form>,
 }
 
 impl Work {
-    /// The facts of one commit, in a file that holds them and perhaps others. `receivers` are the target's, by column.
+    /// Facts of one commit, in files that hold them and perhaps others. `receivers` are the target's, by column.
     pub(super) fn facts(
         history: &str,
         mut table: TableHistory,
-        file: LiveFile,
-        add: &Add,
+        facts: Placed<'_>,
+        there: HashSet<String>,
         receivers: &HashMap<String, Receiver>,
     ) -> Result<Self> {
+        let Placed { of: add, files, range, count, is_merged } = facts;
         // A file holds facts of one schema version.
         let Some(version) = table.version(add.schema).cloned() else {
             let detail = format!("{}: the log has no schema {}", add.path, add.schema);
             return Err(Error::new(ErrorKind::Damaged, "the log is damaged", detail));
         };
-        table.files = vec![file.clone()];
+        table.files = files;
         let leaf = (add.leaf() != 0).then(|| i64::from(add.leaf()));
         // Values that files keep as text beside their column stand in the column itself here.
         let system = SYSTEM_COLUMNS.iter().copied().filter(|name| *name != "_raw");
@@ -89,37 +95,68 @@ impl Work {
                 table,
                 schema: add.schema,
                 leaf,
+                is_merged,
+                there,
                 forms: forms.unwrap_or_default(),
             })),
-            file,
-            range: add.lsn,
+            range,
+            count,
         })
     }
 
-    /// The transactions of one commit.
-    pub(super) fn transactions(table: &str, file: LiveFile, range: [Lsn; 2]) -> Self {
+    /// Transactions of one commit.
+    pub(super) fn transactions(table: &str, facts: Placed<'_>) -> Self {
+        let Placed { files, range, count, .. } = facts;
         let into = into(table, TRANSACTION_COLUMNS.into_iter());
         let captured = TRANSACTIONS.to_owned();
-        Self { captured, into, format: Format::Binary, source: Source::Transactions, file, range }
+        let source = Source::Transactions(files);
+        Self { captured, into, format: Format::Binary, source, range, count }
     }
 
     /// Begins to read. Decoding keeps a thread busy, and has to wait for the target.
     fn begin(self, store: &Store) -> UnderWay {
         let (pieces, waiting) = sync_channel(WAITING);
         let (runtime, store) = (Handle::current(), store.clone());
-        let Self { captured, into, format, source, file, range } = self;
+        let Self { captured, into, format, source, range, count } = self;
+        let mut wanted = Wanted { range, left: count };
         let reading = tokio::task::spawn_blocking(move || {
             let mut out = Tuples::new(format, pieces);
             runtime.block_on(async {
                 match source {
-                    Source::Facts(facts) => facts.read(&store, range, &mut out).await,
-                    Source::Transactions => transactions(&store, &file, range, &mut out).await,
+                    Source::Facts(facts) => facts.read(&store, &mut wanted, &mut out).await,
+                    Source::Transactions(files) => transactions(&store, &files, &mut wanted, &mut out).await,
                 }
             })?;
             out.finish();
             Ok(())
         });
         UnderWay { captured, into, waiting, reading }
+    }
+}
+
+/// Which rows of the files are wanted.
+struct Wanted {
+    range: [Lsn; 2],
+    /// How many were not found yet. What comes behind them is of later commits.
+    left: u64,
+}
+
+impl Wanted {
+    /// Counts a row that is at a position, if it is wanted.
+    fn takes(&mut self, lsn: Lsn) -> bool {
+        let [from, to] = self.range;
+        let takes = self.left > 0 && from <= lsn && lsn <= to;
+        self.left -= u64::from(takes);
+        takes
+    }
+
+    /// Refuses where not all were found.
+    fn check_found(&self, files: &[LiveFile]) -> Result<()> {
+        if self.left == 0 {
+            return Ok(());
+        }
+        let file = files.first().map_or("", |file| file.add.path.as_str());
+        Err(crate::fact_file::damaged(file, &format!("{} facts that the log says are not there", self.left)))
     }
 }
 
@@ -167,7 +204,6 @@ pub(super) async fn all(client: &Client, store: &Store, works: Vec<Work>) -> Res
 }
 
 async fn send(client: &Client, into: &str, mut pieces: Pieces<Piece>) -> Result<()> {
-    let doing = "copying facts";
     let mut copying: Option<(Format, std::pin::Pin<Box<CopyInSink<Bytes>>>)> = None;
     loop {
         let waited = tokio::task::spawn_blocking(move || {
@@ -185,10 +221,10 @@ async fn send(client: &Client, into: &str, mut pieces: Pieces<Piece>) -> Result<
                 tracing::trace!(%into, ?format, "copying");
                 let options = if format == Format::Binary { " (format binary)" } else { "" };
                 let statement = format!("copy {into} from stdin{options}");
-                Box::pin(client.copy_in(&statement).await.map_err(|error| told(doing, &error))?)
+                Box::pin(client.copy_in(&statement).await.map_err(refused)?)
             }
         };
-        sink.send(bytes).await.map_err(|error| told(doing, &error))?;
+        sink.send(bytes).await.map_err(refused)?;
         copying = Some((format, sink));
     }
     finish(copying.map(|(_, sink)| sink)).await
@@ -196,7 +232,12 @@ async fn send(client: &Client, into: &str, mut pieces: Pieces<Piece>) -> Result<
 
 async fn finish(sink: Option<std::pin::Pin<Box<CopyInSink<Bytes>>>>) -> Result<()> {
     let Some(mut sink) = sink else { return Ok(()) };
-    sink.as_mut().finish().await.map(drop).map_err(|error| told("copying facts", &error))
+    sink.as_mut().finish().await.map(drop).map_err(refused)
+}
+
+/// What the target says, and all that it says: it may be about a value.
+fn refused(error: tokio_postgres::Error) -> Error {
+    told("copying facts", &error).with_source(error)
 }
 
 fn ended(error: tokio::task::JoinError) -> Error {
@@ -204,17 +245,23 @@ fn ended(error: tokio::task::JoinError) -> Error {
 }
 
 impl Facts {
-    async fn read(&self, store: &Store, range: [Lsn; 2], out: &mut Tuples) -> Result<()> {
+    async fn read(&self, store: &Store, wanted: &mut Wanted, out: &mut Tuples) -> Result<()> {
         let mut failure = Ok(());
-        read::facts(store, &self.table, &FactFilter::default(), &Columns::All, &mut |fact| {
-            if fact.schema.version != self.schema || !within(fact.head.lsn, range) {
+        let mut taken = true;
+        let filter = FactFilter { within: self.is_merged.then_some(wanted.range), ..FactFilter::default() };
+        read::facts(store, &self.table, &filter, &Columns::All, &mut |fact| {
+            let is_other = fact.schema.version != self.schema || self.there.contains(&fact.head.id);
+            if is_other || !wanted.takes(fact.head.lsn) {
                 return Flow::Continue(());
             }
             failure = self.put(fact, out);
-            if failure.is_ok() && out.flush() { Flow::Continue(()) } else { Flow::Break(()) }
+            taken = out.flush();
+            if failure.is_ok() && taken && wanted.left > 0 { Flow::Continue(()) } else { Flow::Break(()) }
         })
         .await?;
-        failure.map_err(|_| crate::fact_file::damaged("a fact file", "a row makes no sense"))
+        failure.map_err(|_| crate::fact_file::damaged("a fact file", "a row makes no sense"))?;
+        // Where nobody takes them any more, something else has failed.
+        if taken { wanted.check_found(&self.table.files) } else { Ok(()) }
     }
 
     fn put(&self, fact: &Fact<'_>, out: &mut Tuples) -> Result<(), Unfit> {
@@ -264,17 +311,27 @@ impl Facts {
     }
 }
 
-async fn transactions(store: &Store, file: &LiveFile, range: [Lsn; 2], out: &mut Tuples) -> Result<()> {
-    let mut failure = Ok(());
-    read::transactions_of(store, &file.add, &mut |transaction| {
-        if !within(transaction.lsn, range) {
-            return Flow::Continue(());
-        }
-        failure = put_transaction(&transaction, out);
-        if failure.is_ok() && out.flush() { Flow::Continue(()) } else { Flow::Break(()) }
-    })
-    .await?;
-    failure.map_err(|_| crate::fact_file::damaged(&file.add.path, "a transaction makes no sense"))
+async fn transactions(
+    store: &Store,
+    files: &[LiveFile],
+    wanted: &mut Wanted,
+    out: &mut Tuples,
+) -> Result<()> {
+    let mut taken = true;
+    for LiveFile { add, .. } in files {
+        let mut failure = Ok(());
+        read::transactions_of(store, add, &mut |transaction| {
+            if !wanted.takes(transaction.lsn) {
+                return Flow::Continue(());
+            }
+            failure = put_transaction(&transaction, out);
+            taken = out.flush();
+            if failure.is_ok() && taken && wanted.left > 0 { Flow::Continue(()) } else { Flow::Break(()) }
+        })
+        .await?;
+        failure.map_err(|_| crate::fact_file::damaged(&add.path, "a transaction makes no sense"))?;
+    }
+    if taken { wanted.check_found(files) } else { Ok(()) }
 }
 
 fn put_transaction(transaction: &Transaction, out: &mut Tuples) -> Result<(), Unfit> {
@@ -291,4 +348,21 @@ fn put_transaction(transaction: &Transaction, out: &mut Tuples) -> Result<(), Un
     out.text(Some(&serde_json::Value::Object(counts).to_string()))?;
     out.end();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    #[test]
+    fn as_many_rows_of_a_range_are_taken_as_the_commit_has() {
+        let mut wanted = Wanted { range: [Lsn(5), Lsn(7)], left: 3 };
+        // The last two are of a comparison in the next commit.
+        let taken = [3, 5, 6, 8, 7, 7, 7].map(|lsn| wanted.takes(Lsn(lsn)));
+        assert_eq!(taken, [false, true, true, false, true, false, false]);
+        assert!(wanted.check_found(&[]).is_ok());
+        let lacking = Wanted { range: [Lsn(5), Lsn(7)], left: 1 };
+        assert_eq!(lacking.check_found(&[]).unwrap_err().kind(), ErrorKind::Damaged);
+    }
 }

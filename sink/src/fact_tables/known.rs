@@ -31,8 +31,24 @@ pub(super) fn functions(schema: &str) -> String {
                 where e.kind in ('gap', 'fork', 'detach', 'drop') and e.lsn is not null
                     and (e.table_name = $1 or e.table_name is null and e.kind in ('gap', 'fork'))) g
             order by g.seq, g.lsn $bygone$;
+        create or replace function {s}.doubts(captured text)
+            returns table (kind text, why text, known_until timestamptz, after pg_lsn, known_again pg_lsn) language sql stable as $bygone$
+            select d.kind, case d.kind when 'partition' then 'a partition came' when 'key' then 'another key came to name them'
+                    else 'they were rewritten' end || ', without a word in the WAL',
+                greatest((select c.known_until from {s}.commits c where c.wal_to <= d.after and c.known_until is not null
+                    order by c.wal_to desc, c.seq desc limit 1),
+                    (select t.valid_from from {s}.transactions t where t.lsn <= d.after order by t.lsn desc limit 1)),
+                d.after, (select l.lsn from {s}.events l where l.table_name = $1 and l.seq >= d.seq and l.lsn >= d.lsn
+                    and l.detail -> 'verified' is null
+                    and (l.kind = 'drop' or l.kind = 'reconcile' and (d.kind = 'partition' or l.detail -> 'leaf' is null))
+                    order by l.seq, l.lsn limit 1)
+            from (select e.*, case when jsonb_typeof(e.detail -> 'lsn') = 'array' then (e.detail -> 'lsn' ->> 0)::pg_lsn
+                        else e.lsn - 1 end as after
+                from {s}.events e where e.table_name = $1 and e.lsn is not null and e.kind not in ('gap', 'fork')
+                    and (e.kind = 'rewrite' or e.detail ->> 'doubt' = 'true')) d
+            order by d.seq, d.lsn $bygone$;
         create or replace function {s}.is_known(captured text, moment timestamptz) returns boolean language plpgsql stable as $bygone$
-        declare first record; since timestamptz; gap record; known timestamptz; begin
+        declare first record; since timestamptz; gap record; doubt record; known timestamptz; begin
             select e.lsn, c.known_until, t.base into first from {s}.events e join {s}.commits c on c.seq = e.seq join {s}.tables t
                 on t.log_name = e.table_name where e.table_name = captured and e.kind = 'snapshot' order by e.seq limit 1;
             if moment < first.known_until then
@@ -49,6 +65,11 @@ pub(super) fn functions(schema: &str) -> String {
                         gap.known_until using errcode = 'no_data_found';
                 end if;
             end loop;
+            for doubt in select * from {s}.doubts(captured) d where d.known_until < moment loop
+                if doubt.known_again is null or moment < {s}.time_of(doubt.known_again) then
+                    raise notice 'the rows of % at % are not known exactly: %; known until %', captured, moment, doubt.why, doubt.known_until;
+                end if;
+            end loop;
             select c.known_until into known from {s}.commits c where c.known_until is not null order by c.seq desc limit 1;
             if moment > known then
                 raise notice '% is known until %: what is shown is what was known then', captured, known;
@@ -56,7 +77,7 @@ pub(super) fn functions(schema: &str) -> String {
             return true;
         end $bygone$;
         create or replace function {s}.is_known(captured text, place pg_lsn) returns boolean language plpgsql stable as $bygone$
-        declare since pg_lsn; gap record; begin
+        declare since pg_lsn; gap record; doubt record; known pg_lsn; begin
             select e.lsn into since from {s}.events e where e.table_name = captured and e.kind = 'snapshot' order by e.seq limit 1;
             if place < since then
                 raise exception 'nothing is known of % at %: its history begins at %', captured, place, since
@@ -68,10 +89,20 @@ pub(super) fn functions(schema: &str) -> String {
                         using errcode = 'no_data_found';
                 end if;
             end loop;
+            for doubt in select * from {s}.doubts(captured) d where d.after < place loop
+                if doubt.known_again is null or place < doubt.known_again then
+                    raise notice 'the rows of % at % are not known exactly: %; known until %', captured, place, doubt.why, doubt.after;
+                end if;
+            end loop;
+            select c.wal_to into known from {s}.commits c order by c.wal_to desc limit 1;
+            if place > known then
+                raise notice '% is known until %: what is shown is what was known then', captured, known;
+            end if;
             return true;
         end $bygone$;
         comment on function {s}.gaps(text) is 'where nothing is known of a table (schema.name) after its history began: gaps, forks of the source, and while it was dropped or not captured';
-        comment on function {s}.is_known(text, timestamptz) is 'fails where nothing is known of a table: before its history begins, and inside of gaps';
-        comment on function {s}.is_known(text, pg_lsn) is 'fails where nothing is known of a table: before its history begins, and inside of gaps';\n"
+        comment on function {s}.doubts(text) is 'where the rows of a table (schema.name) are not known exactly: between what the WAL does not carry and the comparison with the source';
+        comment on function {s}.is_known(text, timestamptz) is 'fails where nothing is known of a table: before its history begins, and inside of gaps; a notice says where it is not known exactly, or not yet';
+        comment on function {s}.is_known(text, pg_lsn) is 'fails where nothing is known of a table: before its history begins, and inside of gaps; a notice says where it is not known exactly, or not yet';\n"
     )
 }

@@ -5,7 +5,7 @@
 
 use bygone_replication::table::{quote_identifier, quote_literal};
 
-use super::{FactTables, told};
+use super::{FactTables, Unfit, told};
 use crate::error::{ErrorKind, Result};
 
 /// The kind of the events that say so. They are the target's, and not of the log.
@@ -48,7 +48,7 @@ impl FactTables {
     /// What was done for a table; remembers it where the target can never hold what there is of it.
     pub(super) fn of_table<T>(&mut self, table: &str, done: Result<T>) -> Result<T> {
         if done.as_ref().is_err_and(|error| error.kind() == ErrorKind::TooLarge) {
-            self.unfit = Some(table.to_owned());
+            self.unfit = Some(Unfit::Table(table.to_owned()));
         }
         done
     }

@@ -16,27 +16,33 @@ mod known;
 mod left_out;
 mod names;
 mod objects;
+mod ownership;
+mod placed;
 mod reading;
+mod refused;
 mod rows;
 mod shape;
 mod slabs;
 pub mod spool;
 mod tuples;
 mod unload;
+mod writers;
 
+use std::borrow::Cow;
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use bygone_replication::Lsn;
 use bygone_replication::table::quote_identifier;
 use tokio_postgres::Client;
+use tokio_postgres::error::DbError;
 use tokio_postgres::types::ToSql;
 
 use crate::checkpoint;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::log::path::{TRANSACTIONS, commit_path};
-use crate::log::{Add, Commit, EventKind, LiveFile, MANIFEST};
+use crate::log::{Add, Commit, EventKind, MANIFEST};
 use crate::read::{Archive, TableHistory};
 
 use binary::Receiver;
@@ -45,11 +51,13 @@ use due::LastCheckpoint;
 use names::Names;
 pub(crate) use objects::actor_start;
 pub use objects::{Layout, Objects};
+use placed::{Placed, placed};
 pub use rows::Rows;
 use shape::TypeName;
 pub use slabs::Cutter;
 use tuples::json_without_nul;
 pub use unload::{Unloaded, unload};
+pub use writers::{Inspected, Unguarded, Writer, inspect};
 
 /// The schema that the tables are put into, unless another is named.
 pub const DEFAULT_SCHEMA: &str = "bygone";
@@ -63,6 +71,15 @@ const SESSION: &str = "set client_encoding = 'UTF8'; set datestyle = 'ISO, YMD';
 
 /// The column that names the leaf partition of a fact, in the history of a partitioned table.
 const LEAF_COLUMN: &str = "_bygone_leaf";
+
+/// What no attempt more would bring into the target.
+#[derive(Debug)]
+enum Unfit {
+    /// Facts of a table, by its name in the log.
+    Table(String),
+    /// Values, as long as these columns have the types that they have.
+    Values { table: String, columns: Vec<String> },
+}
 
 /// Fact tables, and the history that they follow.
 #[derive(Debug)]
@@ -82,8 +99,10 @@ pub struct FactTables {
     made: HashSet<(String, i32)>,
     /// Tables whose facts the target cannot hold, by their names in the log.
     left_out: HashSet<String>,
-    /// The table that it cannot hold, as an attempt to write a commit has just found.
-    unfit: Option<String>,
+    /// What it cannot hold, as an attempt to write a commit has just found.
+    unfit: Option<Unfit>,
+    /// Columns that are to be text, by their tables' names in the log: their types refused values of the commit that is written.
+    as_text: HashMap<String, BTreeSet<String>>,
     /// Columns of tables, with their types.
     columns: HashMap<String, BTreeMap<String, TypeName>>,
     /// What reads the values of a history table's columns, by its name.
@@ -117,6 +136,7 @@ impl FactTables {
             made: HashSet::new(),
             left_out: HashSet::new(),
             unfit: None,
+            as_text: HashMap::new(),
             columns: HashMap::new(),
             receivers: HashMap::new(),
             tables: HashMap::new(),
@@ -186,6 +206,7 @@ impl FactTables {
     async fn prepare(&mut self) -> Result<()> {
         let doing = "preparing the fact tables";
         let id = self.archive.manifest().id.clone();
+        ownership::check(&self.client, &self.schema).await?;
         self.execute(doing, &objects::frame(&self.schema, &self.archive.manifest().source.database)).await?;
         for statement in objects::reader(&self.schema) {
             // Without the right to make roles, somebody else grants what readers need.
@@ -278,11 +299,13 @@ impl FactTables {
         let checkpoint = self.checkpoint_of(commit)?;
         while let Err(error) = self.write_once(commit, document, checkpoint.as_deref()).await {
             match self.unfit.take() {
-                Some(table) => self.leave_out(&table, commit.seq, error.detail()).await?,
+                Some(Unfit::Table(table)) => self.leave_out(&table, commit.seq, error.detail()).await?,
+                Some(Unfit::Values { table, columns }) => self.keep_as_text(&table, columns),
                 None => return Err(error),
             }
         }
         self.made.clear();
+        self.as_text.clear();
         self.note_checkpoint(commit.seq, document.len(), checkpoint);
         failpoint::hit("facts.after_commit")
     }
@@ -379,21 +402,24 @@ impl FactTables {
         for table in seen_or_not {
             self.tell_unseen(table).await?;
         }
+        self.widen_refusing().await?;
         // Files that take the place of others hold nothing new.
         if commit.body.is_aside() {
             return Ok(());
         }
+        let kept = |add: &&Add| !self.left_out.contains(&add.table);
+        let adds: Vec<&Add> = commit.body.add.iter().filter(kept).collect();
+        for add in adds.iter().filter(|add| add.table != TRANSACTIONS) {
+            self.fit_add(&self.names.base(&add.table), add).await?;
+        }
         let mut works = Vec::new();
-        for add in &commit.body.add {
-            if !self.left_out.contains(&add.table) {
-                works.push(self.prepare_copy(add, commit.seq).await?);
-            }
+        for facts in placed(self.archive.log(), commit.seq, adds.iter().copied())? {
+            works.push(self.prepare_copy(facts).await?);
         }
         if let Err(Failed { table, error }) = copy::all(&self.client, self.archive.store()?, works).await {
-            return if table == TRANSACTIONS { Err(error) } else { self.of_table(&table, Err(error)) };
+            return if table == TRANSACTIONS { Err(error) } else { self.of_copy(&table, Err(error)) };
         }
-        let kept = |add: &&Add| add.table != TRANSACTIONS && !self.left_out.contains(&add.table);
-        for add in commit.body.add.iter().filter(kept) {
+        for add in adds.into_iter().filter(|add| add.table != TRANSACTIONS) {
             if let Some(cutter) = &mut self.cutter {
                 cutter.note(&self.names.base(&add.table), add.rows);
             }
@@ -401,20 +427,16 @@ impl FactTables {
         Ok(())
     }
 
-    /// Sees to it that a commit's facts in a file can be copied. A COPY lets nothing beside it happen in its session.
-    async fn prepare_copy(&mut self, add: &Add, seq: u64) -> Result<Work> {
-        let Some(file) = self.where_it_is(add, seq) else {
-            let detail = format!("no live file holds what {} held", add.path);
-            return Err(Error::new(ErrorKind::Damaged, "a commit's facts are not to be found", detail));
-        };
+    /// What is needed to copy some of a commit's facts. A COPY lets nothing beside it happen in its session.
+    async fn prepare_copy(&mut self, facts: Placed<'_>) -> Result<Work> {
         let s = quote_identifier(&self.schema);
+        let add = facts.of;
         if add.table == TRANSACTIONS {
-            return Ok(Work::transactions(&format!("{s}.transactions"), file, add.lsn));
+            return Ok(Work::transactions(&format!("{s}.transactions"), facts));
         }
-        let base = self.names.base(&add.table);
-        self.fit_add(&base, add).await?;
-        let history = format!("{base}_history");
+        let history = format!("{}_history", self.names.base(&add.table));
         let name = format!("{s}.{}", quote_identifier(&history));
+        let there = if facts.is_merged { self.ids_at(&name, facts.range[0]).await? } else { HashSet::new() };
         let table = match self.tables.entry(add.table.clone()) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(unknown) => {
@@ -428,28 +450,14 @@ impl FactTables {
                 unknown.insert(receivers)
             }
         };
-        Work::facts(&name, table.clone(), file, add, receivers)
+        Work::facts(&name, table.clone(), facts, there, receivers)
     }
 
-    /// The file that holds a commit's facts by now: its own, or the one that it was merged into.
-    fn where_it_is(&self, add: &Add, seq: u64) -> Option<LiveFile> {
-        let log = self.archive.log();
-        if let Some(file) = log.file(&add.path) {
-            return Some(file.clone());
-        }
-        let files = log.files_of(&add.table);
-        let found = files.into_iter().find(|file| {
-            let [from, to] = file.commits();
-            // Another file of the same commit may cover the same positions.
-            (file.added_by != seq || file.is_gathered())
-                && from <= seq
-                && seq <= to
-                && file.add.schema == add.schema
-                && file.add.leaf() == add.leaf()
-                && file.add.lsn[0] <= add.lsn[0]
-                && add.lsn[1] <= file.add.lsn[1]
-        });
-        found.cloned()
+    /// The ids of the facts of one position that a table has of earlier commits.
+    async fn ids_at(&self, history: &str, lsn: Lsn) -> Result<HashSet<String>> {
+        let sql = format!("select _id::text from {history} where _lsn = $1::text::pg_lsn");
+        let rows = self.client.query(&sql, &[&lsn.to_string()]).await;
+        Ok(rows.map_err(|error| told("reading ids", &error))?.iter().map(|row| row.get(0)).collect())
     }
 
     async fn execute(&self, doing: &'static str, sql: &str) -> Result<()> {
@@ -499,7 +507,7 @@ fn told(doing: &'static str, error: &tokio_postgres::Error) -> Error {
             Error::new(
                 kind,
                 "the target of --facts refuses",
-                format!("{doing}: {} (SQLSTATE {}){hint}", db.message(), db.code().code()),
+                format!("{doing}: {} (SQLSTATE {}){hint}", without_value(db), db.code().code()),
             )
         }
         None => Error::new(
@@ -510,14 +518,21 @@ fn told(doing: &'static str, error: &tokio_postgres::Error) -> Error {
     }
 }
 
+/// The message of an error; of one that a value causes, without the value, which stands in quotes.
+fn without_value(error: &DbError) -> Cow<'_, str> {
+    let message = error.message();
+    match (message.find('"'), message.rfind('"')) {
+        (Some(first), Some(last)) if first < last && error.code().code().starts_with("22") => {
+            let (before, after) = (message.get(..first), message.get(last + 1..));
+            format!("{}\"…\"{}", before.unwrap_or_default(), after.unwrap_or_default()).into()
+        }
+        _ => message.into(),
+    }
+}
+
 /// A document of the history: JSON is text.
 fn as_text(document: &[u8]) -> Result<&str> {
     std::str::from_utf8(document).map_err(|error| {
         Error::new(ErrorKind::Damaged, "the log is damaged", "a document is no text").with_source(error)
     })
-}
-
-/// The `where` of facts that lie in a range of positions.
-const fn within(lsn: Lsn, range: [Lsn; 2]) -> bool {
-    range[0].0 <= lsn.0 && lsn.0 <= range[1].0
 }

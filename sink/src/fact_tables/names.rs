@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::objects::FRAME;
 use crate::log::{ContentHash, parse_table_text};
 
 /// PostgreSQL cuts names after so many bytes; the longest suffix takes some of them.
@@ -42,7 +43,7 @@ impl Names {
     pub(super) fn choose(&mut self, log_name: &str) -> String {
         let own = base_of(log_name);
         let taken = |name: &String| {
-            RESERVED.contains(&name.as_str()) || self.bases.values().any(|other| clashes(other, name))
+            FRAME.contains(&name.as_str()) || self.bases.values().any(|other| clashes(other, name))
         };
         let mut base = own.clone();
         let mut number = 2;
@@ -54,9 +55,6 @@ impl Names {
         base
     }
 }
-
-/// Tables that every such schema has.
-const RESERVED: [&str; 7] = ["commits", "events", "history", "schemas", "slabs", "tables", "transactions"];
 
 /// What the objects of a table are called after its name.
 const SUFFIXES: [&str; 7] = ["", "_history", "_timeline", "_slabs", "_as_of", "_blame", "_diff"];

@@ -17,6 +17,10 @@ fn literal(text: &str) -> String {
     quote_literal(text).trim_start().to_owned()
 }
 
+/// The tables that all histories have.
+pub(super) const FRAME: [&str; 7] =
+    ["commits", "events", "history", "schemas", "slabs", "tables", "transactions"];
+
 /// The schema with the tables that all histories have. Does nothing where they are there.
 pub(super) fn frame(schema: &str, database: &str) -> String {
     let s = quote_identifier(schema);
@@ -43,11 +47,11 @@ pub(super) fn frame(schema: &str, database: &str) -> String {
             begins timestamptz not null, ends timestamptz not null, up_to pg_lsn not null, alive bigint not null, unique (base, begins));
         comment on table {s}.slabs is 'tables laid out by time, from which the past is read faster; drop_slabs() removes them';
         create or replace function {s}.drop_slabs() returns void language plpgsql as $bygone$ declare t text; begin
-            alter table {s}.slabs disable trigger bygone_no_truncate;
+            alter table {s}.slabs disable trigger {NO_TRUNCATE};
             truncate {s}.slabs;
-            alter table {s}.slabs enable trigger bygone_no_truncate;
+            alter table {s}.slabs enable always trigger {NO_TRUNCATE};
             for t in select format('%I.%I', {name}, base || '_slabs') from {s}.tables loop
-                execute format('alter table %s disable trigger bygone_no_truncate; truncate %s; alter table %s enable trigger bygone_no_truncate', t, t, t);
+                execute format('alter table %s disable trigger {NO_TRUNCATE}; truncate %s; alter table %s enable always trigger {NO_TRUNCATE}', t, t, t);
             end loop;
         end $bygone$;
         comment on function {s}.drop_slabs() is 'removes what the past is read from faster: the facts answer in its place, and it is made again';
@@ -101,9 +105,10 @@ pub(super) fn frame(schema: &str, database: &str) -> String {
     );
     sql.push_str(&known::functions(schema));
     sql.push_str(&left_out::function(schema));
-    for table in ["history", "commits", "tables", "schemas", "events", "transactions", "slabs"] {
+    for table in FRAME {
         sql.push_str(&guards(schema, table));
     }
+    sql.push_str(&guard_all_again(schema));
     sql
 }
 
@@ -112,17 +117,82 @@ pub(crate) fn actor_start(actor: &str) -> String {
     format!("left({actor}, 600)")
 }
 
-/// Triggers that refuse everything but INSERT.
+/// Triggers that refuse everything but INSERT, in sessions that replicate, too; and INSERT is for the owner alone.
 pub(super) fn guards(schema: &str, table: &str) -> String {
     let (s, t) = (quote_identifier(schema), quote_identifier(table));
     format!(
         "do $bygone$ begin
-            if not exists (select from pg_trigger where tgrelid = {of}::regclass and tgname = 'bygone_append_only') then
-                create trigger bygone_append_only before update or delete on {s}.{t} for each statement execute function {s}.refuse();
-                create trigger bygone_no_truncate before truncate on {s}.{t} for each statement execute function {s}.refuse();
+            if not exists (select from pg_trigger where tgrelid = {of}::regclass and tgname = '{NO_CHANGE}') then
+                {guard};
+                {revoke}
             end if;
         end $bygone$;\n",
         of = literal(&format!("{s}.{t}")),
+        guard = guard_again(&s, &format!("{s}.{t}")),
+        revoke = revoke_writes(&format!("{s}.{t}")),
+    )
+}
+
+/// What the triggers are called that refuse.
+pub(super) const NO_CHANGE: &str = "bygone_append_only";
+pub(super) const NO_TRUNCATE: &str = "bygone_no_truncate";
+
+/// A statement of `plpgsql` that takes from all but its owner the right to write to a relation, which default privileges may have given.
+fn revoke_writes(relation: &str) -> String {
+    format!(
+        "declare
+            relation regclass := {};
+            grantee text;
+        begin
+            for grantee in select distinct coalesce(quote_ident(r.rolname), 'public') from pg_class c, aclexplode(c.relacl) a
+                left join pg_roles r on r.oid = a.grantee where c.oid = relation and a.grantee <> c.relowner and a.privilege_type <> 'SELECT' loop
+                execute format('revoke insert, update, delete, truncate, references, trigger on %s from %s', relation, grantee);
+            end loop;
+        end;",
+        literal(relation)
+    )
+}
+
+/// A query for the oids of the tables that refuse to be altered.
+pub(super) fn guarded(schema: &str) -> String {
+    let s = quote_identifier(schema);
+    let frame = FRAME.map(literal).join(", ");
+    format!(
+        "select c.oid from pg_class c where c.relnamespace = {}::regnamespace and c.relkind in ('r', 'p') and (c.relispartition or c.relname in ({frame}) \
+         or exists (select from {s}.tables t where c.relname in (t.base || '_history', t.base || '_slabs')))",
+        literal(&s)
+    )
+}
+
+/// A condition on an oid `of` that its triggers refuse, in sessions that replicate, too.
+pub(super) fn refuses(of: &str) -> String {
+    format!(
+        "(select count(*) from pg_trigger g where g.tgrelid = {of} and g.tgname in ('{NO_CHANGE}', '{NO_TRUNCATE}') and g.tgenabled = 'A') = 2"
+    )
+}
+
+/// Statements after which a table refuses, whatever became of its triggers. Both names are quoted.
+pub(super) fn guard_again(s: &str, table: &str) -> String {
+    format!(
+        "create or replace trigger {NO_CHANGE} before update or delete on {table} for each statement execute function {s}.refuse(); \
+         create or replace trigger {NO_TRUNCATE} before truncate on {table} for each statement execute function {s}.refuse(); \
+         alter table {table} enable always trigger {NO_CHANGE}, enable always trigger {NO_TRUNCATE}"
+    )
+}
+
+/// Mends the triggers that are gone, are off, or are of an earlier version of bygone.
+fn guard_all_again(schema: &str) -> String {
+    let s = quote_identifier(schema);
+    format!(
+        // Not while the tables are read of which that tells.
+        "do $bygone$ declare t regclass; lacking regclass[] := array(select o.oid::regclass from ({}) o where not {}); begin
+            foreach t in array lacking loop
+                execute replace({}, '<table>', t::text);
+            end loop;
+        end $bygone$;\n",
+        guarded(schema),
+        refuses("o.oid"),
+        literal(&guard_again(&s, "<table>"))
     )
 }
 
@@ -203,11 +273,12 @@ pub(super) fn partition(schema: &str, base: &str, month: [&str; 2]) -> String {
     let [from, to] = month;
     let digits: String = from.chars().filter(char::is_ascii_digit).take(6).collect();
     let name = format!("{base}_history_p{digits}");
-    let of = format!("{}.{}", quote_identifier(schema), quote_identifier(&format!("{base}_history")));
+    let (s, t) = (quote_identifier(schema), quote_identifier(&name));
+    let history = quote_identifier(&format!("{base}_history"));
+    let comment = literal(&format!("the facts of {base}_history from {from} to before {to} (UTC)"));
     let mut sql = format!(
-        "create table if not exists {}.{} partition of {of} for values from ('{from} 00:00:00+00') to ('{to} 00:00:00+00');\n",
-        quote_identifier(schema),
-        quote_identifier(&name)
+        "create table if not exists {s}.{t} partition of {s}.{history} for values from ('{from} 00:00:00+00') to ('{to} 00:00:00+00');
+         comment on table {s}.{t} is {comment};\n"
     );
     // What is done to a partition itself does not meet the triggers of the whole.
     sql.push_str(&guards(schema, &name));
@@ -481,6 +552,13 @@ impl Objects {
              _valid_to from {history} h"
         );
         sql.push_str(&view(&timeline, &whole));
+        // What is written to a plain view of a table goes into the table, with the rights of the view's owner.
+        let _ = writeln!(
+            sql,
+            "do $bygone$ begin {} {} end $bygone$;",
+            revoke_writes(&current),
+            revoke_writes(&timeline)
+        );
         for Function { suffix, named, returns, body, .. } in self.bodies() {
             let function = self.name(suffix);
             let _ = writeln!(

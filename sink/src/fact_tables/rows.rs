@@ -16,7 +16,7 @@ use tokio_postgres::Client;
 
 use super::left_out::LEFT_OUT;
 use super::names::Names;
-use super::{LEAF_COLUMN, SESSION, told};
+use super::{LEAF_COLUMN, SESSION, ownership, told};
 use crate::checkpoint::{self, Restored};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::{Commit, ContentHash, Manifest, StoredCommit};
@@ -69,14 +69,13 @@ impl Rows {
     pub(crate) async fn open(client: Client, schema: &str) -> Result<(Self, Manifest)> {
         let doing = "opening the fact tables";
         client.batch_execute(SESSION).await.map_err(|error| told(doing, &error))?;
-        let found = client
-            .query_opt(
-                "select exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = 'manifest') from pg_class c \
-                 join pg_namespace n on n.oid = c.relnamespace where n.nspname = $1 and c.relname = 'history'",
-                &[&schema],
-            )
-            .await
-            .map_err(|error| told(doing, &error))?;
+        // A table of that name may be anybody's.
+        let sql = format!(
+            "select exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = 'manifest') from pg_class c join pg_namespace n \
+             on n.oid = c.relnamespace where n.nspname = $1 and c.relname = 'history' and {}",
+            ownership::is_ours()
+        );
+        let found = client.query_opt(&sql, &[&schema]).await.map_err(|error| told(doing, &error))?;
         let manifest = match found.map(|row| row.get::<_, bool>(0)) {
             None => None,
             Some(false) => return Err(older(schema)),
@@ -236,6 +235,7 @@ impl Rows {
         let mut wanted = vec!["true".to_owned()];
         wanted.extend(filter.until.map(|cut| before(cut, "h")));
         wanted.extend(filter.lsn.map(|lsn| format!("h._lsn = '{lsn}'")));
+        wanted.extend(filter.within.map(|[from, to]| format!("h._lsn between '{from}' and '{to}'")));
         wanted.extend(filter.actor.as_ref().map(|actor| format!("h._actor = {}", quote_literal(actor))));
         wanted.extend(filter.entities.as_ref().map(|ids| {
             format!("h._entity_id = any({}::text[])", super::objects::array(ids.iter().map(String::as_str)))

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use bygone_replication::table::{DataType, quote_identifier};
+use bygone_replication::table::{DataType, TypeKind, quote_identifier};
 use tokio_postgres::Row;
 
 use super::objects::{self, Objects};
+use super::refused::FIRST_OF_USERS;
 use super::{FactTables, LEAF_COLUMN, told};
 use crate::error::Result;
 use crate::log::{Add, SchemaVersion};
@@ -28,7 +29,17 @@ pub(super) struct TypeName {
 
 impl TypeName {
     fn text() -> Self {
-        Self { whole: "text".to_owned(), bare: "text".to_owned() }
+        Self::plain("text".to_owned())
+    }
+
+    /// One that has no modifier.
+    fn plain(name: String) -> Self {
+        Self { whole: name.clone(), bare: name }
+    }
+
+    /// An array of these.
+    fn array(self) -> Self {
+        Self { whole: self.whole + "[]", bare: self.bare + "[]" }
     }
 
     /// Every value of another type of the same kind of file column can be put into it, and keeps its text.
@@ -125,22 +136,19 @@ impl FactTables {
             return Ok(());
         }
         let Some(base) = self.names.known(log_name).map(str::to_owned) else { return Ok(()) };
-        let s = quote_identifier(&self.schema);
-        let sql = format!("select max(schema) from {s}.schemas where table_name = $1");
-        let row = self.client.query_one(&sql, &[&log_name]).await.map_err(|error| told(doing, &error))?;
-        let Some(schema) = row.get(0) else { return Ok(()) };
+        let Some(schema) = self.newest_there(log_name).await? else { return Ok(()) };
         let objects = self.objects_of(&base, log_name, schema)?;
         self.execute(doing, &objects.comments()).await
     }
 
     /// What readers ask of a table as of a version, which need not be the newest that the log has.
-    fn objects_of(&self, base: &str, log_name: &str, schema: i32) -> Result<Objects> {
+    pub(super) fn objects_of(&self, base: &str, log_name: &str, schema: i32) -> Result<Objects> {
         let mut table = self.archive.table(log_name)?;
         table.versions.retain(|known| known.schema.version <= schema);
         Ok(Objects::of(&self.schema, base, &table))
     }
 
-    async fn fit_all(&mut self, base: &str, version: &SchemaVersion) -> Result<()> {
+    pub(super) async fn fit_all(&mut self, base: &str, version: &SchemaVersion) -> Result<()> {
         // In the order in which slabs are made of facts.
         for table in [format!("{base}_history"), format!("{base}_slabs")] {
             self.fit(base, &table, version).await?;
@@ -204,9 +212,12 @@ impl FactTables {
         let mut columns = self.columns_of(table).await?;
         for column in version.columns.iter().filter(|column| !column.dropped) {
             let name = column.physical();
-            let wanted = match column.hashed {
-                Some(_) => TypeName::text(),
-                None => self.type_of(&column.data_type()).await?,
+            let wanted = if column.hashed.is_some() {
+                TypeName::text()
+            } else if self.is_as_text(&version.table, name) {
+                TypeName::plain(widest(&Kind::of_column(&column.column())))
+            } else {
+                self.type_of(&column.data_type()).await?
             };
             let quoted = quote_identifier(name);
             match columns.get(name) {
@@ -232,7 +243,7 @@ impl FactTables {
                     self.execute(doing, &objects::drop_all(&self.schema, base)).await?;
                     let sql = format!("alter table {s}.{of} alter column {quoted} type {wider}{using}");
                     self.execute(doing, &sql).await?;
-                    columns.insert(name.to_owned(), TypeName { whole: wider.clone(), bare: wider });
+                    columns.insert(name.to_owned(), TypeName::plain(wider));
                 }
             }
         }
@@ -317,7 +328,7 @@ impl FactTables {
         Ok(())
     }
 
-    async fn columns_of(&self, table: &str) -> Result<BTreeMap<String, TypeName>> {
+    pub(super) async fn columns_of(&self, table: &str) -> Result<BTreeMap<String, TypeName>> {
         if let Some(columns) = self.columns.get(table) {
             return Ok(columns.clone());
         }
@@ -332,9 +343,22 @@ impl FactTables {
         Ok(rows.iter().map(named).collect())
     }
 
-    /// The type of a column on the target: its own where the target has it, else text.
+    /// The type of a column on the target: its own where the target has it, else text; in place of a domain what it is over. For a domain may be
+    /// given rules that older values break, and PostgreSQL looks for these in all columns of the domain: a history of it would stand in the way.
     async fn type_of(&self, data_type: &DataType) -> Result<TypeName> {
-        const FIRST_OF_USERS: u32 = 16_384;
+        let base = data_type.base();
+        match &base.kind {
+            TypeKind::Array(element) if element.base() != element.as_ref() => match &element.base().kind {
+                // There is no type for these.
+                TypeKind::Array(_) => Ok(TypeName::text()),
+                _ => Ok(self.named_type(element.base()).await?.array()),
+            },
+            _ => self.named_type(base).await,
+        }
+    }
+
+    /// What the target has of a name, or an oid.
+    async fn named_type(&self, data_type: &DataType) -> Result<TypeName> {
         let asked = if data_type.oid < FIRST_OF_USERS {
             // Built-in types have the same oids everywhere; a newer source may have one that the target lacks.
             let sql = "select format_type(t.oid, $2), format_type(t.oid, -1) from pg_type t left join pg_type e on e.oid = t.typelem and \

@@ -10,6 +10,7 @@ use std::path::Path;
 use bytes::Bytes;
 use tokio_postgres::Client;
 
+use super::ownership;
 use super::rows::{Checkpoint, Rows};
 use crate::checkpoint::{self, ARRIVED};
 use crate::error::{Error, ErrorKind, Result};
@@ -32,6 +33,7 @@ pub enum Restored {
 /// # Errors
 /// What the database says, and where the spool cannot be read or written.
 pub async fn restore(client: Client, schema: &str, spool: &Store) -> Result<Restored> {
+    ownership::check(&client, schema).await?;
     let (rows, manifest) = match Rows::open(client, schema).await {
         Ok((rows, manifest)) => (rows, manifest),
         Err(error) if error.kind() == ErrorKind::NoHistory => {
@@ -143,7 +145,7 @@ fn remove_file(path: &Path) -> std::io::Result<()> {
 
 /// Removes the files of commits before one, which have arrived.
 pub(super) async fn clear(spool: &Store, log: &LogState, before: u64) -> Result<()> {
-    for file in log.files_before(before).filter(|file| !file.is_gathered()) {
+    for file in log.files_before(before).filter(|file| !file.is_merged()) {
         spool.delete(&file.add.path).await?;
     }
     Ok(())

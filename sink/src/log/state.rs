@@ -68,8 +68,8 @@ impl LiveFile {
         merged.unwrap_or([self.added_by; 2])
     }
 
-    /// It stands for files that have arrived elsewhere: see [`LogState::gather_files`].
-    pub(crate) fn is_gathered(&self) -> bool {
+    /// It stands for several: for those that a compaction merged, or those that have arrived elsewhere ([`LogState::gather_files`]).
+    pub(crate) fn is_merged(&self) -> bool {
         compacted_seq(&self.add.path).is_some()
     }
 
@@ -92,10 +92,10 @@ impl LiveFile {
         self.added_by < seq && fact_seq(&self.add.path).is_none_or(|number| number < seq)
     }
 
-    /// Files of one table in the order of their facts.
+    /// Files of one table in the order of their facts. Two commits may have facts of one position.
     #[must_use]
     pub fn in_order(&self, other: &Self) -> Ordering {
-        let key = |file: &Self| (file.add.lsn[0], file.commits()[0]);
+        let key = |file: &Self| (file.add.lsn[0], file.commits());
         key(self).cmp(&key(other)).then_with(|| self.add.path.cmp(&other.add.path))
     }
 }
@@ -110,6 +110,13 @@ impl LogState {
     /// The live files, by path.
     pub fn files(&self) -> impl ExactSizeIterator<Item = (&str, &LiveFile)> {
         self.files.iter().map(|(path, file)| (path.as_str(), file))
+    }
+
+    /// A log of which only the live files are known.
+    #[cfg(test)]
+    pub(crate) fn of_files(files: impl IntoIterator<Item = LiveFile>) -> Self {
+        let files = files.into_iter().map(|file| (file.add.path.clone(), file)).collect();
+        Self { files, ..Self::default() }
     }
 
     /// The live files of one table ([`table_text`](super::table_text)), in the order of their facts.
@@ -408,9 +415,9 @@ mod tests {
             state.gather_files(before);
             let files = state.files_of("public.orders");
             assert_eq!(files.len() as u64, 5 - before);
-            assert_eq!((files[0].commits(), files[0].is_gathered()), (commits, true));
+            assert_eq!((files[0].commits(), files[0].is_merged()), (commits, true));
             assert_eq!((files[0].add.lsn, files[0].add.rows), ([Lsn(0), Lsn(ends)], before * rows));
-            assert!(files[1..].iter().all(|file| !file.is_gathered()));
+            assert!(files[1..].iter().all(|file| !file.is_merged()));
             assert_eq!(state.files_before(4).count(), files.len());
         }
     }

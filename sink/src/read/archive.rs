@@ -331,11 +331,24 @@ impl Archive {
         Ok(first)
     }
 
-    /// The source's clock at the last commit that ends at a position or before it.
-    #[must_use]
-    pub fn place_known_until(&self, place: Lsn) -> Option<Timestamp> {
+    /// The last time by the source's clock of which it is known that it does not lie behind a position.
+    ///
+    /// # Errors
+    /// Where a file of transactions cannot be read.
+    pub async fn place_known_until(&self, place: Lsn) -> Result<Option<Timestamp>> {
         let commits = self.commits.iter().filter(|commit| commit.wal_to <= place);
-        commits.filter_map(CommitPlace::known_until).max()
+        let mut last = commits.filter_map(CommitPlace::known_until).max();
+        for (_, file) in self.log.files() {
+            let [from, to] = file.add.lsn;
+            if to <= place {
+                last = last.max(Some(file.add.valid_from[1]));
+            } else if file.add.table == TRANSACTIONS && from <= place {
+                let within = self.transaction_places(&file.add).await?;
+                let earlier = within.into_iter().filter(|(lsn, _)| *lsn <= place).map(|(_, time)| time);
+                last = last.max(earlier.max());
+            }
+        }
+        Ok(last)
     }
 
     async fn transaction_places(&self, add: &log::Add) -> Result<Vec<(Lsn, Timestamp)>> {

@@ -45,6 +45,8 @@ pub struct FactFilter {
     pub entities: Option<HashSet<String>>,
     /// Those of the transaction that ends here.
     pub lsn: Option<Lsn>,
+    /// Those of transactions that end from one position to another.
+    pub within: Option<[Lsn; 2]>,
     /// Those of this actor.
     pub actor: Option<String>,
 }
@@ -244,6 +246,7 @@ impl FactFilter {
     fn takes(&self, head: &Head) -> bool {
         self.until.is_none_or(|cut| cut.covers(head.lsn.as_i64(), head.valid_from.0))
             && self.lsn.is_none_or(|lsn| head.lsn == lsn)
+            && self.within.is_none_or(|[from, to]| from <= head.lsn && head.lsn <= to)
             && self.entities.as_ref().is_none_or(|wanted| wanted.contains(&head.entity_id))
             && self.actor.as_ref().is_none_or(|wanted| head.actor.as_ref() == Some(wanted))
     }
@@ -252,11 +255,12 @@ impl FactFilter {
         let [first, last] = file.add.lsn;
         self.until.is_none_or(|cut| cut.covers(first.as_i64(), file.add.valid_from[0].0))
             && self.lsn.is_none_or(|lsn| first <= lsn && lsn <= last)
+            && self.within.is_none_or(|[from, to]| first <= to && from <= last)
     }
 
     fn may_take_group(&self, group: &RowGroupMetaData) -> bool {
-        let within = |name: &str, wanted: i64| {
-            integer_bounds(group, name).is_none_or(|(min, max)| min <= wanted && wanted <= max)
+        let meets = |[from, to]: [Lsn; 2]| {
+            integer_bounds(group, "_lsn").is_none_or(|(min, max)| min <= to.as_i64() && from.as_i64() <= max)
         };
         let begun = match self.until {
             Some(Cut::Lsn(lsn)) => integer_bounds(group, "_lsn").is_none_or(|(min, _)| min <= lsn.as_i64()),
@@ -266,7 +270,8 @@ impl FactFilter {
             None => true,
         };
         begun
-            && self.lsn.is_none_or(|lsn| within("_lsn", lsn.as_i64()))
+            && self.lsn.is_none_or(|lsn| meets([lsn; 2]))
+            && self.within.is_none_or(meets)
             && self.actor.as_ref().is_none_or(|actor| !excludes_text(group, "_actor", actor))
             && self
                 .entities
@@ -286,6 +291,11 @@ impl FactFilter {
         if let Some(wanted) = self.actor.clone() {
             predicates.push(Box::new(ArrowPredicateFn::new(mask("_actor"), move |batch| {
                 Ok(on_texts(&batch, |text| text == Some(wanted.as_str())))
+            })));
+        }
+        if let Some([from, to]) = self.within {
+            predicates.push(Box::new(ArrowPredicateFn::new(mask("_lsn"), move |batch| {
+                Ok(on_integers(&batch, |value| (from.as_i64()..=to.as_i64()).contains(&value)))
             })));
         }
         if let Some(lsn) = self.lsn {

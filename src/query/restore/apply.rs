@@ -1,10 +1,11 @@
 //! Running the SQL on the source, where its rows are what the history last knows of them.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
+use std::iter::once;
 
 use bygone_replication::conninfo::ConnectOptions;
 use bygone_replication::session;
-use bygone_replication::table::{TableName, quote_identifier};
+use bygone_replication::table::quote_identifier;
 use bygone_sink::read::{OwnedFact, TableHistory};
 use bygone_sink::schema::SchemaColumn;
 use bygone_sink::value::{Field, Kind, Status};
@@ -15,7 +16,7 @@ use super::super::changes::{Shown, damaged, is_unknown};
 use super::super::value::text;
 use super::listed;
 use super::plan::{Plan, Step};
-use super::statement::{Statement, Verb, one_row, rows_of};
+use super::statement::{self, Sql, Statement, Verb, one_row, rows_of};
 use crate::error::{Error, Result};
 
 /// What undoes a statement. A savepoint that is only rolled back to stays, with a lock of its own.
@@ -24,43 +25,6 @@ const TAKEN_BACK: &str = "rollback to savepoint row; release savepoint row";
 pub(super) async fn connect(source: &str) -> Result<Client> {
     let options = ConnectOptions::parse(source)?.with_application_name("bygone restore");
     Ok(session::connect_sql(&options).await?)
-}
-
-/// How far each table stands from those that it refers to: a table comes after its parents.
-pub(super) async fn ranks(client: &Client) -> Result<HashMap<TableName, usize>> {
-    let rows = client
-        .query(
-            "select n.nspname::text, c.relname::text, pn.nspname::text, pc.relname::text
-             from pg_constraint f join pg_class c on c.oid = f.conrelid join pg_namespace n on n.oid = c.relnamespace
-             join pg_class pc on pc.oid = f.confrelid join pg_namespace pn on pn.oid = pc.relnamespace
-             where f.contype = 'f' and f.conrelid <> f.confrelid",
-            &[],
-        )
-        .await
-        .map_err(|error| Error::other(format!("the source does not tell its foreign keys: {}", told(&error))))?;
-    let edges: Vec<(TableName, TableName)> = rows
-        .iter()
-        .map(|row| {
-            let text = |at: usize| row.get::<_, String>(at);
-            (TableName::new(text(0), text(1)), TableName::new(text(2), text(3)))
-        })
-        .collect();
-    let mut ranks: HashMap<TableName, usize> = HashMap::new();
-    // As many rounds as there are edges: tables that refer to each other in a circle stop there.
-    for _ in 0..=edges.len() {
-        let mut moved = false;
-        for (child, parent) in &edges {
-            let wanted = ranks.get(parent).copied().unwrap_or(0) + 1;
-            let rank = ranks.entry(child.clone()).or_default();
-            if *rank < wanted && wanted <= edges.len() {
-                (*rank, moved) = (wanted, true);
-            }
-        }
-        if !moved {
-            break;
-        }
-    }
-    Ok(ranks)
 }
 
 /// Runs the plan in one transaction, and puts its steps into the order in which they went through.
@@ -117,7 +81,7 @@ pub(super) async fn apply(client: &Client, plan: &mut Plan, message: &str, force
             }
         };
         client.batch_execute("savepoint row").await.map_err(sql)?;
-        match client.execute(step.statement.sql.as_str(), &[]).await {
+        match client.execute(&step.statement.sql.to_string(), &[]).await {
             Ok(1) => {
                 client.batch_execute("release savepoint row").await.map_err(sql)?;
                 done.push(step);
@@ -140,12 +104,28 @@ pub(super) async fn apply(client: &Client, plan: &mut Plan, message: &str, force
                 waiting.push_back(step);
                 refused += 1;
             }
+            // Rows that refer to each other in a circle, whose constraints cannot be deferred, are one statement.
+            Err(error) if error.code() == Some(&SqlState::FOREIGN_KEY_VIOLATION) => {
+                client.batch_execute(TAKEN_BACK).await.map_err(sql)?;
+                let name = plan.name_of(&step);
+                let at_once = beside(
+                    &step,
+                    statement::at_once(once(&step).chain(&waiting).map(|step| &step.statement.sql)),
+                );
+                client
+                    .batch_execute(&at_once.statement.sql.to_string())
+                    .await
+                    .map_err(|error| stuck(&name, &error))?;
+                done.push(at_once);
+                taken_along.push(step);
+                taken_along.extend(waiting.drain(..));
+            }
             // All wait for each other: one of them gives its value away until the others have theirs.
             Err(error) if roomy.insert((step.table, step.entity_id.clone())) => {
                 client.batch_execute(TAKEN_BACK).await.map_err(sql)?;
                 let room = room(client, &step, &error).await?;
                 let Some(room) = room else { return Err(stuck(&plan.name_of(&step), &error)) };
-                client.batch_execute(&room.statement.sql).await.map_err(sql)?;
+                client.batch_execute(&room.statement.sql.to_string()).await.map_err(sql)?;
                 done.push(room);
                 waiting.push_back(step);
                 refused = 0;
@@ -184,19 +164,24 @@ async fn room(client: &Client, step: &Step, error: &tokio_postgres::Error) -> Re
         .await
         .map_err(|error| Error::other(format!("the source does not tell its indexes: {}", self::told(&error))))?;
     let columns: Vec<String> = columns.iter().map(|row| row.get(0)).collect();
-    Ok(room.made(&columns).map(|sql| Step {
+    Ok(room.made(&columns).map(|sql| beside(step, sql)))
+}
+
+/// A statement that no step of the plan stands for, in the place of one.
+fn beside(step: &Step, sql: String) -> Step {
+    Step {
         table: step.table,
         entity_id: step.entity_id.clone(),
         last: Vec::new(),
         statement: Statement {
             verb: Verb::Update,
-            sql,
+            sql: Sql::whole(sql),
             done: "true".to_owned(),
             replacing: None,
             room: None,
             unknown: Vec::new(),
         },
-    }))
+    }
 }
 
 /// No order lets the step through.
@@ -214,7 +199,7 @@ fn is_about_another_row(error: &tokio_postgres::Error) -> bool {
     })
 }
 
-fn told(error: &tokio_postgres::Error) -> String {
+pub(super) fn told(error: &tokio_postgres::Error) -> String {
     error.as_db_error().map_or_else(|| error.to_string(), |error| error.message().to_owned())
 }
 

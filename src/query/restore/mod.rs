@@ -3,15 +3,15 @@
 mod apply;
 mod lineage;
 mod plan;
+mod ranks;
 mod statement;
-
-use std::collections::HashMap;
 
 use super::arguments::{Entity, Restore};
 use super::sheet::{harmless, print};
 use super::{lookup, open};
 use crate::error::{Error, Result};
 use plan::Plan;
+use ranks::Ranks;
 
 /// So many rows are named in a message; of more, how many they are.
 const NAMED: usize = 8;
@@ -61,38 +61,38 @@ pub(super) async fn restore(arguments: &Restore) -> Result<()> {
     if arguments.apply {
         let source = source.ok_or_else(|| Error::usage("--apply needs --source"))?;
         let client = apply::connect(source).await?;
-        plan.sort(&apply::ranks(&client).await?);
+        plan.sort(&Ranks::ask(&client).await?);
         apply::apply(&client, &mut plan, &message, arguments.force).await?;
-        print(&script(&plan, &message, true))?;
+        print(&script(&plan, &message, None))?;
         eprintln!("bygone: done");
         return Ok(());
     }
     // Only the source knows which table refers to which.
-    let sorted = match source.filter(|_| plan.spread() > 1) {
-        Some(source) => {
-            plan.sort(&apply::ranks(&apply::connect(source).await?).await?);
-            true
-        }
-        None => {
-            plan.sort(&HashMap::new());
-            plan.spread() < 2
-        }
+    let ranks = match source.filter(|_| plan.spread() > 1) {
+        Some(source) => Ranks::ask(&apply::connect(source).await?).await?,
+        None => Ranks::default(),
     };
-    print(&script(&plan, &message, sorted))
+    plan.sort(&ranks);
+    let remedy = match source {
+        None if plan.spread() > 1 => Some("with --source they are sorted"),
+        _ if !plan.is_sorted_by(&ranks) || plan.is_apart() => Some("--apply finds a way"),
+        _ => None,
+    };
+    print(&script(&plan, &message, remedy))
 }
 
-/// The SQL, as psql takes it.
-fn script(plan: &Plan, message: &str, sorted: bool) -> String {
+/// The SQL, as psql takes it. `remedy` is what helps where it may be in the wrong order.
+fn script(plan: &Plan, message: &str, remedy: Option<&str>) -> String {
     let mut sql = format!("-- {}, {}\n", comment(&plan.title), comment(&plan.shown));
-    if !sorted {
-        sql.push_str("-- Rows of tables that refer to each other may have to change places; with --source they are sorted.\n");
+    if let Some(remedy) = remedy {
+        sql.push_str(&format!("-- Rows that refer to each other may have to change places; {remedy}.\n"));
     }
     sql.push_str(&format!("begin;\n{message};\n"));
     if plan.steps.len() > 1 {
         sql.push_str("set constraints all deferred;\n");
     }
-    for step in &plan.steps {
-        sql.push_str(&step.statement.sql);
+    for statement in plan.statements() {
+        sql.push_str(&statement);
         sql.push_str(";\n");
     }
     sql.push_str("commit;\n");

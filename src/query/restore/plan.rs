@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use bygone_replication::Lsn;
-use bygone_replication::table::TableName;
 use bygone_sink::read::{
     Archive, AsOf, Columns, Cut, Fact, FactFilter, Flow, LiveRow, OwnedFact, TableHistory, Transaction,
     TransactionFilter,
@@ -18,7 +17,8 @@ use super::super::value::fields;
 use super::super::verdict::{Verdict, tell_not_known};
 use super::super::{lookup, moment};
 use super::lineage::{Lineages, Present};
-use super::statement::{Statement, Then, Verb};
+use super::ranks::Ranks;
+use super::statement::{self, Sql, Statement, Then, Verb};
 use crate::error::{Error, Result};
 
 /// One row's change.
@@ -60,14 +60,33 @@ impl Plan {
     }
 
     /// Rows come back before those that refer to them, and go after them. Without ranks the order between tables is open.
-    pub(super) fn sort(&mut self, ranks: &HashMap<TableName, usize>) {
-        let rank: Vec<usize> =
-            self.tables.iter().map(|table| ranks.get(&table.name).copied().unwrap_or(0)).collect();
+    pub(super) fn sort(&mut self, ranks: &Ranks) {
+        let rank: Vec<usize> = self.tables.iter().map(|table| ranks.of(&table.name)).collect();
         self.steps.sort_by_key(|step| {
             let rank = rank.get(step.table).copied().unwrap_or(0);
             let rank = if step.statement.verb == Verb::Delete { usize::MAX - rank } else { rank };
             (step.statement.verb, rank)
         });
+    }
+
+    /// Its tables refer to each other in no circle.
+    pub(super) fn is_sorted_by(&self, ranks: &Ranks) -> bool {
+        let tables = self.tables.iter().enumerate();
+        let changed = tables.filter(|(at, _)| self.steps.iter().any(|step| step.table == *at));
+        ranks.are_in_order(&changed.map(|(_, table)| &table.name).collect::<Vec<_>>())
+    }
+
+    /// Its steps as SQL, in their order.
+    pub(super) fn statements(&self) -> Vec<String> {
+        statement::shared(self.steps.iter().map(|step| &step.statement.sql))
+    }
+
+    /// Rows that come back to a table, or go from it, do so by more than one statement, so that their order may matter.
+    pub(super) fn is_apart(&self) -> bool {
+        let sharing = || self.steps.iter().filter(|step| step.statement.sql.takes_more());
+        let wanted: HashSet<(usize, Verb)> =
+            sharing().map(|step| (step.table, step.statement.verb)).collect();
+        statement::shared(sharing().map(|step| &step.statement.sql)).len() > wanted.len()
     }
 
     /// Rows that would come back where their key is another row's by now take its place.
@@ -80,7 +99,7 @@ impl Plan {
             }
             let replacing = step.statement.replacing.take();
             step.statement.verb = Verb::Update;
-            replacing.map(|sql| step.statement.sql = sql).is_some()
+            replacing.map(|sql| step.statement.sql = Sql::whole(sql)).is_some()
         });
     }
 
@@ -88,12 +107,13 @@ impl Plan {
     pub(super) async fn row(
         archive: &Archive,
         table: TableHistory,
-        entity_id: String,
+        mut entity_id: String,
         at: Option<&str>,
     ) -> Result<Self> {
         let mut lineages = Lineages::read(archive, &table, std::slice::from_ref(&entity_id)).await?;
         if lineages.of(&entity_id).is_empty() {
-            return Err(lookup::no_such_row(archive, &table, &entity_id).await?);
+            entity_id = lookup::by_equal_key(archive, &table, &entity_id).await?;
+            lineages = Lineages::read(archive, &table, std::slice::from_ref(&entity_id)).await?;
         }
         lineages.follow().await?;
         let past = lineages.past(&entity_id).await?;

@@ -1,5 +1,6 @@
 //! The SQL that makes one row what it was.
 
+use std::fmt;
 use std::sync::Arc;
 
 use bygone_replication::table::{DataType, TypeKind, quote_identifier, quote_literal};
@@ -18,10 +19,70 @@ pub(super) struct Then<'a> {
     pub(super) schema: Arc<TableSchema>,
 }
 
+/// SQL that changes one row, and that other rows may share.
+pub(super) struct Sql {
+    head: String,
+    row: String,
+    /// What stands between rows that share the head; none where a statement takes one row.
+    between: Option<&'static str>,
+}
+
+impl Sql {
+    /// A statement that no other row can share.
+    pub(super) const fn whole(text: String) -> Self {
+        Self { head: text, row: String::new(), between: None }
+    }
+
+    /// A statement that starts like this may take rows beside this one.
+    pub(super) const fn takes_more(&self) -> bool {
+        self.between.is_some()
+    }
+
+    /// One statement may do the work of both.
+    fn is_shared_with(&self, other: &Self) -> bool {
+        self.takes_more() && self.between == other.between && self.head == other.head
+    }
+}
+
+impl fmt::Display for Sql {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.head, self.row)
+    }
+}
+
+/// So many bytes of a statement's rows make it full: a server takes a multiple of them to parse it.
+const FULL: usize = 1 << 20;
+
+/// Statements that do the same, one after another. Neighbours share one where they can: constraints between its rows are looked at when it
+/// ends, so that the order of rows that refer to each other is of no matter.
+pub(super) fn shared<'a>(all: impl IntoIterator<Item = &'a Sql>) -> Vec<String> {
+    let mut statements: Vec<String> = Vec::new();
+    let mut before: Option<&Sql> = None;
+    for sql in all {
+        let room = statements.last_mut().filter(|statement| statement.len() < FULL);
+        match (room, before.filter(|before| before.is_shared_with(sql)).and(sql.between)) {
+            (Some(statement), Some(between)) => {
+                statement.push_str(between);
+                statement.push_str(&sql.row);
+            }
+            _ => statements.push(sql.to_string()),
+        }
+        before = Some(sql);
+    }
+    statements
+}
+
+/// One statement that does what several do: constraints are looked at when it ends.
+pub(super) fn at_once<'a>(all: impl IntoIterator<Item = &'a Sql>) -> String {
+    let all = shared(all).into_iter().enumerate();
+    let parts: Vec<String> = all.map(|(at, sql)| format!("change_{at} as (\n{sql}\n)")).collect();
+    format!("with {}\nselect", parts.join(", "))
+}
+
 /// One change that makes the row what it was.
 pub(super) struct Statement {
     pub(super) verb: Verb,
-    pub(super) sql: String,
+    pub(super) sql: Sql,
     /// An expression that is true once the row is what it was.
     pub(super) done: String,
     /// What brings a row back whose key another one has by now; none where there is no column but the key.
@@ -54,7 +115,7 @@ impl Room {
 }
 
 /// What a statement does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Verb {
     /// A row that was deleted comes back.
     Insert,
@@ -83,8 +144,10 @@ impl Statement {
             (None, None) => Ok(None),
             (None, Some(now)) => {
                 let (name, row) = (rows_of(table), one_row(table, now)?);
-                let sql = format!("delete from {name} where {row}");
                 let done = format!("not exists (select from {name} where {row})");
+                // Without a key one condition stands for one of several rows.
+                let between = (!newest.key.is_empty()).then_some("\n   or ");
+                let sql = Sql { head: format!("delete from {name}\nwhere "), row, between };
                 Ok(Some(Self {
                     verb: Verb::Delete,
                     sql,
@@ -117,12 +180,8 @@ impl Statement {
             values.push(value);
         }
         let overriding = if always { " overriding system value" } else { "" };
-        let sql = format!(
-            "insert into {} ({}){overriding}\nvalues ({})",
-            table.name.quoted(),
-            names.join(", "),
-            values.join(", ")
-        );
+        let head = format!("insert into {} ({}){overriding}\nvalues ", table.name.quoted(), names.join(", "));
+        let sql = Sql { head, row: format!("({})", values.join(", ")), between: Some(",\n       ") };
         let name = rows_of(table);
         let row = one_row(table, as_now)?;
         let replacing =
@@ -157,7 +216,7 @@ impl Statement {
             )));
         }
         let (name, row) = (rows_of(table), one_row(table, now)?);
-        let sql = format!("update {name} set {}\nwhere {row}", sets.join(", "));
+        let sql = Sql::whole(format!("update {name} set {}\nwhere {row}", sets.join(", ")));
         let done = is_there(table, newest, then)?;
         // Without a key its values name the row, which must not change in between.
         let room = (!newest.key.is_empty()).then_some(Room { table: name, row, columns });

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::{Diary, ITEMS};
+use super::{Diary, ITEMS, SOON};
 use crate::support::bygone::Bygone;
 use crate::support::majors::on_each_major;
 use crate::support::postgres::Postgres;
+use crate::support::process::eventually;
 
 /// A running capture to which the event triggers alone tell what becomes of columns: looks are rare.
 fn told_by_triggers(server: Postgres) -> Diary {
@@ -58,9 +59,78 @@ fn what_older_rows_read_as_is_kept_as_it_was_told_where_it_cannot_be_read() {
     diary.settle();
     let csv = diary.bygone.ask(&["as-of", "items", "--at", "now", "--format", "csv"]).well().stdout;
     assert!(csv.contains("\n2,a2,2,v2,01/02/2026\n") && csv.contains("\n1,a1,100,v1,2026-02-01\n"), "{csv}");
-    diary.bygone.terminate(Signal::TERM, Duration::from_secs(20));
+    diary.bygone.terminate(Signal::TERM, SOON);
     diary.bygone.forget();
     diary.bygone.until_current();
+}
+
+/// A rewrite writes the default into every row, and the server forgets that older rows had lacked it.
+#[test]
+fn what_older_rows_read_as_is_known_after_a_rewrite() {
+    let mut diary = Diary::begin(
+        true,
+        "create table kept (id int primary key, n int); insert into kept select i, i from generate_series(1, 5) i;
+         create table lines (n int, line text); alter table lines replica identity full;
+         insert into lines values (1, 'a'), (2, 'b'), (3, 'c')",
+    );
+    let save = |diary: &mut Diary| ["kept", "lines"].iter().for_each(|table| diary.save(table));
+    let both = [("schema", "public.kept"), ("schema", "public.lines")];
+    diary.change(
+        "alter table kept add column d int default 7; alter table lines add column d int default 7",
+        &both,
+    );
+    save(&mut diary);
+    diary.change("vacuum full kept", &[("reconcile", "public.kept")]);
+    diary.change("vacuum full lines", &[("reconcile", "public.lines")]);
+    diary.change("alter table kept rename n to m; alter table lines rename n to m", &both);
+    save(&mut diary);
+    diary.change("update kept set m = 100 where id = 1; update lines set line = 'x' where m = 1; delete from lines where m = 2", &[]);
+    save(&mut diary);
+    diary.check();
+    let history = diary.history();
+    let facts = ["public.kept", "public.lines"].map(|table| history.texts(table, &["_op", "_changed"]));
+    assert!(facts.iter().flatten().all(|fact| fact[0].as_deref() != Some("reconcile")), "{facts:?}");
+    let update = facts[0].iter().find(|fact| fact[0].as_deref() == Some("update")).unwrap();
+    assert_eq!(update[1].as_deref(), Some("{\"m\"}"));
+}
+
+/// With synchronous replication a transaction comes by the stream, and the source does not show it until a standby has it.
+fn columns_that_the_source_does_not_show_yet(held: Duration, compared: bool) {
+    let settings = [("synchronous_standby_names", "nobody"), ("synchronous_commit", "local")];
+    let mut diary = Diary::begin_on(Postgres::with(&settings), true, ITEMS);
+    diary.save("items");
+    let mut client = diary.server.connect();
+    let waiting = std::thread::spawn(move || {
+        client.batch_execute(
+            "begin; set local synchronous_commit = on; alter table items add column late jsonb; update items set late = '{}' where id = 1; commit",
+        )
+    });
+    let waits =
+        || diary.server.value("select pid from pg_stat_activity where wait_event = 'SyncRep'").is_some();
+    assert!(eventually(SOON, waits));
+    std::thread::sleep(held);
+    // The transaction is committed all the same.
+    diary.server.run("select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'");
+    waiting.join().unwrap().unwrap();
+    if compared {
+        let found = || !diary.events("reconcile", "public.items").is_empty();
+        assert!(eventually(SOON, found), "{}", diary.bygone.said());
+    }
+    diary.save("items");
+    diary.change("update items set late = '[]' where id = 2", &[]);
+    diary.save("items");
+    diary.check();
+    assert_eq!(!diary.events("reconcile", "public.items").is_empty(), compared);
+}
+
+#[test]
+fn a_column_that_the_source_shows_a_moment_later_is_known_as_what_it_is() {
+    columns_that_the_source_does_not_show_yet(Duration::from_millis(700), false);
+}
+
+#[test]
+fn a_column_that_the_source_shows_long_after_the_stream_is_compared() {
+    columns_that_the_source_does_not_show_yet(Duration::from_secs(5), true);
 }
 
 const PLACES: &str = "
@@ -95,8 +165,10 @@ fn types_change_in_place(live: bool, server: Postgres) {
     assert!(ops.iter().flatten().all(|fact| fact[0].as_deref() != Some("reconcile")), "{ops:?}");
     let changed: Vec<_> = ops[0].iter().filter(|fact| fact[0].as_deref() == Some("update")).collect();
     assert_eq!(changed, [&vec![Some("update".to_owned()), Some("{\"v\"}".to_owned())]]);
+    diary.bygone.start("");
     let source = diary.server.url();
     diary.bygone.ask(&["reconcile", "--source", &source]).well();
+    diary.bygone.terminate(Signal::TERM, SOON);
 }
 
 fn types_that_change_in_place_while_it_runs_read_as_they_do_in_the_source(server: Postgres) {
@@ -154,11 +226,13 @@ fn names_of_ours(live: bool) {
         "alter table items alter _version type text using 'n' || _version",
         "alter table items drop column _lsn; alter table items add column _raw jsonb; update items set _raw = '{}' where id = 3",
     ] {
-        diary.change(change, &[("schema", "public.items")]);
+        let schema = ("schema", "public.items");
         // What a rewrite did is known once the table was compared.
-        if change.contains("using") {
-            diary.change("select 1", &[("reconcile", "public.items")]);
-        }
+        let expected: &[_] = match change.contains("using") {
+            true => &[schema, ("reconcile", "public.items")],
+            false => &[schema],
+        };
+        diary.change(change, expected);
         diary.save("items");
     }
     diary.change(
@@ -176,6 +250,9 @@ fn names_of_ours(live: bool) {
         names.dedup();
         assert_eq!(names.len(), columns, "{schema:?}");
     }
+    let source = diary.server.url();
+    let found = diary.bygone.command(&["doctor", "--source", &source]).stdout;
+    assert!(!found.contains("needs for itself"), "{found}");
     let now =
         diary.bygone.ask(&["sql", "select id, _version from items where id = 1", "--format", "csv"]).well();
     assert_eq!(now.stdout, "id,_version\n1,n700\n");

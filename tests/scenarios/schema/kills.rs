@@ -64,6 +64,30 @@ fn kills_while_tables_change_lose_nothing() {
     diary.check();
 }
 
+/// The first copy of a table that goes on under the name of another is cut short, and made at a start.
+#[test]
+fn a_table_that_is_made_again_goes_on_counting_versions_whatever_is_cut_short() {
+    let mut diary = Diary::begin(false, ITEMS);
+    diary.server.run("drop table items; create table items (id int primary key, a text); insert into items values (1, 'again'), (99, 'new')");
+    diary.bygone.start("copy.ready=sleep(60000)");
+    let attached = crate::support::process::eventually(Duration::from_secs(60), || {
+        diary.events("attach", "public.items").len() == 2
+    });
+    assert!(attached, "{}", diary.bygone.said());
+    diary.bygone.kill();
+    diary.settle();
+    diary.save("items");
+    diary.check();
+    let facts = diary.history().texts("public.items", &["_entity_id", "_version", "_op"]);
+    let mut of_1: Vec<String> = facts
+        .iter()
+        .filter(|fact| fact[0].as_deref() == Some("1"))
+        .map(|fact| fact[1..].iter().flatten().cloned().collect::<Vec<_>>().join(" "))
+        .collect();
+    of_1.sort();
+    assert_eq!(of_1, ["1 snapshot", "2 drop", "3 snapshot"]);
+}
+
 /// At each durable step of a copy beside the stream.
 #[test]
 fn a_kill_at_each_step_of_a_comparison_loses_nothing() {

@@ -6,6 +6,7 @@
 
 mod in_place;
 mod kills;
+mod overtaken;
 mod rows;
 mod statements;
 
@@ -495,6 +496,36 @@ fn another_key_gives_the_rows_other_entities() {
 #[test]
 fn another_key_given_while_it_was_stopped_gives_the_rows_other_entities() {
     keys_change(false);
+}
+
+/// Leaves with keys of their own may hold rows of one key: what is said of that holds until the table has a key of its own.
+#[test]
+fn leaves_that_share_a_key_are_told_apart_by_nobody_until_the_table_has_one() {
+    let mut diary = Diary::begin(
+        true,
+        "create table parts (id int, k int, v text) partition by list (k);
+         create table parts_1 partition of parts for values in (1); alter table parts_1 add primary key (id);
+         create table parts_2 partition of parts for values in (2); alter table parts_2 add primary key (id)",
+    );
+    diary.change("insert into parts values (1, 1, 'a'), (1, 2, 'b')", &[("updates_unseen", "public.parts")]);
+    let refused = |diary: &Diary| {
+        diary.bygone.ask(&["as-of", "parts", "--at", "now"]).refused(&["--inexact"]);
+    };
+    refused(&diary);
+    // Another look, and another start.
+    diary.change("create table other (id int primary key)", &[("snapshot", "public.other")]);
+    refused(&diary);
+    diary.bygone.terminate(Signal::TERM, Duration::from_secs(20));
+    diary.bygone.start("");
+    diary.change("create table another (id int primary key)", &[("snapshot", "public.another")]);
+    refused(&diary);
+    diary.change(
+        "alter table parts_1 drop constraint parts_1_pkey; alter table parts_2 drop constraint parts_2_pkey;
+         alter table parts add primary key (id, k)",
+        &[("key", "public.parts"), ("reconcile", "public.parts")],
+    );
+    diary.save("parts");
+    diary.check();
 }
 
 #[test]
