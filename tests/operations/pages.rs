@@ -265,7 +265,9 @@ fn fact_tables_are_made_and_asked_as_their_page_says() {
     for name in ["beside", "alone", "again"] {
         server.run(&format!("create database {name}"));
     }
-    let desk = Desk::new();
+    let mut desk = Desk::new();
+    // How wide positions are would say where a line is wrapped.
+    desk.variables = vec![("COLUMNS", "200".to_owned())];
     let (source, target) = (server.url(), |name: &str| server.url_as("postgres", name));
     let lines = block("fact-tables", "sh", 0, &[("postgres://app@db/shop", &source)]);
     let lines: Vec<&str> = lines.lines().collect();
@@ -299,8 +301,6 @@ fn fact_tables_are_made_and_asked_as_their_page_says() {
         1,
         &asked.each_ref().map(|(name, here)| (*name, here.as_str())),
     ));
-    // How wide positions are says where a line is wrapped.
-    let told = told.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(told.contains("new -> paid") && told.contains("7,paid"), "{told}");
 }
 
