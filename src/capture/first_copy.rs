@@ -14,7 +14,7 @@ use bygone_sink::versioning;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
-use super::attach::{Exported, export_within, temporary_slot};
+use super::attach::{Exported, check_readable, export_within, hidden, temporary_slot};
 use super::pipeline::{Pipeline, Rest, Until};
 use super::snapshot::{self, Copied, CopySettings, Outcome, Wanted};
 use super::source::restrict;
@@ -41,10 +41,10 @@ impl Capture {
                     "--discard measures the stream: let an ordinary run take the snapshot first",
                 ));
             }
-            let exported = match self.exported.take() {
-                Some(exported) => exported,
-                None => match self.point_beside_stream().await? {
-                    Some(exported) => exported,
+            let (exported, missing) = match self.exported.take() {
+                Some(exported) => (exported, missing),
+                None => match self.begin_beside_stream(missing).await? {
+                    Some(begun) => begun,
                     None => {
                         tracing::info!("tables without a first copy are copied beside the stream");
                         return Ok(());
@@ -62,6 +62,32 @@ impl Capture {
             "{left} tables were altered or rewritten each of the {ATTEMPTS} times that they were copied: start again when no \
              ALTER TABLE, VACUUM FULL, CLUSTER or TRUNCATE runs on them"
         )))
+    }
+
+    /// A point for tables to be copied at, with those of them that can be read; none where there are none, or no point comes about.
+    async fn begin_beside_stream(&mut self, missing: Vec<usize>) -> Result<Option<(Exported, Vec<usize>)>> {
+        let readable = self.readable(missing).await?;
+        if readable.is_empty() {
+            return Ok(None);
+        }
+        Ok(self.point_beside_stream().await?.map(|exported| (exported, readable)))
+    }
+
+    /// Leaves out what the role cannot read whole: it is tried again beside the stream.
+    async fn readable(&mut self, mut missing: Vec<usize>) -> Result<Vec<usize>> {
+        let sql = session::connect_sql(&self.connect).await?;
+        let registry = &self.pipeline()?.follower.registry;
+        let oid_of = |index: usize| registry.tables().get(index).map(|table| table.schema().oid);
+        let mut oids: Vec<u32> = missing.iter().filter_map(|index| oid_of(*index)).collect();
+        oids.extend(registry.leaves_of(&missing));
+        let tables = catalog::load_tables_by_oid(&sql, &oids).await?;
+        let role = catalog::current_role_rights(&sql).await?.role;
+        if let Err(error) = check_readable(&sql, &role, &tables).await {
+            let hidden = hidden(&sql, &tables).await?;
+            tracing::warn!(%error, "the others are copied");
+            missing.retain(|index| oid_of(*index).is_none_or(|oid| !hidden.contains(&oid)));
+        }
+        Ok(missing)
     }
 
     /// Makes a point for tables to be copied at, and has the stream come to it: facts are committed in the order of their positions.

@@ -17,7 +17,7 @@ use super::registry::{Captured, Doubt};
 use super::shadow::{self, Copied, Shadow};
 use crate::error::{Error, Result};
 
-/// How long after a copy that failed the next is tried.
+/// How long after a copy that failed, or lacks tables, the next is tried.
 const COPY_AGAIN: Duration = Duration::from_secs(30);
 
 /// How often the metrics are told of tables.
@@ -172,6 +172,9 @@ impl Pipeline {
         let origin = Origin { lsn: self.position, xid: 0, committed_at: valid_from, valid_from };
         for index in shadow.tables.keys() {
             self.join_table(*index, &mut copied, &origin)?;
+        }
+        if copied.is_part {
+            self.copy_again = Some(Instant::now() + COPY_AGAIN);
         }
         self.high_water = Some(valid_from);
         self.server_time = self.server_time.max(Some(copied.at));

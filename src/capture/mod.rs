@@ -376,6 +376,7 @@ impl Capture {
             store: store.clone(),
             axis,
             rules: options.column_rules.clone(),
+            whole: false,
             shelf: Some(Arc::clone(state.shelf())),
         };
         let pipeline = Pipeline {
