@@ -390,7 +390,8 @@ pub(crate) struct Merging {
     /// may be removed at any time.
     #[arg(long, env = "BYGONE_NO_INDEX")]
     pub(crate) no_index: bool,
-    /// A checkpoint of the log, by which reading commands start as quickly after a year as after a day, is made after so many commits.
+    /// A checkpoint of the log, by which reading commands start as quickly after a year as after a day, is made after so many commits; where
+    /// the last one was large (4 MiB), after ten times as many.
     #[arg(long, env = "BYGONE_CHECKPOINT_EVERY", default_value_t = bygone_sink::checkpoint::EVERY, value_name = "COMMITS",
         value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) checkpoint_every: u64,
