@@ -18,7 +18,11 @@ pub(super) async fn check(place: &FactsPlace) -> Result<Vec<Check>> {
     // That it cannot be reached is found by the check before.
     let Ok(client) = facts::connect("--facts", url).await else { return Ok(Vec::new()) };
     let schema = &place.facts_schema;
-    Ok(match inspect(&client, schema).await? {
+    let found = match inspect(&client, schema).await {
+        Ok(found) => found,
+        Err(error) => return Ok(vec![Check::problem(TABLES, error.to_string())]),
+    };
+    Ok(match found {
         Inspected::Missing { .. } => Vec::new(),
         Inspected::Foreign => {
             let problem = format!("schema {schema:?} is not bygone's own");

@@ -167,7 +167,7 @@ fn a_target_that_is_older_than_the_source_holds_its_numbers(target: Postgres) {
     assert_same_facts(&mut client, &history, "public.sums", "sums");
 }
 
-on_each_major!(&[], [14 as v14], [a_target_that_is_older_than_the_source_holds_its_numbers]);
+on_each_major!(&[], [14 as target_of_14], [a_target_that_is_older_than_the_source_holds_its_numbers]);
 
 /// Symptom: the name of a column that gets another type was longer than PostgreSQL takes names, which cut it to the name that was there.
 #[test]
