@@ -208,6 +208,10 @@ impl FactTables {
         let id = self.archive.manifest().id.clone();
         ownership::check(&self.client, &self.schema).await?;
         self.execute(doing, &objects::frame(&self.schema, &self.archive.manifest().source.database)).await?;
+        // One by one: there may be more than a transaction can lock.
+        for table in writers::unguarded(&self.client, &self.schema).await? {
+            self.execute(doing, &table.fix).await?;
+        }
         for statement in objects::reader(&self.schema) {
             // Without the right to make roles, somebody else grants what readers need.
             if let Err(error) = self.client.batch_execute(&statement).await {

@@ -108,7 +108,6 @@ pub(super) fn frame(schema: &str, database: &str) -> String {
     for table in FRAME {
         sql.push_str(&guards(schema, table));
     }
-    sql.push_str(&guard_all_again(schema));
     sql
 }
 
@@ -159,7 +158,7 @@ pub(super) fn guarded(schema: &str) -> String {
     let frame = FRAME.map(literal).join(", ");
     format!(
         "select c.oid from pg_class c where c.relnamespace = {}::regnamespace and c.relkind in ('r', 'p') and (c.relispartition or c.relname in ({frame}) \
-         or exists (select from {s}.tables t where c.relname in (t.base || '_history', t.base || '_slabs')))",
+         or c.relname::text in (select t.base || suffix from {s}.tables t, unnest(array['_history', '_slabs']) suffix))",
         literal(&s)
     )
 }
@@ -177,22 +176,6 @@ pub(super) fn guard_again(s: &str, table: &str) -> String {
         "create or replace trigger {NO_CHANGE} before update or delete on {table} for each statement execute function {s}.refuse(); \
          create or replace trigger {NO_TRUNCATE} before truncate on {table} for each statement execute function {s}.refuse(); \
          alter table {table} enable always trigger {NO_CHANGE}, enable always trigger {NO_TRUNCATE}"
-    )
-}
-
-/// Mends the triggers that are gone, are off, or are of an earlier version of bygone.
-fn guard_all_again(schema: &str) -> String {
-    let s = quote_identifier(schema);
-    format!(
-        // Not while the tables are read of which that tells.
-        "do $bygone$ declare t regclass; lacking regclass[] := array(select o.oid::regclass from ({}) o where not {}); begin
-            foreach t in array lacking loop
-                execute replace({}, '<table>', t::text);
-            end loop;
-        end $bygone$;\n",
-        guarded(schema),
-        refuses("o.oid"),
-        literal(&guard_again(&s, "<table>"))
     )
 }
 
