@@ -273,7 +273,8 @@ impl Capture {
         let began = Instant::now();
         let (durable, known) = (said.axis.of_source(point), said.high_water);
         let mut log = pipeline.committer.log.lock().await;
-        let seq = log.append(said.body(&files)).await?.seq();
+        let appended = log.append(said.body(&files)).await?;
+        let seq = appended.seq();
         if let Some(alone) = &pipeline.committer.alone {
             alone.deliver().await?;
         }
@@ -295,6 +296,7 @@ impl Capture {
         }
         drop(log);
         pipeline.committer.clear(seq).await?;
+        pipeline.hear(appended.passed());
         pipeline.next_seq = seq + 1;
         pipeline.covered = point;
         pipeline.position = pipeline.position.max(point);

@@ -261,6 +261,7 @@ impl Capture {
         let appended = log.lock().await.append(said.body(&[])).await?;
         let pipeline = self.pipeline()?;
         pipeline.next_seq = appended.seq() + 1;
+        pipeline.hear(appended.passed());
         pipeline.follower.registry.doubt_all();
         Ok(())
     }

@@ -440,10 +440,15 @@ impl Pipeline {
         tracing::debug!(seq = durable.seq, resume = %durable.resume, "commit");
         // Commits of others may have come between.
         self.next_seq = self.next_seq.max(durable.seq + 1);
-        for event in &durable.passed {
+        self.hear(&durable.passed);
+        Ok(())
+    }
+
+    /// Takes what others said about the history before a commit.
+    pub(super) fn hear(&mut self, passed: &[Event]) {
+        for event in passed {
             self.follower.registry.hear(event);
         }
-        Ok(())
     }
 }
 

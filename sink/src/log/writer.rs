@@ -27,6 +27,8 @@ pub struct LogWriter {
     appended: u64,
     /// Why no more is appended.
     latched: Option<&'static str>,
+    /// What others have said since this writer's last commit.
+    passed: Vec<Event>,
 }
 
 /// The proof that a commit is durable; only [`LogWriter::append`] makes one. What it covers may be acknowledged.
@@ -79,7 +81,7 @@ impl LogWriter {
     /// A writer that goes on after `state`.
     pub(crate) fn new(store: Store, state: LogState) -> Self {
         let writer = format!("{:032x}", rand::random::<u128>());
-        Self { store, state, writer, appended: 0, latched: None }
+        Self { store, state, writer, appended: 0, latched: None, passed: Vec::new() }
     }
 
     /// What the log says, this writer's commits included.
@@ -118,28 +120,31 @@ impl LogWriter {
     /// whether the last one is there: open the history again to find out. [`ErrorKind::Conflict`] for a commit that does not
     /// follow from the ones before, which is not written; that and a full disk leave the writer as it was.
     pub async fn append(&mut self, body: CommitBody) -> Result<Appended> {
-        let mut passed = Vec::new();
         loop {
             match self.try_append(&body).await {
-                Err(err) if err.kind() == ErrorKind::Fenced => match self.pass().await {
-                    Some(events) => passed.extend(events),
-                    None => return Err(err),
-                },
-                appended => return appended.map(|appended| Appended { passed, ..appended }),
+                Err(err) if err.kind() == ErrorKind::Fenced => {
+                    if !self.pass().await {
+                        return Err(err);
+                    }
+                }
+                appended => {
+                    return appended
+                        .map(|appended| Appended { passed: std::mem::take(&mut self.passed), ..appended });
+                }
             }
         }
     }
 
-    /// Goes on behind the next commit where that is one of somebody who does not capture; gives what it says.
-    async fn pass(&mut self) -> Option<Vec<Event>> {
-        let next = read(&self.store, self.state.next_seq).await.ok()?;
-        if !self.state.is_aside(&next.commit.body) {
-            return None;
+    /// Goes on behind the next commit where that is one of somebody who does not capture, and keeps what it says in mind.
+    async fn pass(&mut self) -> bool {
+        let Ok(next) = read(&self.store, self.state.next_seq).await else { return false };
+        if !self.state.is_aside(&next.commit.body) || self.state.apply(&next.commit, next.hash).is_err() {
+            return false;
         }
-        self.state.apply(&next.commit, next.hash).ok()?;
         self.latched = None;
         tracing::debug!(seq = next.commit.seq, "going on behind a commit that captures nothing");
-        Some(next.commit.body.events)
+        self.passed.extend(next.commit.body.events);
+        true
     }
 
     async fn try_append(&mut self, body: &CommitBody) -> Result<Appended> {
@@ -259,7 +264,7 @@ impl LogWriter {
     /// [`ErrorKind::Fenced`].
     pub async fn check_fence(&mut self) -> Result<()> {
         while self.store.exists(&commit_path(self.state.next_seq)).await? {
-            if self.pass().await.is_some() {
+            if self.pass().await {
                 continue;
             }
             self.latched = Some("somebody else writes to this history");

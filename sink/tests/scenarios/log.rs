@@ -4,7 +4,7 @@ use bygone_replication::Lsn;
 use bygone_sink::error::ErrorKind;
 use bygone_sink::history::History;
 use bygone_sink::log::path::commit_path;
-use bygone_sink::log::{self, ContentHash, MANIFEST, ManifestSource, Orphans};
+use bygone_sink::log::{self, ContentHash, Event, EventKind, MANIFEST, ManifestSource, Orphans};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use futures_util::{FutureExt, TryStreamExt};
@@ -101,6 +101,23 @@ fn a_long_pause_ends_with_a_look_at_the_fence() {
         let _ = commit(&mut other, 1).await;
         assert_eq!(one.check_fence().await.unwrap_err().kind(), ErrorKind::Fenced);
         assert_eq!(one.append(body(100, vec![])).await.unwrap_err().kind(), ErrorKind::Latched);
+    });
+}
+
+#[test]
+fn what_others_say_is_told_with_the_next_commit_also_where_a_look_at_the_fence_came_between() {
+    each(|store| async move {
+        let mut first = writer(&store).await;
+        let _ = commit(&mut first, 1).await;
+        let other = History::open(&store).await.unwrap();
+        let mut said = other.state().aside().unwrap();
+        said.events.push(Event::at(EventKind::Gap, Some("public.orders".to_owned()), Lsn(1)));
+        let _ = other.into_writer().append(said.clone()).await.unwrap();
+
+        first.check_fence().await.unwrap();
+
+        assert_eq!(commit(&mut first, 2).await.passed(), said.events);
+        assert_eq!(commit(&mut first, 3).await.passed(), []);
     });
 }
 
