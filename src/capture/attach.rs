@@ -517,6 +517,21 @@ pub(super) async fn check_readable(sql: &Client, role: &str, tables: &[Table]) -
     )))
 }
 
+/// Tables, by oid, that the role may not read, or would not be shown all of; partitioned ones with such a leaf among them.
+pub(super) async fn hidden(sql: &Client, tables: &[Table]) -> Result<HashSet<u32>> {
+    let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
+    let rights = catalog::table_rights(sql, &oids).await?;
+    let is_hidden = |table: &&Table| {
+        let unreadable = || rights.iter().any(|right| right.oid == table.oid && !right.select);
+        table.row_security || (table.kind != TableKind::Partitioned && unreadable())
+    };
+    let hidden = tables.iter().filter(is_hidden).flat_map(|table| match table.kind {
+        TableKind::Leaf { root } => [table.oid, root],
+        _ => [table.oid; 2],
+    });
+    Ok(hidden.collect())
+}
+
 /// A name for a temporary slot beside the capture's own. Never the same twice: the server may need a moment to notice that
 /// the connection of the last one was closed.
 pub(super) fn temporary_slot(own: &str) -> String {

@@ -1,7 +1,7 @@
 //! Commits: files, then the log, then state. One at a time is on its way, while the next is gathered.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bygone_replication::Lsn;
 use bygone_sink::encoder::WrittenFile;
@@ -12,6 +12,7 @@ use bygone_sink::timestamp::Timestamp;
 use bygone_sink::versioning::Sealed;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, oneshot};
+use tokio::time::timeout;
 
 use super::axis::Axis;
 use crate::error::{Error, Result};
@@ -172,12 +173,17 @@ impl Pending {
         }
     }
 
-    /// Waits for the next thing to become of it.
-    pub(crate) fn wait(&mut self, runtime: &Handle) -> Result<Progress> {
-        if let Some(durable) = self.durable.take() {
-            return runtime.block_on(durable).map_err(|_| lost())?.map(Progress::Durable);
-        }
-        runtime.block_on(&mut self.applied).map_err(|_| lost())?.map(|()| Progress::Applied)
+    /// Waits for the next thing to become of it, for so long at most.
+    pub(crate) fn wait(&mut self, runtime: &Handle, at_most: Duration) -> Result<Progress> {
+        runtime.block_on(async {
+            if let Some(durable) = &mut self.durable {
+                let Ok(result) = timeout(at_most, durable).await else { return Ok(Progress::Waiting) };
+                self.durable = None;
+                return result.map_err(|_| lost())?.map(Progress::Durable);
+            }
+            let Ok(result) = timeout(at_most, &mut self.applied).await else { return Ok(Progress::Waiting) };
+            result.map_err(|_| lost())?.map(|()| Progress::Applied)
+        })
     }
 }
 

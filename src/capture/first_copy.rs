@@ -14,11 +14,11 @@ use bygone_sink::versioning;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
-use super::Capture;
-use super::attach::{Exported, export_within, temporary_slot};
+use super::attach::{Exported, check_readable, export_within, hidden, temporary_slot};
 use super::pipeline::{Pipeline, Rest, Until};
 use super::snapshot::{self, Copied, CopySettings, Outcome, Wanted};
 use super::source::restrict;
+use super::{Capture, gap};
 use crate::error::{Error, Result};
 
 /// A table that is altered each time it is copied is given up after so many tries.
@@ -41,15 +41,12 @@ impl Capture {
                     "--discard measures the stream: let an ordinary run take the snapshot first",
                 ));
             }
-            let exported = match self.exported.take() {
-                Some(exported) => exported,
-                None => match self.point_beside_stream().await? {
-                    Some(exported) => exported,
+            let (exported, missing) = match self.exported.take() {
+                Some(exported) => (exported, missing),
+                None => match self.begin_beside_stream(missing).await? {
+                    Some(begun) => begun,
                     None => {
-                        tracing::warn!(
-                            "transactions that began before are still open: the stream goes on, and tables without a first copy \
-                             are copied beside it once these have ended"
-                        );
+                        tracing::info!("tables without a first copy are copied beside the stream");
                         return Ok(());
                     }
                 },
@@ -67,23 +64,64 @@ impl Capture {
         )))
     }
 
+    /// A point for tables to be copied at, with those of them that can be read; none where there are none, or no point comes about.
+    async fn begin_beside_stream(&mut self, missing: Vec<usize>) -> Result<Option<(Exported, Vec<usize>)>> {
+        let readable = self.readable(missing).await?;
+        if readable.is_empty() {
+            return Ok(None);
+        }
+        Ok(self.point_beside_stream().await?.map(|exported| (exported, readable)))
+    }
+
+    /// Leaves out what the role cannot read whole: it is tried again beside the stream.
+    async fn readable(&mut self, mut missing: Vec<usize>) -> Result<Vec<usize>> {
+        let sql = session::connect_sql(&self.connect).await?;
+        let registry = &self.pipeline()?.follower.registry;
+        let oid_of = |index: usize| registry.tables().get(index).map(|table| table.schema().oid);
+        let mut oids: Vec<u32> = missing.iter().filter_map(|index| oid_of(*index)).collect();
+        oids.extend(registry.leaves_of(&missing));
+        let tables = catalog::load_tables_by_oid(&sql, &oids).await?;
+        let role = catalog::current_role_rights(&sql).await?.role;
+        if let Err(error) = check_readable(&sql, &role, &tables).await {
+            let hidden = hidden(&sql, &tables).await?;
+            tracing::warn!(%error, "the others are copied");
+            missing.retain(|index| oid_of(*index).is_none_or(|oid| !hidden.contains(&oid)));
+        }
+        Ok(missing)
+    }
+
     /// Makes a point for tables to be copied at, and has the stream come to it: facts are committed in the order of their positions.
-    /// None where transactions that began before do not let it come about soon.
+    /// None where transactions that began before do not let it come about soon, or something is lost before it.
     async fn point_beside_stream(&mut self) -> Result<Option<Exported>> {
         let sql = session::connect_sql(&self.connect).await?;
         let connection = Connection::connect(&self.connect, Mode::Replication).await?;
         let version = connection.server_version();
         let name = temporary_slot(&self.wanted.slot);
         let made = export_within(&sql, connection, &name, version, true, &self.stop, Some(PATIENCE)).await?;
-        let Some(mut exported) = made else { return Ok(None) };
+        let Some(mut exported) = made else {
+            tracing::warn!(
+                "transactions that began before are still open: the stream goes on, and what they keep from being copied is copied \
+                 once they have ended"
+            );
+            return Ok(None);
+        };
         let pipeline = self.pipeline()?;
         exported.point = pipeline.axis.of_history(exported.point);
         // The time axis never goes back: the copy is of no earlier moment than what is there already.
         exported.at = exported.at.max(pipeline.high_water.unwrap_or(i64::MIN));
         pipeline.ceiling = Some(exported.at);
-        let rest = self.stream(Until::Exactly(exported.point)).await?;
+        let rest = self.stream(Until::Exactly(exported.point)).await;
         self.pipeline()?.ceiling = None;
-        if rest == Rest::Stopped { Err(Error::Stopped) } else { Ok(Some(exported)) }
+        match rest {
+            Ok(Rest::Reached) => Ok(Some(exported)),
+            Ok(Rest::Stopped) => Err(Error::Stopped),
+            // What leads over it is the stream's affair, and the copies come after that.
+            Err(error @ Error::Refused(_)) if gap::is_loss(&error) => {
+                tracing::debug!(%error, "the stream did not come to the place of a copy");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Copies tables at a consistent point, where the stream stands. Those that are done are committed, whatever becomes of the others.

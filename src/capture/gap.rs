@@ -92,6 +92,11 @@ impl Loss {
     }
 }
 
+/// Changes are lost for good, by this.
+pub(super) fn is_loss(error: &Error) -> bool {
+    Loss::of(error).is_some()
+}
+
 impl Capture {
     /// Has a loss recorded before tables are copied for the first time: these copies take the stream up to their own place.
     pub(super) async fn bridge_first(&mut self) -> Result<()> {
@@ -112,8 +117,9 @@ impl Capture {
     /// Goes on behind a loss, where it is one and the operator allows that: true then, and the stream can be asked for again.
     pub(super) async fn bridge(&mut self, error: &Error, until: Until) -> Result<bool> {
         let Some(loss) = Loss::of(error) else { return Ok(false) };
+        // Behind a commit that nobody waits for the next start goes on.
         if let Loss::TooMuch(_) = loss
-            && self.options.on_gap == OnGap::Stop
+            && (self.options.on_gap == OnGap::Stop || self.pipeline()?.forsaken)
         {
             self.give_up(&loss).await?;
             return Ok(false);

@@ -17,7 +17,7 @@ use super::registry::{Captured, Doubt};
 use super::shadow::{self, Copied, Shadow};
 use crate::error::{Error, Result};
 
-/// How long after a copy that failed the next is tried.
+/// How long after a copy that failed, or lacks tables, the next is tried.
 const COPY_AGAIN: Duration = Duration::from_secs(30);
 
 /// How often the metrics are told of tables.
@@ -63,27 +63,32 @@ impl Pipeline {
         tables.keys().flat_map(|index| self.follower.registry.relations_of(*index)).collect()
     }
 
+    /// Takes what the watcher has seen, or what it ended with.
+    pub(super) fn take_looks(&mut self) -> Result<()> {
+        let Some(looks) = &self.looks else { return Ok(()) };
+        // A run that ends by itself takes the first look alone, which is of its beginning: on a busy source there is
+        // always another.
+        let enough = |pipeline: &Self| {
+            pipeline.until != Until::Stopped && (pipeline.looked || !pipeline.ahead.is_empty())
+        };
+        while !enough(self)
+            && let Some(look) = looks.take()
+        {
+            let mut look = look?;
+            look.at = self.axis.of_history(look.at);
+            look.since = look.since.map(|since| self.axis.of_history(since));
+            self.ahead.push_back(look);
+        }
+        Ok(())
+    }
+
     /// To be called between transactions.
     pub(super) fn attend(&mut self, feedback: &Feedback) -> Result<()> {
         // While the stream is followed up to the place of a copy, nothing may come between.
         if self.discard || matches!(self.until, Until::Exactly(_)) {
             return Ok(());
         }
-        if let Some(looks) = &self.looks {
-            // A run that ends by itself takes the first look alone, which is of its beginning: on a busy source there is
-            // always another.
-            let enough = |pipeline: &Self| {
-                pipeline.until != Until::Stopped && (pipeline.looked || !pipeline.ahead.is_empty())
-            };
-            while !enough(self)
-                && let Some(look) = looks.take()
-            {
-                let mut look = look?;
-                look.at = self.axis.of_history(look.at);
-                look.since = look.since.map(|since| self.axis.of_history(since));
-                self.ahead.push_back(look);
-            }
-        }
+        self.take_looks()?;
         while self
             .ahead
             .front()
@@ -167,6 +172,9 @@ impl Pipeline {
         let origin = Origin { lsn: self.position, xid: 0, committed_at: valid_from, valid_from };
         for index in shadow.tables.keys() {
             self.join_table(*index, &mut copied, &origin)?;
+        }
+        if copied.is_part {
+            self.copy_again = Some(Instant::now() + COPY_AGAIN);
         }
         self.high_water = Some(valid_from);
         self.server_time = self.server_time.max(Some(copied.at));

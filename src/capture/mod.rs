@@ -376,6 +376,7 @@ impl Capture {
             store: store.clone(),
             axis,
             rules: options.column_rules.clone(),
+            whole: false,
             shelf: Some(Arc::clone(state.shelf())),
         };
         let pipeline = Pipeline {
@@ -433,6 +434,7 @@ impl Capture {
             oldest: None,
             last_cut: Instant::now(),
             pending: None,
+            forsaken: false,
             passed: false,
             facts: 0,
             transactions: 0,
@@ -605,7 +607,8 @@ impl Capture {
             let mut result = pipeline.follow(&mut stream, &feedback, &mut assembler, &stop);
             if let Err(error) = &result {
                 // What is on its way is waited for: its outcome decides where the stream goes on, if it does.
-                if let Err(failed) = pipeline.settle(&feedback) {
+                let since = matches!(error, Error::SlotLag { .. }).then(Instant::now);
+                if let Err(failed) = pipeline.settle_since(since, &feedback) {
                     tracing::debug!(%error, "the stream was left, and then the commit on its way failed");
                     result = Err(failed);
                 }

@@ -39,6 +39,8 @@ const ASKED_COMMIT_EVERY: Duration = Duration::from_secs(1);
 pub(crate) const COMMIT_PREFIX: &str = "bygone.commit";
 /// How long the thread may sleep without looking at its commit and at signals.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How long a commit is waited for once the source keeps more WAL than it may.
+const FORSAKEN_AFTER: Duration = Duration::from_secs(10);
 /// A commit time this far ahead of the server's clock comes from elsewhere [11].
 const CLOCK_SLACK_US: i64 = 1_000_000;
 
@@ -120,6 +122,8 @@ pub(crate) struct Pipeline {
     pub(crate) last_cut: Instant,
     /// The commit that is being written.
     pub(crate) pending: Option<Pending>,
+    /// A commit is on its way that nobody waits for: nothing more can be taken.
+    pub(crate) forsaken: bool,
     /// A transaction beyond [`Until::Exactly`] was met.
     pub(crate) passed: bool,
     /// Facts and transactions so far, for the log.
@@ -384,8 +388,25 @@ impl Pipeline {
 
     /// Waits until no commit is on its way.
     pub(crate) fn settle(&mut self, feedback: &Feedback) -> Result<()> {
+        self.settle_since(None, feedback)
+    }
+
+    /// The same, but for what is on its way to a target that does not answer: once the slot is to be dropped, as it is `since` then, that
+    /// is not waited for any longer.
+    pub(crate) fn settle_since(&mut self, since: Option<Instant>, feedback: &Feedback) -> Result<()> {
+        let (mut since, mut verdict) = (since, None);
         while let Some(pending) = &mut self.pending {
-            match pending.wait(&self.runtime) {
+            match pending.wait(&self.runtime, LOOK_EVERY) {
+                Ok(Progress::Waiting) if since.is_some_and(|since| since.elapsed() >= FORSAKEN_AFTER) => {
+                    self.pending = None;
+                    self.forsaken = true;
+                }
+                Ok(Progress::Waiting) => {
+                    if let Err(error) = self.take_looks() {
+                        since = matches!(error, Error::SlotLag { .. }).then(Instant::now);
+                        verdict = Some(error);
+                    }
+                }
                 Ok(progress) => self.took(progress, feedback)?,
                 Err(error) => {
                     self.pending = None;
@@ -393,7 +414,7 @@ impl Pipeline {
                 }
             }
         }
-        Ok(())
+        verdict.map_or(Ok(()), Err)
     }
 
     fn took(&mut self, progress: Progress, feedback: &Feedback) -> Result<()> {

@@ -5,7 +5,7 @@
 //! what was kept is applied to it, and so it shows the tables as of the very place where the stream stands: between two
 //! transactions, of which none is torn [4]. Nothing of it is a fact yet: see [`Pipeline::join`](super::pipeline).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ use bygone_sink::state::{Identity, Shelf, State};
 use bygone_sink::store::Store;
 use bygone_sink::versioning::Versioner;
 
-use super::attach::{check_readable, export, temporary_slot};
+use super::attach::{check_readable, export, hidden, temporary_slot};
 use super::axis::Axis;
 use super::column_rules::ColumnRules;
 use super::registry::Registry;
@@ -59,6 +59,8 @@ pub(super) struct Settings {
     pub(super) axis: Axis,
     /// Which columns are left out, hashed, or not watched.
     pub(super) rules: ColumnRules,
+    /// All of the tables have to be copied: none is left for another time.
+    pub(super) whole: bool,
     /// Where large values go; the copy's own, where rows of it go nowhere else.
     pub(super) shelf: Option<Arc<Shelf>>,
 }
@@ -68,6 +70,8 @@ pub(super) struct Copied {
     pub(super) point: Lsn,
     /// The server's clock just after that point, microseconds since the Unix epoch.
     pub(super) at: i64,
+    /// Some tables were left for another time.
+    pub(super) is_part: bool,
     follower: Follower,
     /// Place in `follower` of each captured table.
     places: BTreeMap<usize, usize>,
@@ -259,7 +263,7 @@ async fn copy_once(
     let oids: Vec<u32> = tables.values().copied().collect();
     let mut found = with_leaves(&sql, &oids).await?;
     restrict(&sql, &settings.made, &mut found).await?;
-    check_readable(&sql, &catalog::current_role_rights(&sql).await?.role, &found).await?;
+    let left_out = unreadable(settings, &sql, tables, &found).await?;
     let directory = tempfile::Builder::new()
         .prefix("copy-")
         .tempdir_in(&settings.directory)
@@ -282,7 +286,7 @@ async fn copy_once(
     let mut places = BTreeMap::new();
     let mut wanted = Vec::new();
     let families = Families::of(&found);
-    for (index, oid) in tables {
+    for (index, oid) in tables.iter().filter(|(_, oid)| !left_out.contains(oid)) {
         // One that was dropped is noticed by the watcher.
         let Some(table) = families.get(*oid) else { continue };
         let family = families.family(table);
@@ -309,16 +313,20 @@ async fn copy_once(
     };
     let numbers = Arc::new(FileNumbers::new(0));
     let (done, mut outcomes) = tokio::sync::mpsc::channel(64);
-    let expected = wanted.len();
     let store = settings.store.clone();
     let into = Arc::clone(&state);
     let running =
         tokio::spawn(async move { snapshot::copy(&copying, &store, &into, &numbers, wanted, done).await });
-    let mut copied = 0;
     let mut seq = 0;
+    let mut altered = BTreeSet::new();
     while let Some(outcome) = outcomes.recv().await {
-        let Outcome::Copied(table) = outcome else { continue };
-        copied += 1;
+        let table = match outcome {
+            Outcome::Copied(table) => table,
+            Outcome::Altered(place) => {
+                altered.insert(place);
+                continue;
+            }
+        };
         seq += 1;
         let state = Arc::clone(&state);
         tokio::task::spawn_blocking(move || -> bygone_sink::error::Result<()> {
@@ -336,11 +344,35 @@ async fn copy_once(
     running.await.map_err(|error| Error::other(format!("a copy has failed: {error}")))??;
     exported.connection.close().await;
     failpoint::hit("copy.ready")?;
-    if copied < expected {
+    places.retain(|_, place| !altered.contains(place));
+    if !altered.is_empty() && (settings.whole || places.is_empty()) {
         return Ok(None);
     }
-    let follower = Follower::new(versioner, registry);
-    Ok(Some(Copied { point: exported.point, at: exported.at, follower, places, _directory: directory }))
+    Ok(Some(Copied {
+        point: exported.point,
+        at: exported.at,
+        is_part: !altered.is_empty() || !left_out.is_empty(),
+        follower: Follower::new(versioner, registry),
+        places,
+        _directory: directory,
+    }))
+}
+
+/// Those of the tables that the role cannot read whole: they stand in the way of none of the others.
+async fn unreadable(
+    settings: &Settings,
+    sql: &tokio_postgres::Client,
+    tables: &BTreeMap<usize, u32>,
+    found: &[Table],
+) -> Result<HashSet<u32>> {
+    let role = catalog::current_role_rights(sql).await?.role;
+    let Err(error) = check_readable(sql, &role, found).await else { return Ok(HashSet::new()) };
+    let hidden = hidden(sql, found).await?;
+    if settings.whole || tables.values().all(|oid| hidden.contains(oid)) {
+        return Err(error);
+    }
+    tracing::warn!(%error, "the others are copied");
+    Ok(hidden)
 }
 
 /// Tables, and the leaves of those that are partitioned.

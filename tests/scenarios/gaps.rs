@@ -7,8 +7,10 @@ use rustix::process::Signal;
 
 use super::contents;
 use super::schema::{Diary, ITEMS};
+use crate::support::bygone::Bygone;
 use crate::support::postgres::{Postgres, Stop};
 use crate::support::process::eventually;
+use crate::support::scratch::Scratch;
 
 /// Rows that change while nobody hears of it: one of each kind.
 const UNHEARD: &str = "
@@ -287,6 +289,47 @@ fn a_restored_source_that_has_written_past_the_end_of_the_history_is_a_recorded_
     restored(true);
 }
 
+/// The fork is found on the way to the place of a copy that was cut short before.
+#[test]
+fn a_restored_source_is_a_recorded_fork_also_where_a_first_copy_is_due() {
+    let mut diary = begin();
+    // A table that is attached, and not copied.
+    diary.bygone.start("copy.begun=sleep(60000)");
+    diary.server.run("create table later (id int primary key); insert into later values (1)");
+    let attached = eventually(Duration::from_secs(60), || !diary.events("attach", "public.later").is_empty());
+    assert!(attached, "{}", diary.bygone.said());
+    diary.bygone.kill();
+    let backup = diary.scratch.join("backup");
+    diary.server.stop(Stop::Fast);
+    diary.server.back_up(&backup);
+    diary.server.start_again();
+    // What only the history will know; the open transaction keeps the table from being copied.
+    let mut open = diary.server.connect();
+    open.batch_execute("begin; create temp table mine (id int)").unwrap();
+    diary.bygone.start("");
+    let goes_on = eventually(Duration::from_secs(60), || diary.bygone.said().contains("are still open"));
+    assert!(goes_on, "{}", diary.bygone.said());
+    diary.server.run("update items set a = 'undone' where id = 20");
+    let undone = |diary: &Diary| {
+        diary.history().texts("public.items", &["a"]).iter().any(|a| a[0].as_deref() == Some("undone"))
+    };
+    assert!(eventually(Duration::from_secs(60), || undone(&diary)), "{}", diary.bygone.said());
+    diary.bygone.kill();
+    drop(open);
+
+    diary.server.stop(Stop::Immediate);
+    diary.server.restore(&backup);
+    diary.server.start_again();
+    diary.server.run("create table saved.filler as select md5(n::text) from generate_series(1, 50000) n");
+    diary.server.run(UNHEARD);
+    diary.bygone.attempt(&[]).refused(&["--accept-fork"]);
+    diary.bygone.attempt(&["--accept-fork"]).well();
+    for table in ["items", "log_lines", "quiet", "later"] {
+        diary.save(table);
+    }
+    diary.check();
+}
+
 /// The server takes a slot's WAL away while bygone does not answer.
 #[test]
 fn a_slot_that_is_invalidated_while_it_runs_is_led_over_in_the_same_run() {
@@ -347,4 +390,39 @@ fn a_slot_that_holds_more_than_it_may_is_dropped_and_the_gap_recorded() {
     diary.bygone.attempt(&["--on-gap", "reconcile"]).well();
     diary.save("items");
     diary.check();
+}
+
+/// A commit is on its way to a server that does not answer, and nobody knows for how long.
+#[test]
+fn a_slot_that_holds_more_than_it_may_is_dropped_though_the_fact_tables_do_not_answer() {
+    let server = Postgres::start();
+    server.run(ITEMS);
+    let mut target = Postgres::start();
+    target.run("create database facts");
+    let url = target.url_as("postgres", "facts");
+    let scratch = Scratch::new("history");
+    let options = ["--facts", &url, "--commit-interval", "100ms", "--catalog-interval", "200ms"];
+    let mut bygone = Bygone::new(server.url(), scratch.join("none")).without_files().options(&options);
+    bygone.until_current();
+    bygone.start_with(&["--max-slot-lag", "16MB"], "");
+    let soon = Duration::from_secs(60);
+    assert!(eventually(soon, || bygone.said().contains("streaming")), "{}", bygone.said());
+    target.stop(Stop::Immediate);
+    server.run("update items set a = 'unheard' where id = 1");
+    server.run(
+        "select pg_logical_emit_message(false, 'fill', repeat('x', 4000000)) from generate_series(1, 8)",
+    );
+    let ended = bygone.ending(soon);
+    assert_eq!(ended.code(), Some(1), "{}", bygone.said());
+    assert!(bygone.said().contains("--max-slot-lag"), "{}", bygone.said());
+    assert_eq!(server.value("select 1 from pg_replication_slots where slot_name = 'bygone'"), None);
+
+    server.run("update items set a = 'unheard' where id = 2");
+    target.start_again();
+    bygone.attempt(&[]).refused(&["--on-gap reconcile"]);
+    bygone.attempt(&["--on-gap", "reconcile"]).well();
+    let mut facts = target.connect_to("facts");
+    let rows = facts.query("select id, a from bygone.items where a = 'unheard' order by id", &[]).unwrap();
+    let ids: Vec<i32> = rows.iter().map(|row| row.get(0)).collect();
+    assert_eq!(ids, [1, 2]);
 }

@@ -162,6 +162,59 @@ fn a_table_that_cannot_be_published_holds_up_no_other() {
     bygone.terminate(Signal::TERM, Duration::from_secs(20));
 }
 
+/// Of a table that the role may not read nothing is copied; of all others everything, also at the next start.
+#[test]
+fn a_table_that_may_not_be_read_holds_up_no_other() {
+    let server = Postgres::start();
+    server.run(&format!(
+        "{ITEMS}; create role app login replication; grant usage on schema public to app; grant select on items to app;
+         create publication mine for all tables"
+    ));
+    let scratch = Scratch::new("history");
+    let options = ["--publication", "mine", "--commit-interval", "100ms", "--catalog-interval", "200ms"];
+    let mut bygone = Bygone::new(server.url_as("app", DATABASE), scratch.join("history")).options(&options);
+    bygone.start("");
+    let copied = |table: &str| {
+        let history = History::read(Store::directory(scratch.join("history")));
+        history.events("snapshot").iter().any(|event| event["table"] == table)
+    };
+    assert!(eventually(SOON, || copied("public.items")), "{}", bygone.said());
+    server.run(
+        "begin; create table secret (id int primary key); create table good (id int primary key); insert into good values (1);
+         grant select on good to app; commit",
+    );
+    assert!(eventually(SOON, || copied("public.good")), "{}", bygone.said());
+    bygone.terminate(Signal::TERM, Duration::from_secs(20));
+    bygone.start("");
+    server.run("insert into good values (2)");
+    let rows = |table: &str| bygone.ask(&["as-of", table, "--at", "now", "--format", "csv"]).well().stdout;
+    assert!(eventually(SOON, || rows("good") == "id\n1\n2\n"), "{}", bygone.said());
+    assert!(!copied("public.secret"));
+    server.run("insert into secret values (7); grant select on secret to app");
+    assert!(eventually(SOON, || copied("public.secret")), "{}", bygone.said());
+    assert_eq!(rows("secret"), "id\n7\n");
+    bygone.terminate(Signal::TERM, Duration::from_secs(20));
+}
+
+/// A table that is truncated again and again while it is copied has no other copied again.
+#[test]
+fn a_table_that_is_altered_each_time_it_is_copied_holds_up_no_other() {
+    let mut diary = Diary::begin(false, ITEMS);
+    diary.bygone.start("copy.begun=sleep(2000)");
+    diary.server.run("begin; create table busy (id int primary key); create table calm (id int primary key); insert into calm values (1); commit");
+    let copied = |diary: &Diary, table: &str| !diary.events("snapshot", table).is_empty();
+    let calm = eventually(Duration::from_secs(15), || {
+        diary.server.run("truncate busy; insert into busy values (1)");
+        copied(&diary, "public.calm")
+    });
+    assert!(calm && !copied(&diary, "public.busy"), "{}", diary.bygone.said());
+    assert!(eventually(SOON, || copied(&diary, "public.busy")), "{}", diary.bygone.said());
+    diary.bygone.terminate(Signal::TERM, Duration::from_secs(20));
+    diary.save("busy");
+    diary.save("calm");
+    diary.check();
+}
+
 /// The server notices before a look at the catalog does.
 #[test]
 fn a_publication_that_is_dropped_under_the_stream_is_explained_and_led_over() {

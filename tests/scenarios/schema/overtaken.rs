@@ -55,7 +55,7 @@ fn a_copy_that_begins_in_a_replay_knows_what_was_announced_in_it() {
     let mut diary = Diary::begin(
         false,
         "create type mood as enum ('a', 'b'); create table moods (m mood primary key, n int); insert into moods values ('a', 0);
-         create table filler (id int primary key, t text)",
+         create table filler (id int primary key, t text); create table spans (id int primary key)",
     );
     // Nothing is committed, so that all comes again.
     diary.bygone = Bygone::new(diary.server.url(), diary.scratch.join("history")).options(&[
@@ -63,6 +63,8 @@ fn a_copy_that_begins_in_a_replay_knows_what_was_announced_in_it() {
         "1h",
         "--catalog-interval",
         "200ms",
+        "--memory",
+        "1GiB",
     ]);
     diary.bygone.start("copy.ready=sleep(10000)@1");
     let said = |diary: &Diary, word: &str| eventually(SOON, || diary.bygone.said().contains(word));
@@ -73,7 +75,7 @@ fn a_copy_that_begins_in_a_replay_knows_what_was_announced_in_it() {
     std::thread::sleep(Duration::from_secs(8));
     // The one table calls for another form of the stream, and so for another connection; the other for a copy.
     diary.server.run(
-        "begin; alter type mood rename value 'a' to 'A'; create table spans (id int primary key, v interval); commit",
+        "begin; alter type mood rename value 'a' to 'A'; alter table spans add column v interval; commit",
     );
     assert!(said(&diary, "asking for the stream as text"), "{}", diary.bygone.said());
     assert!(said(&diary, "copying tables beside the stream"), "{}", diary.bygone.said());
