@@ -285,6 +285,33 @@ fn settings_and_slots_that_a_capture_cannot_work_with_are_told() {
 }
 
 #[test]
+fn what_may_go_wrong_one_day_is_a_warning_and_no_problem() {
+    let mut server = Postgres::with(&[("logical_decoding_work_mem", "64kB"), ("wal_sender_timeout", "5s")]);
+    server.run(
+        "create table orders (id int primary key); create table parts (id int primary key) partition by range (id);
+         create table parts_1 partition of parts for values from (1) to (10); create materialized view sums as select 1",
+    );
+    server.run("select pg_create_physical_replication_slot('of_a_standby')");
+    let found = examine(&server.url(), &[]);
+    assert_eq!(found.code, Some(0), "{:#?}", found.checks);
+    for check in ["logical_decoding_work_mem", "wal_sender_timeout", "max_slot_wal_keep_size", "failover"] {
+        assert_eq!(found.level(check), "warning", "{:#?}", found.worst(check));
+    }
+    assert!(
+        found.worst("tables")["message"].as_str().unwrap().contains("2 to capture, 1 of them partitioned")
+    );
+    if server.major() >= 16 {
+        let standby = server.standby(&[("hot_standby_feedback", "off")]);
+        let found = examine(&standby.url(), &[]);
+        assert_eq!(found.level("hot_standby_feedback"), "warning", "{:#?}", found.checks);
+    } else {
+        let standby = server.standby(&[]);
+        let found = examine(&standby.url(), &[]);
+        assert_eq!((found.code, found.level("standby")), (Some(1), "problem"), "{:#?}", found.checks);
+    }
+}
+
+#[test]
 fn a_server_that_does_not_answer_is_a_problem_and_the_place_of_the_history_is_looked_at_all_the_same() {
     let scratch = Scratch::new("doctor");
     let history = scratch.join("to/be/made");
