@@ -523,8 +523,9 @@ fn fifty_moments_under_load_read_as_the_source_had_them() {
             path.display()
         );
         checks.push_str(&format!(
-            "with v as (select id::varchar as id, coalesce(total::varchar, '') as total from orders_as_of('{time}')),
-                  f as (select id, coalesce(total, '') as total from {file})
+            "with v as (select id::varchar as id, coalesce(customer, '') as customer, coalesce(total::varchar, '') as total,
+                        coalesce('{{' || array_to_string(tags, ',') || '}}', '') as tags from orders_as_of('{time}')),
+                  f as (select id, coalesce(customer, '') as customer, coalesce(total, '') as total, coalesce(tags, '') as tags from {file})
              select {at}, (select count(*) from f), count(*) from ((from v except all from f) union all (from f except all from v));\n"
         ));
     }
@@ -539,6 +540,9 @@ fn a_history_in_a_bucket_answers_as_well() {
     let mut bygone = moto.bygone(server.url(), "shop");
     bygone.until_current();
     let before = server.value("select pg_current_wal_insert_lsn()").unwrap();
+    let time = server
+        .value("select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.US+00')")
+        .unwrap();
     server.run("update orders set total = 0 where id = 7; delete from orders where id > 10");
     bygone.until_current();
     let now = bygone.ask(&["as-of", "orders", "--at", "now", "--format", "csv"]).well().stdout;
@@ -555,6 +559,7 @@ fn a_history_in_a_bucket_answers_as_well() {
     let views = format!(
         "create secret (type s3, key_id 'test', secret 'test', endpoint '{endpoint}', url_style 'path', use_ssl false);\n{views}"
     );
-    let told = duckdb(&views, "select count(*)::int, sum(total)::int from orders;\n");
-    assert_eq!(told, [serde_json::json!([10, 48])]);
+    let sums = "select count(*)::int, sum(total)::int from";
+    let told = duckdb(&views, &format!("{sums} orders;\n{sums} orders_as_of('{time}');\n"));
+    assert_eq!(told, [serde_json::json!([10, 48]), serde_json::json!([3000, 4_501_500])]);
 }

@@ -198,7 +198,18 @@ fn inside_a_gap_nothing_is_known_of_any_table() {
         assert_eq!(shop.json(&["blame", "orders", "1"]).len(), 3);
         assert_eq!(shop.json(&["find", "orders", "customer", "ann"]).len(), 2);
         let views = shop.ask(&["views", "duckdb"]);
-        assert!(views.contains(&format!("a {kind} lies there")), "{views}");
+        let log = shop.json(&["log"]);
+        let at = log.last().unwrap()["at"].as_str().unwrap();
+        let asked = [
+            "orders_as_of('{at}'::timestamptz - interval 1 microsecond)",
+            "orders_as_of('{at}'::timestamptz)",
+            "orders",
+            "orders_history",
+        ]
+        .map(|relation| format!("from {}", relation.replace("{at}", at)));
+        let said = duckdb_says(&views, &asked);
+        assert!(said[0].contains(&format!("a {kind} lies there; it is known until")), "{said:?}");
+        assert_eq!(said[1..], ["2 rows", "2 rows", "6 rows"], "{said:?}");
     }
 }
 

@@ -46,9 +46,14 @@ fn a_question_to_a_bucket_takes_few_requests_however_many_commits_there_are() {
         moto.bygone(server.url(), "shop").options(&["--commit-interval", "100ms", "--no-compact"]);
     writer.until_current();
     writer.start("");
-    for n in 0..60 {
+    let written = || moto.store("shop").list().into_keys().filter(|path| path.starts_with("log/")).count();
+    for n in 0.. {
         server.run(&format!("update orders set total = {n} where id <= 1000"));
         std::thread::sleep(Duration::from_millis(120));
+        if n % 10 == 9 && written() >= 50 {
+            break;
+        }
+        assert!(n < 1000, "{} commits are too few", written());
     }
     writer.terminate(rustix::process::Signal::TERM, Duration::from_secs(30));
     let moment = server.value("select pg_current_wal_insert_lsn()").unwrap();
@@ -62,8 +67,6 @@ fn a_question_to_a_bucket_takes_few_requests_however_many_commits_there_are() {
     let reader = moto
         .bygone(server.url(), "shop")
         .env("AWS_ENDPOINT_URL", &format!("http://127.0.0.1:{}", proxy.port()));
-    let commits = reader.ask(&["log", "--format", "csv"]).well().stdout.lines().count() - 1;
-    assert!(commits >= 50, "{commits} commits prove nothing");
     seen.taken();
     // When each question is asked
     for (arguments, fixed, files) in [

@@ -204,6 +204,45 @@ fn what_a_type_cannot_hold_is_null_with_a_word() {
     assert!(!told.stderr.contains("_raw"), "{}", told.stderr);
 }
 
+/// Behind the last slab its rows stand beside the facts since, whatever became of them.
+#[test]
+fn the_rows_of_the_last_slab_and_the_facts_since_are_one_table() {
+    let mut shop = Shop::with(
+        "create table t (id int primary key, v text, n numeric(4,1));
+         insert into t select n, 'v' || n, n from generate_series(1, 40) n",
+    );
+    for change in ["update t set n = n + 1 where id <= 30", "update t set v = 'x' where id > 10"] {
+        shop.server.run(change);
+    }
+    shop.capture();
+    make_slabs(&shop, "10", 1);
+    let mut moments = Vec::new();
+    for (at, change) in [
+        "select 1",
+        "update t set v = 'since' where id in (1, 20, 40)",
+        "delete from t where id in (2, 20); insert into t values (20, 'again', 9.5), (41, 'new', 0)",
+        "alter table t add column added int default 7; update t set id = 50 where id = 41",
+        "update t set added = null where id = 3",
+        "truncate t; insert into t values (1, 'alone', 1)",
+    ]
+    .iter()
+    .enumerate()
+    {
+        shop.server.run(change);
+        moments.push(shop.save("t", &format!("m{at}")));
+        shop.capture();
+        let now = shop.ask(&["as-of", "t", "--at", "now", "--format", "csv"]);
+        assert_eq!(shop.ask(&["sql", "select * from t order by id", "--format", "csv"]), now, "{change}");
+    }
+    for (at, (lsn, time)) in moments.iter().enumerate() {
+        for moment in [lsn, time] {
+            let query = format!("select * from t_as_of('{moment}') order by id");
+            let told = shop.ask(&["sql", &query, "--format", "csv"]);
+            assert_eq!(told, shop.ask(&["as-of", "t", "--at", moment, "--format", "csv"]), "moment {at}");
+        }
+    }
+}
+
 #[test]
 fn tables_of_one_moment_join() {
     let shop = Shop::orders();

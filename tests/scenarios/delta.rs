@@ -51,6 +51,8 @@ root = sys.argv[1]
 con = duckdb.connect()
 con.execute("load '" + os.path.dirname(duckdb_extension_delta.__file__) + "/extensions/v" + duckdb.__version__ + "/delta.duckdb_extension'")
 con.execute("set timezone = 'UTC'")
+# Where a query takes long, the engine would show how far it is.
+con.execute("set enable_progress_bar = false")
 duck = con.execute(f"select * from delta_scan('{root}')")
 duck = facts([column[0] for column in duck.description], duck.fetchall())
 rs = []

@@ -4,8 +4,8 @@
 //! fact is of, and the last versions of the entities that have facts since. Without slabs the last version of each entity is
 //! looked for among all facts.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, Int64Array, StringArray, TimestampMicrosecondArray};
@@ -49,6 +49,18 @@ pub struct LiveRow<'a> {
     pub schema: &'a Arc<TableSchema>,
     /// Its values, of that schema version.
     pub row: &'a [u8],
+}
+
+/// Where rows stand among the facts of a table: which of its files, and where in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FactPlaces(Vec<(u32, u32)>);
+
+impl FactPlaces {
+    /// There are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 /// A table as of a moment, ready to be read.
@@ -174,6 +186,12 @@ impl<'a> AsOf<'a> {
         Ok(found)
     }
 
+    /// The rows at these places alone.
+    #[must_use]
+    pub fn among_facts(archive: &'a Archive, table: &'a TableHistory, places: FactPlaces) -> Self {
+        Self { archive, table, in_slab: Vec::new(), in_facts: places.0, in_rows: None }
+    }
+
     /// Takes rows of a slab, by when they began and ended and whose they are.
     async fn filter(
         &mut self,
@@ -263,6 +281,18 @@ impl<'a> AsOf<'a> {
         }
         Ok(())
     }
+}
+
+/// The entities that have facts behind a position and up to a moment, and where the last facts are of those that live.
+pub(super) async fn facts_since(
+    archive: &Archive,
+    table: &TableHistory,
+    after: Lsn,
+    cut: Cut,
+) -> Result<(HashSet<StateKey>, FactPlaces)> {
+    let since = Winners::find_after(archive, table, after, cut).await?;
+    let places = FactPlaces(since.places());
+    Ok((since.last.into_keys().collect(), places))
 }
 
 /// The time that parts the table's facts as a cut does; none where a fact before it and one after it have one time, or no fact

@@ -14,11 +14,11 @@ mod table;
 mod transaction;
 
 pub use archive::{Archive, CommitPlace, Doubt};
-pub use as_of::{AsOf, Change, LiveRow, diff};
+pub use as_of::{AsOf, Change, FactPlaces, LiveRow, diff};
 pub(crate) use facts::facts;
 pub use facts::{Columns, Fact, FactFilter, Head, OwnedFact};
 pub use reshape::Reshape;
-pub use slab_scan::{SlabBatch, SlabPart};
+pub use slab_scan::{SlabBatch, SlabPart, SlabRows};
 pub use table::{Extent, TableHistory, Version};
 pub(crate) use transaction::transactions_of;
 pub use transaction::{Transaction, TransactionFilter};

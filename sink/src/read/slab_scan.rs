@@ -1,10 +1,12 @@
-//! A table as of a moment by whole columns: the files of the moment's slab, filtered. No row is looked at by itself.
+//! A table as of a moment by whole columns: the files of the moment's slab, or of the last one before it, filtered. No row of theirs is looked
+//! at by itself.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, ListArray, MapArray, RecordBatch, RecordBatchOptions,
-    TimestampMicrosecondArray,
+    StringArray, TimestampMicrosecondArray,
 };
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Field, Schema};
@@ -12,14 +14,24 @@ use futures_util::{Stream, TryStreamExt};
 use parquet::arrow::ProjectionMask;
 
 use super::archive::Kept;
-use super::as_of::as_time;
+use super::as_of::{FactPlaces, as_time, facts_since};
 use super::file::{self, Opened, column};
 use super::{Archive, Cut, Reshape, TableHistory};
+use crate::entity::{StateKey, state_key};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fact_file::damaged;
 use crate::schema::TableSchema;
 use crate::slabs::{BEGAN, ENDED, SlabSet};
 use crate::timestamp::Timestamp;
+
+/// A table's rows as of a moment, where slabs answer for them.
+#[derive(Clone, Debug)]
+pub struct SlabRows {
+    /// Those in slabs.
+    pub parts: Vec<SlabPart>,
+    /// Those among the facts since.
+    pub since: FactPlaces,
+}
 
 /// Some of a table's rows as of a moment: those in one row group of a slab's file. Parts can be read at the same time.
 #[derive(Clone, Debug)]
@@ -28,7 +40,16 @@ pub struct SlabPart {
     group: usize,
     /// What the wanted columns are called in the file.
     columns: Vec<String>,
-    time: Timestamp,
+    wanted: Wanted,
+}
+
+/// Which rows of a slab.
+#[derive(Clone, Debug)]
+enum Wanted {
+    /// Those that lived at a time in its stretch.
+    At(Timestamp),
+    /// Those that lived at its end, but for those of entities with facts since.
+    Carried(Arc<HashSet<StateKey>>),
 }
 
 /// Rows of a part.
@@ -42,35 +63,54 @@ pub struct SlabBatch {
     pub unknown: usize,
 }
 
-impl SlabPart {
-    /// All parts of a table as of a moment, for these columns; none where no slab answers for it, or a column had another form in one of
-    /// its files, so that rows have to be turned one by one.
+impl SlabRows {
+    /// Those of a table as of a moment, in these columns; none where no slab answers for it, or a column had another form in one of its
+    /// files, so that rows have to be turned one by one.
     ///
     /// # Errors
     /// Where a file cannot be read.
-    pub async fn all(
+    pub async fn find(
         archive: &Archive,
         table: &TableHistory,
         cut: Cut,
         columns: &Arc<TableSchema>,
-    ) -> Result<Option<Vec<Self>>> {
+    ) -> Result<Option<Self>> {
         let Kept::Files(store) = archive.kept() else { return Ok(None) };
         let slabs = SlabSet::load(store, &table.log_name).await?;
         let time = if slabs.all().is_empty() { None } else { as_time(archive, table, cut).await? };
-        let Some((slab, time)) = time.and_then(|time| Some((slabs.at(time)?, time))) else { return Ok(None) };
-        let mut parts = Vec::new();
-        for slab_file in &slab.files {
-            let Some(written) = table.version(slab_file.schema) else { return Ok(None) };
+        let Some(time) = time else { return Ok(None) };
+        let within = slabs.at(time);
+        let Some(slab) = within.or_else(|| slabs.before(time)) else { return Ok(None) };
+        let mut files = Vec::new();
+        for file in &slab.files {
+            let Some(written) = table.version(file.schema) else { return Ok(None) };
             let reshape = Reshape::new(table, written, columns);
             let Some(columns) = reshape.as_in_files() else { return Ok(None) };
-            let file = Opened::of(store, &slab_file.path, slab_file.bytes).await?;
-            let columns: Vec<String> = columns.into_iter().map(str::to_owned).collect();
-            let part = |group| Self { file: file.clone(), group, columns: columns.clone(), time };
+            files.push((file, columns.into_iter().map(str::to_owned).collect::<Vec<String>>()));
+        }
+        let (wanted, since) = match within {
+            Some(_) => (Wanted::At(time), FactPlaces::default()),
+            None => {
+                let (entities, places) = facts_since(archive, table, slab.to, cut).await?;
+                (Wanted::Carried(Arc::new(entities)), places)
+            }
+        };
+        let mut parts = Vec::new();
+        for (file, columns) in files {
+            let file = Opened::of(store, &file.path, file.bytes).await?;
+            let part = |group| SlabPart {
+                file: file.clone(),
+                group,
+                columns: columns.clone(),
+                wanted: wanted.clone(),
+            };
             parts.extend((0..file.row_groups()).map(part));
         }
-        Ok(Some(parts))
+        Ok(Some(Self { parts, since }))
     }
+}
 
+impl SlabPart {
     /// Its rows.
     ///
     /// # Errors
@@ -78,7 +118,7 @@ impl SlabPart {
     pub fn batches(&self) -> Result<impl Stream<Item = Result<SlabBatch>> + Send + use<>> {
         let builder = self.file.builder().with_row_groups(vec![self.group]);
         let wanted = |name: &str| {
-            [BEGAN, ENDED, "_raw", "_unknown"].contains(&name)
+            ["_entity_id", BEGAN, ENDED, "_raw", "_unknown"].contains(&name)
                 || self.columns.iter().any(|column| column == name)
         };
         // Roots, not paths: a column may be called like a part of another one.
@@ -99,14 +139,20 @@ impl SlabPart {
         let path = self.file.path();
         let began: &TimestampMicrosecondArray = column(path, batch, BEGAN)?;
         let ended: &TimestampMicrosecondArray = column(path, batch, ENDED)?;
-        let time = self.time.0;
-        let lived: BooleanArray = began
-            .iter()
-            .zip(ended)
-            .map(|(began, ended)| {
-                Some(began.is_none_or(|began| began <= time) && ended.is_none_or(|ended| time < ended))
-            })
-            .collect();
+        let lived: BooleanArray = match &self.wanted {
+            Wanted::At(Timestamp(time)) => began
+                .iter()
+                .zip(ended)
+                .map(|(began, ended)| {
+                    Some(began.is_none_or(|began| began <= *time) && ended.is_none_or(|ended| *time < ended))
+                })
+                .collect(),
+            Wanted::Carried(since) => {
+                let entity_id: &StringArray = column(path, batch, "_entity_id")?;
+                let carried = |at| ended.is_null(at) && !since.contains(&state_key(entity_id.value(at)));
+                (0..batch.num_rows()).map(|at| Some(carried(at))).collect()
+            }
+        };
         let broken = |error: arrow::error::ArrowError| {
             Error::new(ErrorKind::Damaged, "rows of a slab cannot be filtered", path.to_owned())
                 .with_source(error)

@@ -224,6 +224,7 @@ impl TableProvider for Relation {
             what,
             filter: self.pushdown.filter(filters),
             limit: limit.filter(|_| filters.is_empty()),
+            places: None,
         }
         .plan(&self.shape, projection)
         .await

@@ -23,7 +23,8 @@ use bygone_replication::Lsn;
 use bygone_sink::batch::{FactBatch, FactHead};
 use bygone_sink::fact::{Context, Op, Origin};
 use bygone_sink::read::{
-    Archive, AsOf, Columns, Cut, Fact, FactFilter, Flow, Head, LiveRow, OwnedFact, SlabPart, TableHistory,
+    Archive, AsOf, Columns, Cut, Fact, FactFilter, FactPlaces, Flow, Head, LiveRow, OwnedFact, SlabRows,
+    TableHistory,
 };
 use bygone_sink::schema::{SYSTEM_COLUMNS, SchemaColumn, TableSchema};
 
@@ -55,6 +56,8 @@ pub(super) struct Scan {
     pub(super) what: What,
     pub(super) filter: FactFilter,
     pub(super) limit: Option<usize>,
+    /// Where the rows are among the facts, where that is known and all that is wanted.
+    pub(super) places: Option<FactPlaces>,
 }
 
 /// A column of the result.
@@ -105,29 +108,30 @@ impl Scan {
             with_columns(&shape.target, columns)
         };
         let limit = self.limit;
-        let parts = if sources.iter().all(|source| matches!(source, Source::User(_))) {
-            self.parts(&target).await.map_err(|error| DataFusionError::External(Box::new(error)))?
+        let slabs = if sources.iter().all(|source| matches!(source, Source::User(_))) {
+            self.slabs(&target).await.map_err(|error| DataFusionError::External(Box::new(error)))?
         } else {
             None
         };
-        let partitions = match parts {
-            Some(parts) => slab::partitions(parts, &schema, &target.name.name),
-            None => {
-                let partition = Partition { scan: self, target, sources, schema: Arc::clone(&schema) };
-                vec![Arc::new(partition) as Arc<dyn PartitionStream>]
-            }
-        };
+        let mut partitions = Vec::new();
+        let mut scan = Some(self);
+        if let Some(SlabRows { parts, since }) = slabs {
+            partitions = slab::partitions(parts, &schema, &target.name.name);
+            // A plan has one partition at least.
+            let is_needed = partitions.is_empty() || !since.is_empty();
+            scan = scan.filter(|_| is_needed).map(|scan| Self { places: Some(since), ..scan });
+        }
+        if let Some(scan) = scan {
+            partitions.push(Arc::new(Partition { scan, target, sources, schema: Arc::clone(&schema) }));
+        }
         let plan = StreamingTableExec::try_new(schema, partitions, None, None, false, limit)?;
         Ok(Arc::new(plan))
     }
 
-    /// The parts of the slab that holds the rows, where one does.
-    async fn parts(&self, target: &Arc<TableSchema>) -> Result<Option<Vec<SlabPart>>> {
+    /// The rows as slabs have them, where they do.
+    async fn slabs(&self, target: &Arc<TableSchema>) -> Result<Option<SlabRows>> {
         match (self.what, &self.filter.entities) {
-            (What::At(cut), None) => {
-                let parts = SlabPart::all(&self.archive, &self.table, cut, target).await?;
-                Ok(parts.filter(|parts| !parts.is_empty()))
-            }
+            (What::At(cut), None) => Ok(SlabRows::find(&self.archive, &self.table, cut, target).await?),
             _ => Ok(None),
         }
     }
@@ -193,7 +197,11 @@ impl Scan {
             }
             (What::At(cut), None) => {
                 let mut take = |row: &LiveRow<'_>| take(row, None);
-                AsOf::find(&self.archive, table, cut).await?.rows(&columns, &mut take).await?;
+                let rows = match &self.places {
+                    Some(places) => AsOf::among_facts(&self.archive, table, places.clone()),
+                    None => AsOf::find(&self.archive, table, cut).await?,
+                };
+                rows.rows(&columns, &mut take).await?;
             }
             (What::At(cut), Some(entities)) => {
                 let filter = FactFilter {
