@@ -96,6 +96,15 @@ def orders(bench: Bench):
     bench.at_most("bytes of facts, slabs, indexes", "facts", size(capture.history) / size(capture.history / "tables"), BYTES_MARK,
                   remark=f"{size(capture.history / 'tables') >> 20} MiB of facts; made in {made.wall:.1f} s")
 
+    own = asked(bench, capture, "bygone", rows, moments=[found["moments"][1], found["moments"][4]])
+    sums, beside = found["sums"], "DuckDB's sums over a plain Parquet copy"
+    bench.at_most("bygone sql, sums as of a moment in a slab, in a process that is there", beside, own["sql_again"] / sums, IN_SLAB_MARK,
+                  remark=f"{own['sql_again'] * 1000:.0f} ms of {sums * 1000:.1f} ms")
+    bench.at_most("bygone sql, the same, a process each", beside, own["sql"] / sums, None,
+                  remark=f"{own['sql'] * 1000:.0f} ms, of which {own['start'] * 1000:.0f} ms for a process that asks nothing")
+    bench.at_most("bygone as-of --format csv, a process each", beside, own["csv"] / sums, None, remark=f"{own['csv'] * 1000:.0f} ms")
+    bench.at_most("bygone as-of --format parquet, a process each", beside, own["parquet"] / sums, None, remark=f"{own['parquet'] * 1000:.0f} ms")
+
     note(f"{subject}: the same by triggers")
     rival = "past_triggers"
     server.create(rival)
@@ -126,16 +135,18 @@ def changing(bench: Bench, database: str, rows: int, versions: int) -> float:
 def asked(bench: Bench, capture: Capture, engine: str, rows: int, history: pathlib.Path | None = None, moments: list | None = None,
           database: str = "") -> dict:
     """Asks in a program of its own, so that this one stays small."""
-    task = {"engine": engine, "runs": 2 * bench.runs + 1, "rows": rows}
+    task = {"engine": engine, "runs": 2 * bench.runs + 1, "rows": rows, "moments": moments, "scratch": str(capture.root / f"{engine}.parquet")}
     if engine == "duckdb":
         history = history or capture.history
         views = subprocess.run([bench.program, "views", "duckdb", "--history", str(history)], check=True, capture_output=True,
                                text=True, env=capture.env).stdout
-        task |= {"views": views, "history": str(history), "scratch": str(capture.root / "scan.parquet"), "moments": moments}
+        task |= {"views": views, "history": str(history)}
+    elif engine == "bygone":
+        task |= {"program": bench.program, "history": str(capture.history)}
     else:
         task |= {"psql": bench.server.psql(database)}
     program = str(pathlib.Path(__file__).with_name("past_ask.py"))
-    done = subprocess.run([sys.executable, program], input=json.dumps(task), capture_output=True, text=True)
+    done = subprocess.run([sys.executable, program], input=json.dumps(task), capture_output=True, text=True, env=capture.env)
     if done.returncode:
         raise SystemExit(f"bench: {engine}: {done.stderr}")
     return json.loads(done.stdout)

@@ -1,14 +1,20 @@
 """Asks about the past in DuckDB or PostgreSQL and says how long that took. Reads what to do as JSON, and answers so."""
+import datetime
 import json
 import pathlib
 import re
 import statistics
+import subprocess
 import sys
 import time
 
 import by_psql
 
 ALL = "id, customer, status, total, note, quantity, changed, paid"
+# The same in every dialect; looks at every value.
+SUMS = "select count(*), sum(id), max(customer), max(status), sum(total), max(note), sum(quantity), cast(max(changed) as varchar), max(paid) from "
+# Questions that a process is asked behind its first one.
+MORE = 8
 
 
 def median(ask, runs: int) -> float:
@@ -43,8 +49,30 @@ def duckdb(task: dict) -> dict:
     if slabs:
         file = task["scratch"]
         link.execute(f"copy (select * from {as_of(moments[4])} order by id) to '{file}' (format parquet, compression zstd)")
+        found["sums"] = median(lambda: link.execute(f"{SUMS} '{file}'").fetchall(), runs)
         found |= {"scan": times(f"'{file}'"), "newest": times(as_of(slabs[-1][1] + 1)), "now": times("orders")}
     return found
+
+
+def bygone(task: dict) -> dict:
+    """A process for each question, and one that is asked several: what its start takes is left out of the latter."""
+    def ask(*words: str, text: str = ""):
+        command = [task["program"], *words, "--history", task["history"]]
+        subprocess.run(command, input=text, text=True, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+    def took(at: str) -> dict:
+        question = f"{SUMS} orders_as_of('{at}');\n"
+        script = lambda count: median(lambda: ask("sql", text=question * count), task["runs"])
+        as_of = lambda *more: median(lambda: ask("as-of", "orders", "--at", at, *more), task["runs"])
+        one = script(1)
+        return {"sql": one, "sql_again": (script(1 + MORE) - one) / MORE, "csv": as_of("--format", "csv"),
+                "parquet": as_of("--format", "parquet", "--output", task["scratch"])}
+
+    utc = datetime.timezone.utc
+    moments = [datetime.datetime.fromtimestamp(moment / 1e6, utc).isoformat() for moment in task["moments"]]
+    all_of = [took(moment) for moment in moments]
+    found = {name: statistics.median(one[name] for one in all_of) for name in all_of[0]}
+    return found | {"start": median(lambda: ask("sql", "select 1"), task["runs"])}
 
 
 def postgres(task: dict) -> dict:
@@ -60,4 +88,4 @@ def postgres(task: dict) -> dict:
 
 
 task = json.load(sys.stdin)
-print(json.dumps({"duckdb": duckdb, "psql": postgres}[task["engine"]](task)))
+print(json.dumps({"duckdb": duckdb, "bygone": bygone, "psql": postgres}[task["engine"]](task)))

@@ -434,7 +434,8 @@ pub(crate) struct Merging {
     /// be deleted at any time.
     #[arg(long, env = "BYGONE_NO_INDEX")]
     pub(crate) no_index: bool,
-    /// Write a checkpoint of the log every so many commits, so that reading commands need not replay it from the beginning.
+    /// Write a checkpoint of the log every so many commits, so that reading commands need not replay it from the beginning; after ten times
+    /// as many where the last one was large (4 MiB).
     #[arg(long, env = "BYGONE_CHECKPOINT_EVERY", default_value_t = bygone_sink::checkpoint::EVERY, value_name = "COMMITS",
         value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) checkpoint_every: u64,

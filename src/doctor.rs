@@ -104,7 +104,7 @@ async fn examine(plan: &Plan<'_>) -> Result<Vec<Check>> {
     }
     checks.extend(room(plan, needed));
     checks.extend(target::check(&plan.arguments.facts).await);
-    checks.extend(fact_tables::check(&plan.arguments.facts).await);
+    checks.extend(fact_tables::check(&plan.arguments.facts).await?);
     Ok(checks)
 }
 

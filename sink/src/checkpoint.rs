@@ -22,7 +22,7 @@ use crate::log::{
     self, Add, ContentHash, Event, EventKind, LiveFile, LogState, SchemaVersion, Source, lsn_text,
 };
 use crate::read::{Archive, CommitPlace};
-use crate::store::Store;
+use crate::store::{Object, Store};
 use crate::timestamp::Timestamp;
 use bygone_replication::Lsn;
 
@@ -32,8 +32,11 @@ pub const CHECKPOINTS: &str = "checkpoints";
 /// The same in a spool, of the commits that are in fact tables.
 pub(crate) const ARRIVED: &str = "arrived";
 
-/// Commits after which another one is worth its bytes: to read so many takes some 50 ms on a disk.
-pub const EVERY: u64 = 1_000;
+/// Commits after which another one is worth its bytes: to read so many takes some 5 ms on a disk, and as many requests to a bucket, a few
+/// round trips one after another.
+pub const EVERY: u64 = 100;
+/// Where the last one was larger than this (some ten thousand files), ten times as many commits: so it is not written all the time.
+const LARGE: u64 = 4 << 20;
 
 const FORMAT: u32 = 1;
 /// So many last commits are kept with their places.
@@ -244,14 +247,17 @@ pub async fn prove(store: &Store, seq: u64, path: &str) -> Result<bool> {
     Ok(Document::of(&archive).is_some_and(|document| document == told))
 }
 
-/// Makes a checkpoint of the log as it is, where the last one lies `every` commits back; gives the commit.
+/// Makes a checkpoint of the log as it is, where the last one lies `every` commits back, or ten times as many behind a large one; gives the
+/// commit.
 ///
 /// # Errors
 /// Where the log cannot be read, and what the store has to say.
 pub async fn make(store: &Store, log: &LogState, every: u64) -> Result<Option<u64>> {
-    let before = all(store).await?;
+    let before = objects(store, CHECKPOINTS).await?;
     let covered = before.last().map_or(0, |(seq, _)| seq + 1);
-    if log.next_seq < covered.saturating_add(every.max(1)) {
+    let is_large = before.last().is_some_and(|(_, last)| last.bytes > LARGE);
+    let every = every.max(1).saturating_mul(if is_large { 10 } else { 1 });
+    if log.next_seq < covered.saturating_add(every) {
         return Ok(None);
     }
     let archive = Archive::open(store).await?;
@@ -260,7 +266,7 @@ pub async fn make(store: &Store, log: &LogState, every: u64) -> Result<Option<u6
     // One that is there was made by another of the same log.
     let _ = store.put_new(&path(CHECKPOINTS, document.seq), bytes).await?;
     let old = before.iter().rev().skip(KEPT - 1);
-    store.delete_unread(old.map(|(_, path)| path.as_str())).await?;
+    store.delete_unread(old.map(|(_, object)| object.path.as_str())).await?;
     Ok(Some(document.seq))
 }
 
@@ -273,8 +279,13 @@ pub async fn all(store: &Store) -> Result<Vec<(u64, String)>> {
 }
 
 async fn all_of(store: &Store, directory: &str) -> Result<Vec<(u64, String)>> {
+    let found = objects(store, directory).await?.into_iter();
+    Ok(found.map(|(seq, object)| (seq, object.path)).collect())
+}
+
+async fn objects(store: &Store, directory: &str) -> Result<Vec<(u64, Object)>> {
     let found = store.list(directory).await?.into_iter();
-    Ok(found.filter_map(|object| Some((seq_of(directory, &object.path)?, object.path))).collect())
+    Ok(found.filter_map(|object| Some((seq_of(directory, &object.path)?, object))).collect())
 }
 
 fn path(directory: &str, seq: u64) -> String {

@@ -5,6 +5,7 @@ use bygone_replication::table::quote_identifier;
 use bygone_sink::fact_tables::{Inspected, Unguarded, Writer, inspect};
 
 use crate::cli::FactsPlace;
+use crate::error::Result;
 use crate::facts;
 
 const TABLES: &str = "fact_tables";
@@ -12,17 +13,16 @@ const WRITERS: &str = "fact_writers";
 const TRIGGERS: &str = "fact_triggers";
 
 /// What is found in the target of `--facts`; nothing where there are none yet.
-pub(super) async fn check(place: &FactsPlace) -> Vec<Check> {
-    let Some(url) = place.url() else { return Vec::new() };
+pub(super) async fn check(place: &FactsPlace) -> Result<Vec<Check>> {
+    let Some(url) = place.url() else { return Ok(Vec::new()) };
     // That it cannot be reached is found by the check before.
-    let Ok(client) = facts::connect("--facts", url).await else { return Vec::new() };
+    let Ok(client) = facts::connect("--facts", url).await else { return Ok(Vec::new()) };
     let schema = &place.facts_schema;
-    let inspected = match inspect(&client, schema).await {
-        Ok(inspected) => inspected,
-        // A schema that the role may not even look into.
-        Err(error) => return vec![Check::problem(TABLES, error.to_string())],
+    let found = match inspect(&client, schema).await {
+        Ok(found) => found,
+        Err(error) => return Ok(vec![Check::problem(TABLES, error.to_string())]),
     };
-    match inspected {
+    Ok(match found {
         Inspected::Missing { .. } => Vec::new(),
         Inspected::Foreign => {
             let problem = format!("schema {schema:?} is not bygone's own");
@@ -34,7 +34,7 @@ pub(super) async fn check(place: &FactsPlace) -> Vec<Check> {
             checks.extend(triggers(&unguarded));
             checks
         }
-    }
+    })
 }
 
 fn owners(schema: &str, of_others: &[(String, String)]) -> Check {

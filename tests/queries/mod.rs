@@ -14,6 +14,7 @@ mod hostile;
 mod inventory;
 mod moments;
 mod remade;
+mod requests;
 mod restore;
 mod rows;
 mod shell;

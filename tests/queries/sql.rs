@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use super::Shop;
+use super::engines::make_slabs;
 use crate::support::bygone::Bygone;
 
 /// Many types, with values that Arrow's types hold.
@@ -52,31 +53,43 @@ fn sql_gives_the_rows_of_as_of_at_every_moment() {
     }
     shop.server.run("insert into plain (id) values (1000)");
     shop.capture();
-    for (at, (lsn, time)) in moments.iter().enumerate() {
-        let expected = shop.ask(&["as-of", "plain", "--at", lsn, "--format", "csv"]);
-        shop.assert_saved(&expected, &format!("m{at}"));
-        for moment in [lsn, time] {
-            let told = shop.ask(&[
-                "sql",
-                &format!("select * from plain_as_of('{moment}') order by id"),
-                "--format",
-                "csv",
-            ]);
-            assert_eq!(told, expected, "moment {at}");
-            // One row by its key, which is found in another way.
-            let row = shop.ask(&[
-                "sql",
-                &format!("select * from plain_as_of('{moment}') where id = 1"),
-                "--format",
-                "csv",
-            ]);
-            let expected: Vec<&str> = expected
-                .lines()
-                .enumerate()
-                .filter(|(at, line)| *at == 0 || line.starts_with("1,"))
-                .map(|(_, line)| line)
-                .collect();
-            assert_eq!(row.lines().collect::<Vec<_>>(), expected, "moment {at}");
+    // Looked for among the facts, then in slabs.
+    for slabs in [false, true] {
+        if slabs {
+            make_slabs(&shop, "4", 2);
+        }
+        for (at, (lsn, time)) in moments.iter().enumerate() {
+            let expected = shop.ask(&["as-of", "plain", "--at", lsn, "--format", "csv"]);
+            shop.assert_saved(&expected, &format!("m{at}"));
+            let rows = expected.lines().count() - 1;
+            for moment in [lsn, time] {
+                let told = shop.ask(&[
+                    "sql",
+                    &format!("select * from plain_as_of('{moment}') order by id"),
+                    "--format",
+                    "csv",
+                ]);
+                assert_eq!(told, expected, "moment {at}");
+                // One row by its key, which is found in another way.
+                let row = shop.ask(&[
+                    "sql",
+                    &format!("select * from plain_as_of('{moment}') where id = 1"),
+                    "--format",
+                    "csv",
+                ]);
+                let expected: Vec<&str> = expected
+                    .lines()
+                    .enumerate()
+                    .filter(|(at, line)| *at == 0 || line.starts_with("1,"))
+                    .map(|(_, line)| line)
+                    .collect();
+                assert_eq!(row.lines().collect::<Vec<_>>(), expected, "moment {at}");
+                let some =
+                    format!("select count(*) as n from (select flag from plain_as_of('{moment}') limit 2)");
+                assert_eq!(shop.json(&["sql", &some])[0]["n"], rows.min(2), "moment {at}");
+                let all = format!("select count(*) as n from plain_as_of('{moment}')");
+                assert_eq!(shop.json(&["sql", &all])[0]["n"], rows, "moment {at}");
+            }
         }
     }
     let now = shop.ask(&["as-of", "plain", "--at", "now", "--format", "csv"]);
@@ -166,16 +179,25 @@ fn conditions_that_skip_files_leave_no_row_out() {
 
 #[test]
 fn what_a_type_cannot_hold_is_null_with_a_word() {
-    let shop = Shop::with(
+    let mut shop = Shop::with(
         "create table t (id int primary key, day date, n numeric(4,1)); insert into t values (1, 'infinity', 'NaN'), (2, null, 1)",
     );
-    let told = shop.bygone.ask(&["sql", "select day, n from t order by id", "--format", "csv"]).well();
-    assert_eq!(told.stdout, "day,n\n,\n,1.0\n");
-    assert!(
-        told.stderr.contains("1 row of t has a value that") && told.stderr.contains("_raw"),
-        "{}",
-        told.stderr
-    );
+    let moment = shop.server.value("select pg_current_wal_insert_lsn()").unwrap();
+    shop.server.run("update t set n = 2 where id = 2");
+    shop.server.run("update t set n = 3 where id = 2");
+    shop.capture();
+    for slabs in [false, true] {
+        if slabs {
+            make_slabs(&shop, "2", 1);
+        }
+        let query = format!("select day, n from t_as_of('{moment}') order by id");
+        let told = shop.bygone.ask(&["sql", &query, "--format", "csv"]).well();
+        assert_eq!(told.stdout, "day,n\n,\n,1.0\n");
+        assert_eq!(told.stderr.matches("1 row of t has a value that").count(), 1, "{}", told.stderr);
+        assert!(told.stderr.contains("_raw"), "{}", told.stderr);
+        let told = shop.bygone.ask(&["sql", &format!("select id from t_as_of('{moment}')")]).well();
+        assert!(!told.stderr.contains("_raw"), "{}", told.stderr);
+    }
     let raw = shop.json(&["sql", "select _raw from t_history where id = 1"]);
     assert_eq!(raw, [json!({"_raw": {"day": "infinity", "n": "NaN"}})]);
     let told = shop.bygone.ask(&["sql", "select id from t"]).well();

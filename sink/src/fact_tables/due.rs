@@ -7,6 +7,9 @@ use crate::checkpoint;
 use crate::error::Result;
 use crate::log::Commit;
 
+/// Commits after which one is due at the earliest: to read so many takes some 50 ms.
+const EVERY: u64 = 1_000;
+
 /// What came since the last checkpoint, which decides on the next.
 #[derive(Debug, Default)]
 pub(super) struct LastCheckpoint {
@@ -21,7 +24,7 @@ impl LastCheckpoint {
     /// Another one is due: a reader has much to read, and what he is spared is no less than what is written for it, so that
     /// checkpoints never take more room than commits.
     fn is_due(&self) -> bool {
-        self.commits_since >= checkpoint::EVERY && self.bytes_since >= self.bytes
+        self.commits_since >= EVERY && self.bytes_since >= self.bytes
     }
 }
 

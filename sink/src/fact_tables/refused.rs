@@ -83,17 +83,26 @@ impl FactTables {
         copied
     }
 
-    /// These columns of a table are text from now on.
+    /// A column that was made; remembers it where the target does not take its type's modifier, as that of a `numeric(3,-2)` before
+    /// PostgreSQL 15.
+    pub(super) fn of_column(&mut self, table: &str, physical: &str, made: Result<()>) -> Result<()> {
+        if made.as_ref().err().and_then(refusal).is_some() && !self.is_as_text(table, physical) {
+            self.unfit = Some(Unfit::Values { table: table.to_owned(), columns: vec![physical.to_owned()] });
+        }
+        made
+    }
+
+    /// These columns of a table are of the type from now on that takes all that facts hold: text, for types of users.
     pub(super) fn keep_as_text(&mut self, table: &str, columns: Vec<String>) {
         tracing::warn!(
             table,
             ?columns,
-            "their types on the target of --facts refuse a value that the source had: they are text there from now on"
+            "their types on the target of --facts refuse what the source has: they are text there from now on, or of the widest type of their kind"
         );
         self.as_text.entry(table.to_owned()).or_default().extend(columns);
     }
 
-    /// A column of a table is to be text, whatever its type is called.
+    /// A column of a table is to be of its kind's widest type, whatever its own is called.
     pub(super) fn is_as_text(&self, table: &str, physical: &str) -> bool {
         self.as_text.get(table).is_some_and(|columns| columns.contains(physical))
     }
@@ -122,7 +131,7 @@ impl FactTables {
             let sql = format!(
                 "comment on column {name}.{} is {}",
                 quote_identifier(column),
-                quote_literal("as text, because its type here refuses values that the source had")
+                quote_literal("of a wider type than in the source, because that one is refused here")
                     .trim_start()
             );
             self.execute(DOING, &sql).await?;

@@ -196,6 +196,7 @@ impl FactTables {
                 // Facts can be written all the same.
                 Err(error) => {
                     self.columns.clear();
+                    self.unfit = None;
                     self.execute(doing, "rollback").await?;
                     tracing::warn!(table = log_name, %error, "what readers ask stays as an earlier version made it");
                 }
@@ -223,7 +224,9 @@ impl FactTables {
             match columns.get(name) {
                 None => {
                     let sql = format!("alter table {s}.{of} add column {quoted} {}", wanted.whole);
-                    self.execute(doing, &sql).await?;
+                    let added = self.client.batch_execute(&sql).await;
+                    let added = added.map_err(|error| told(doing, &error).with_source(error));
+                    self.of_column(&version.table, name, added)?;
                     columns.insert(name.to_owned(), wanted);
                 }
                 Some(there)

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bygone_replication::Lsn;
 use futures_util::TryStreamExt;
+use futures_util::future::try_join;
 use parquet::arrow::ProjectionMask;
 
 use super::facts::facts;
@@ -80,8 +81,8 @@ impl Archive {
     /// # Errors
     /// [`ErrorKind::NoHistory`] where there is none, [`ErrorKind::NewerFormat`], [`ErrorKind::Damaged`].
     pub async fn open(store: &Store) -> Result<Self> {
-        let manifest = read_manifest(store).await?;
-        let (log, commits) = checkpoint::newest(store).await?.unwrap_or_default();
+        let (manifest, newest) = try_join(read_manifest(store), checkpoint::newest(store)).await?;
+        let (log, commits) = newest.unwrap_or_default();
         let archive = Self { kept: Kept::Files(store.clone()), manifest, log, commits };
         let end = log::commit_count_from(store, archive.log.next_seq).await?;
         archive.up_to(end).await

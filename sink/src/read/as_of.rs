@@ -10,15 +10,17 @@ use std::sync::Arc;
 
 use arrow::array::{Array, Int64Array, StringArray, TimestampMicrosecondArray};
 use bygone_replication::Lsn;
+use futures_util::TryStreamExt as _;
 use parquet::arrow::ProjectionMask;
 
 use super::archive::Kept;
 use super::facts::{facts_at, rows_at};
-use super::file::{self, column};
+use super::file::{self, Builder, column};
 use super::{Archive, Columns, Cut, Fact, FactFilter, Flow, OwnedFact, TableHistory};
 use crate::entity::{StateKey, state_key};
 use crate::error::Result;
 use crate::fact_tables::Rows;
+use crate::log::Add;
 use crate::schema::TableSchema;
 use crate::slabs::{BEGAN, ENDED, Slab, SlabFile, SlabSet};
 use crate::timestamp::Timestamp;
@@ -75,25 +77,29 @@ impl Winners {
     async fn find_after(archive: &Archive, table: &TableHistory, after: Lsn, cut: Cut) -> Result<Self> {
         let mut found = Self { last: HashMap::new() };
         let filter = FactFilter { until: Some(cut), ..FactFilter::default() };
-        for (number, file) in table.files.iter().enumerate() {
-            if filter.may_take_file(file) && file.add.lsn[1] > after {
-                let number = u32::try_from(number).unwrap_or(u32::MAX);
-                found.take_file(archive, number, &file.add, after, cut).await?;
-            }
+        let files = (0u32..).zip(&table.files);
+        let files: Vec<(u32, &Add)> = files
+            .filter(|(_, file)| filter.may_take_file(file) && file.add.lsn[1] > after)
+            .map(|(number, file)| (number, &file.add))
+            .collect();
+        let adds: Vec<&Add> = files.iter().map(|(_, add)| *add).collect();
+        let mut opened = std::pin::pin!(file::opened(archive.store()?, &adds));
+        for (number, add) in files {
+            let Some(builder) = opened.try_next().await? else { break };
+            found.take_file(builder, number, add, after, cut).await?;
         }
         Ok(found)
     }
 
     async fn take_file(
         &mut self,
-        archive: &Archive,
+        builder: Builder,
         number: u32,
-        add: &crate::log::Add,
+        add: &Add,
         after: Lsn,
         cut: Cut,
     ) -> Result<()> {
         const NEEDED: [&str; 5] = ["_entity_id", "_version", "_deleted_at", "_lsn", "_valid_from"];
-        let builder = file::open(archive.store()?, &add.path, add.bytes).await?;
         let mask = ProjectionMask::columns(builder.parquet_schema(), NEEDED);
         let mut batches = file::read(&add.path, builder.with_projection(mask))?;
         let mut row = 0u32;
@@ -261,7 +267,7 @@ impl<'a> AsOf<'a> {
 
 /// The time that parts the table's facts as a cut does; none where a fact before it and one after it have one time, or no fact
 /// comes before it.
-async fn as_time(archive: &Archive, table: &TableHistory, cut: Cut) -> Result<Option<Timestamp>> {
+pub(super) async fn as_time(archive: &Archive, table: &TableHistory, cut: Cut) -> Result<Option<Timestamp>> {
     let lsn = match cut {
         Cut::Time(time) => return Ok(Some(time)),
         Cut::Lsn(lsn) => lsn,

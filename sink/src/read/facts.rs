@@ -10,6 +10,7 @@ use arrow::array::{
     TimestampMicrosecondArray,
 };
 use bygone_replication::Lsn;
+use futures_util::TryStreamExt as _;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowPredicate, ArrowPredicateFn, RowFilter, RowSelection};
 use parquet::file::metadata::RowGroupMetaData;
@@ -19,7 +20,7 @@ use super::{Cut, Flow, LiveRow, TableHistory};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fact_file::{FactRows, RowColumns, damaged};
 use crate::index::Finder;
-use crate::log::LiveFile;
+use crate::log::{Add, LiveFile};
 use crate::schema::{SYSTEM_COLUMNS, TableSchema};
 use crate::slabs::SlabFile;
 use crate::store::Store;
@@ -129,6 +130,9 @@ pub(crate) async fn facts(
     };
     let mut found = Looked::up(store, table, &files, &finder, columns);
     let mut visit = |fact: &Fact<'_>| if filter.takes(fact.head) { visit(fact) } else { Flow::Continue(()) };
+    let adds = files.iter().map(|file| &file.add);
+    let whole: Vec<&Add> = adds.filter(|add| finder.rows(&add.path).is_none()).collect();
+    let mut opened = std::pin::pin!(file::opened(store, &whole));
     for file in files {
         if let Some(rows) = finder.rows(&file.add.path) {
             if rows.is_empty() {
@@ -152,7 +156,7 @@ pub(crate) async fn facts(
             }
             continue;
         }
-        let builder = file::open(store, &file.add.path, file.add.bytes).await?;
+        let Some(builder) = opened.try_next().await? else { break };
         let groups: Vec<usize> = builder
             .metadata()
             .row_groups()

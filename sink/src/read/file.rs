@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, RecordBatch};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
+use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::arrow::async_reader::{
     AsyncFileReader, ParquetRecordBatchStream, ParquetRecordBatchStreamBuilder,
@@ -17,11 +17,12 @@ use parquet::file::statistics::Statistics;
 
 use crate::error::{Error, Result};
 use crate::fact_file::damaged;
+use crate::log::Add;
 use crate::store::Store;
 
 /// The end of a file that is read at first: footers of small files fit in, so that one request tells all.
 const FOOTER: usize = 64 << 10;
-/// Pieces of one file that are asked for at the same time.
+/// Pieces of one file, or files, that are asked for at the same time.
 const REQUESTS: usize = 8;
 /// Two pieces are asked for as one where no more than this lies between: a request to a bucket takes as long as a
 /// megabyte does, and one to a disk no longer than some kilobytes.
@@ -36,17 +37,39 @@ pub(crate) struct StoredFile {
     store: Store,
     path: String,
     bytes: u64,
+    /// Its end, which came with the footer: of a small file that is all.
+    end: Option<Bytes>,
 }
 
 impl StoredFile {
     async fn range(&self, range: Range<u64>) -> parquet::errors::Result<Bytes> {
+        if let Some(known) = self.of_end(&range) {
+            return Ok(known);
+        }
         self.store.get_range(&self.path, range).await.map_err(|error| ParquetError::External(Box::new(error)))
+    }
+
+    /// A piece that lies in the end of the file.
+    fn of_end(&self, range: &Range<u64>) -> Option<Bytes> {
+        let end = self.end.as_ref()?;
+        let begins = self.bytes.checked_sub(end.len() as u64)?;
+        let from = usize::try_from(range.start.checked_sub(begins)?).ok()?;
+        let to = usize::try_from(range.end.checked_sub(begins)?).ok()?;
+        (from <= to && to <= end.len()).then(|| end.slice(from..to))
     }
 }
 
 impl AsyncFileReader for StoredFile {
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, parquet::errors::Result<Bytes>> {
-        async move { self.range(range).await }.boxed()
+        async move {
+            let is_end = range.end == self.bytes;
+            let bytes = self.range(range).await?;
+            if is_end && self.end.is_none() {
+                self.end = Some(bytes.clone());
+            }
+            Ok(bytes)
+        }
+        .boxed()
     }
 
     fn get_byte_ranges(
@@ -108,14 +131,53 @@ fn cut_out(pieces: &[(Range<u64>, Bytes)], range: &Range<u64>) -> parquet::error
 pub(crate) type Builder = ParquetRecordBatchStreamBuilder<StoredFile>;
 pub(crate) type Batches = ParquetRecordBatchStream<StoredFile>;
 
+/// A file whose footer was read.
+#[derive(Clone, Debug)]
+pub(crate) struct Opened {
+    file: StoredFile,
+    metadata: ArrowReaderMetadata,
+}
+
+impl Opened {
+    pub(crate) async fn of(store: &Store, path: &str, bytes: u64) -> Result<Self> {
+        let mut file = StoredFile { store: store.clone(), path: path.to_owned(), bytes, end: None };
+        // Offsets let a reader that wants some rows skip the pages without any.
+        let options = ArrowReaderOptions::new().with_offset_index_policy(PageIndexPolicy::Optional);
+        let metadata =
+            ArrowReaderMetadata::load_async(&mut file, options).await.map_err(|error| failed(path, error))?;
+        Ok(Self { file, metadata })
+    }
+
+    pub(crate) fn path(&self) -> &str {
+        &self.file.path
+    }
+
+    pub(crate) fn row_groups(&self) -> usize {
+        self.metadata.metadata().num_row_groups()
+    }
+
+    /// A reader of it.
+    pub(crate) fn builder(&self) -> Builder {
+        let (file, metadata) = (self.file.clone(), self.metadata.clone());
+        ParquetRecordBatchStreamBuilder::new_with_metadata(file, metadata).with_batch_size(ROWS)
+    }
+}
+
 /// Opens a file by its footer.
 pub(crate) async fn open(store: &Store, path: &str, bytes: u64) -> Result<Builder> {
-    let mut file = StoredFile { store: store.clone(), path: path.to_owned(), bytes };
-    // Offsets let a reader that wants some rows skip the pages without any.
-    let options = ArrowReaderOptions::new().with_offset_index_policy(PageIndexPolicy::Optional);
-    let metadata =
-        ArrowReaderMetadata::load_async(&mut file, options).await.map_err(|error| failed(path, error))?;
-    Ok(ParquetRecordBatchStreamBuilder::new_with_metadata(file, metadata).with_batch_size(ROWS))
+    Ok(Opened::of(store, path, bytes).await?.builder())
+}
+
+/// Opens files in their order, some ahead of whoever reads them: a bucket takes its time for each.
+pub(crate) fn opened(store: &Store, files: &[&Add]) -> impl Stream<Item = Result<Builder>> + use<> {
+    let files: Vec<(String, u64)> = files.iter().map(|add| (add.path.clone(), add.bytes)).collect();
+    let store = store.clone();
+    stream::iter(files)
+        .map(move |(path, bytes)| {
+            let store = store.clone();
+            async move { open(&store, &path, bytes).await }
+        })
+        .buffered(REQUESTS)
 }
 
 pub(crate) fn read(path: &str, builder: Builder) -> Result<Batches> {
@@ -127,7 +189,7 @@ pub(crate) async fn next(path: &str, batches: &mut Batches) -> Result<Option<Rec
 }
 
 /// What the store said, where it was the store; else the file is damaged.
-fn failed(path: &str, error: ParquetError) -> Error {
+pub(super) fn failed(path: &str, error: ParquetError) -> Error {
     match error {
         ParquetError::External(source) => match source.downcast::<Error>() {
             Ok(error) => *error,
@@ -183,6 +245,7 @@ fn statistics<'a>(group: &'a RowGroupMetaData, name: &str) -> Option<&'a Statist
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::{Location, StoreOptions};
 
     #[test]
     fn near_pieces_are_one_request_and_come_apart_again() {
@@ -198,5 +261,19 @@ mod tests {
             assert_eq!(cut_out(&pieces, range).unwrap(), expected);
         }
         assert!(cut_out(&pieces, &(18..22)).is_err());
+    }
+
+    #[test]
+    fn what_came_with_the_footer_is_not_asked_for_again() {
+        let scratch = tempfile::tempdir().unwrap();
+        let location = Location::Local(scratch.path().to_owned());
+        let store = Store::open(&location, &StoreOptions::default()).unwrap();
+        let end = Some(Bytes::from_static(b"0123456789"));
+        let file = StoredFile { store, path: "gone".to_owned(), bytes: 30, end };
+        assert_eq!(file.of_end(&(20..30)).unwrap(), "0123456789");
+        assert_eq!(file.of_end(&(22..24)).unwrap(), "23");
+        assert_eq!(file.of_end(&(19..21)), None);
+        assert_eq!(file.of_end(&(22..31)), None);
+        assert_eq!(StoredFile { end: None, ..file }.of_end(&(22..24)), None);
     }
 }

@@ -9,6 +9,7 @@ mod as_of;
 mod facts;
 pub(crate) mod file;
 mod reshape;
+mod slab_scan;
 mod table;
 mod transaction;
 
@@ -17,6 +18,7 @@ pub use as_of::{AsOf, Change, LiveRow, diff};
 pub(crate) use facts::facts;
 pub use facts::{Columns, Fact, FactFilter, Head, OwnedFact};
 pub use reshape::Reshape;
+pub use slab_scan::{SlabBatch, SlabPart};
 pub use table::{Extent, TableHistory, Version};
 pub(crate) use transaction::transactions_of;
 pub use transaction::{Transaction, TransactionFilter};

@@ -94,6 +94,16 @@ impl Reshape {
         Ok(())
     }
 
+    /// What the files call each of the columns; none where one of them does not read as it was written.
+    #[must_use]
+    pub(super) fn as_in_files(&self) -> Option<Vec<&str>> {
+        let name = |column: &From| match column {
+            From::Same(at) => self.from.columns.get(*at).map(|column| column.physical.as_str()),
+            _ => None,
+        };
+        self.columns.iter().map(name).collect()
+    }
+
     /// Rows come out as they went in.
     #[must_use]
     pub const fn is_identity(&self) -> bool {

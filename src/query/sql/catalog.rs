@@ -226,6 +226,7 @@ impl TableProvider for Relation {
             limit: limit.filter(|_| filters.is_empty()),
         }
         .plan(&self.shape, projection)
+        .await
     }
 }
 

@@ -10,6 +10,7 @@ mod output;
 mod pushdown;
 mod relation;
 mod scan;
+mod slab;
 mod statements;
 
 use std::io::{BufRead as _, IsTerminal as _, Read as _, Write as _};

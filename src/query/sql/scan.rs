@@ -23,13 +23,14 @@ use bygone_replication::Lsn;
 use bygone_sink::batch::{FactBatch, FactHead};
 use bygone_sink::fact::{Context, Op, Origin};
 use bygone_sink::read::{
-    Archive, AsOf, Columns, Cut, Fact, FactFilter, Flow, Head, LiveRow, OwnedFact, TableHistory,
+    Archive, AsOf, Columns, Cut, Fact, FactFilter, Flow, Head, LiveRow, OwnedFact, SlabPart, TableHistory,
 };
 use bygone_sink::schema::{SYSTEM_COLUMNS, SchemaColumn, TableSchema};
 
 use super::super::changes::{Shaper, damaged};
 use super::super::counted;
 use super::relation::{Shape, VALID_TO, with_columns};
+use super::slab;
 use crate::error::{Error, Result};
 
 /// Batches that wait for who reads them.
@@ -68,7 +69,7 @@ enum Source {
 
 impl Scan {
     /// The plan that gives these columns of the shape.
-    pub(super) fn plan(
+    pub(super) async fn plan(
         self,
         shape: &Shape,
         projection: Option<&Vec<usize>>,
@@ -104,9 +105,31 @@ impl Scan {
             with_columns(&shape.target, columns)
         };
         let limit = self.limit;
-        let partition = Partition { scan: self, target, sources, schema: Arc::clone(&schema) };
-        let plan = StreamingTableExec::try_new(schema, vec![Arc::new(partition)], None, None, false, limit)?;
+        let parts = if sources.iter().all(|source| matches!(source, Source::User(_))) {
+            self.parts(&target).await.map_err(|error| DataFusionError::External(Box::new(error)))?
+        } else {
+            None
+        };
+        let partitions = match parts {
+            Some(parts) => slab::partitions(parts, &schema, &target.name.name),
+            None => {
+                let partition = Partition { scan: self, target, sources, schema: Arc::clone(&schema) };
+                vec![Arc::new(partition) as Arc<dyn PartitionStream>]
+            }
+        };
+        let plan = StreamingTableExec::try_new(schema, partitions, None, None, false, limit)?;
         Ok(Arc::new(plan))
+    }
+
+    /// The parts of the slab that holds the rows, where one does.
+    async fn parts(&self, target: &Arc<TableSchema>) -> Result<Option<Vec<SlabPart>>> {
+        match (self.what, &self.filter.entities) {
+            (What::At(cut), None) => {
+                let parts = SlabPart::all(&self.archive, &self.table, cut, target).await?;
+                Ok(parts.filter(|parts| !parts.is_empty()))
+            }
+            _ => Ok(None),
+        }
     }
 }
 
@@ -391,19 +414,23 @@ impl<'a> Rows<'a> {
             return Err(error);
         }
         let _: Flow = self.flush()?;
-        let name = &self.target.name.name;
-        for (rows, what, remedy) in [
-            (self.raw, "a value that its type here cannot hold", "_raw in its history has it exactly"),
-            (self.unknown, "a value that is not known", "_unknown in its history names it"),
-        ] {
-            if rows > 0 {
-                let has = if rows == 1 { "has" } else { "have" };
-                eprintln!(
-                    "bygone: {} of {name} {has} {what}, which is null here: {remedy}",
-                    counted(rows, "row")
-                );
-            }
-        }
+        tell(&self.target.name.name, self.raw, self.unknown);
         Ok(())
+    }
+}
+
+/// Says of how many rows a value is null that is none.
+pub(super) fn tell(name: &str, raw: usize, unknown: usize) {
+    for (rows, what, remedy) in [
+        (raw, "a value that its type here cannot hold", "_raw in its history has it exactly"),
+        (unknown, "a value that is not known", "_unknown in its history names it"),
+    ] {
+        if rows > 0 {
+            let has = if rows == 1 { "has" } else { "have" };
+            eprintln!(
+                "bygone: {} of {name} {has} {what}, which is null here: {remedy}",
+                counted(rows, "row")
+            );
+        }
     }
 }
