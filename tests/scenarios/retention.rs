@@ -98,16 +98,12 @@ fn a_class_of_no_table_is_refused() {
     let server = Postgres::start();
     server.run(TABLES);
     let scratch = Scratch::new("history");
-    for (given, words) in [
-        ("order=long", &["no captured table matches order", "did you mean orders"][..]),
-        ("orders", &["TABLE=CLASS"]),
-        ("orders=Long", &["at most 32 characters"]),
-    ] {
-        Bygone::new(server.url(), scratch.join("history"))
-            .options(&["--retention", given])
-            .attempt(&[])
-            .refused(words);
-    }
+    let attempt = |given: &str| {
+        Bygone::new(server.url(), scratch.join("history")).options(&["--retention", given]).attempt(&[])
+    };
+    attempt("order=long").refused(&["no captured table matches order", "did you mean orders"]);
+    attempt("orders").misused(&["TABLE=CLASS"]);
+    attempt("orders=Long").misused(&["at most 32 characters"]);
     // On a disk the log alone tells.
     let mut bygone =
         Bygone::new(server.url(), scratch.join("history")).options(&["--retention", "orders=long"]);
