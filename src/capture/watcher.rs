@@ -309,7 +309,10 @@ impl Watcher {
         let publications = publication::inspect(sql, &self.publications).await?;
         // What others altered meanwhile must not pass for ours.
         let is_theirs = |oid: u32| !altered.contains(&oid) && tables.iter().any(|table| table.oid == oid);
-        let harm = harmful(&publication::compare(&before, &publications), is_theirs);
+        let mut meanwhile = publication::compare(&before, &publications);
+        // A publication that was not there is made by us.
+        meanwhile.retain(|difference| !matches!(difference, Difference::Unexpected { .. }));
+        let harm = harmful(&meanwhile, is_theirs);
         if !harm.is_empty() {
             return Err(StartRefused::PublicationChanged { differences: harm }.into());
         }
