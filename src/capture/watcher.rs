@@ -14,7 +14,7 @@ use bygone_replication::catalog::{self, ErrorKind as CatalogErrorKind, watch};
 use bygone_replication::conninfo::ConnectOptions;
 use bygone_replication::pattern::Patterns;
 use bygone_replication::preflight::StartRefused;
-use bygone_replication::publication::{self, Difference, PublicationState};
+use bygone_replication::publication::{self, Change, Difference, PublicationState};
 use bygone_replication::table::{Table, TableKind};
 use bygone_replication::{Lsn, session};
 use bygone_sink::schema::TableSchema;
@@ -276,10 +276,12 @@ impl Watcher {
         if !harm.is_empty() {
             return Err(StartRefused::PublicationChanged { differences: harm }.into());
         }
+        let mut altered = HashSet::new();
         match &self.own {
             Some(names) => {
                 let names = names.clone();
-                let left = self.publish(sql, &names, &tables, &wanted, &captured, &before).await?;
+                let left;
+                (left, altered) = self.publish(sql, &names, &tables, &wanted, &captured, &before).await?;
                 let is_left = |table: &Table| match table.kind {
                     TableKind::Leaf { root } => left.contains(&table.oid) || left.contains(&root),
                     _ => left.contains(&table.oid),
@@ -305,6 +307,15 @@ impl Watcher {
             }
         }
         let publications = publication::inspect(sql, &self.publications).await?;
+        // What others altered meanwhile must not pass for ours.
+        let is_theirs = |oid: u32| !altered.contains(&oid) && tables.iter().any(|table| table.oid == oid);
+        let mut meanwhile = publication::compare(&before, &publications);
+        // A publication that was not there is made by us.
+        meanwhile.retain(|difference| !matches!(difference, Difference::Unexpected { .. }));
+        let harm = harmful(&meanwhile, is_theirs);
+        if !harm.is_empty() {
+            return Err(StartRefused::PublicationChanged { differences: harm }.into());
+        }
         // What we alter ourselves is no reason for doubt the next time.
         self.shared.record(&publications);
         let enums = watch::enum_labels(sql).await?;
@@ -346,7 +357,7 @@ impl Watcher {
     }
 
     /// Has the tables published, each where its identity allows. Gives those of which nothing is captured for now: that could not be
-    /// published, and partitioned ones that are new and have such a partition.
+    /// published, and partitioned ones that are new and have such a partition; and those that were altered.
     async fn publish(
         &mut self,
         sql: &Client,
@@ -355,7 +366,7 @@ impl Watcher {
         wanted: &HashSet<u32>,
         captured: &HashSet<u32>,
         before: &PublicationState,
-    ) -> Result<HashSet<u32>> {
+    ) -> Result<(HashSet<u32>, HashSet<u32>)> {
         let now = Instant::now();
         let waits = |oid: &u32| self.unpublished.get(oid).is_some_and(|again| *again > now);
         let listed: HashSet<u32> = before
@@ -403,7 +414,7 @@ impl Watcher {
                 left.insert(root);
             }
         }
-        Ok(left)
+        Ok((left, ensured.changes.iter().filter_map(Change::table_oid).collect()))
     }
 
     fn is_acceptable(&mut self, table: &Table, captured: &HashSet<u32>) -> bool {

@@ -80,6 +80,12 @@ impl Change {
         }
     }
 
+    /// The oid of the table that is concerned.
+    #[must_use]
+    pub fn table_oid(&self) -> Option<u32> {
+        self.table().map(|(oid, _)| oid)
+    }
+
     /// The table that is concerned.
     fn table(&self) -> Option<(u32, &TableName)> {
         match self {
