@@ -30,20 +30,23 @@ impl fmt::Display for TableName {
     }
 }
 
-/// An identifier as SQL takes it whatever it holds: `a"b` becomes `"a""b"`. Control characters, which a terminal would obey, are
-/// written as escapes.
+/// An identifier as SQL takes it whatever it holds: `a"b` becomes `"a""b"`. The names of `regclass` and its kin are written so, too.
 #[must_use]
 pub fn quote_identifier(name: &str) -> String {
-    let quoted = name.replace('"', "\"\"");
-    if name.chars().any(is_obeyed) {
-        format!("U&\"{}\"", escaped(&quoted, |c| format!("\\{:04x}", u32::from(c))))
-    } else {
-        format!("\"{quoted}\"")
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// The same for SQL that is shown to people: control characters, which a terminal would obey, are written as escapes.
+#[must_use]
+pub fn printable_identifier(name: &str) -> String {
+    if !name.chars().any(is_obeyed) {
+        return quote_identifier(name);
     }
+    format!("U&{}", escaped(&quote_identifier(name), |c| format!("\\{:04x}", u32::from(c))))
 }
 
 /// A string as an SQL literal, whatever `standard_conforming_strings` says. Control characters are escaped as in
-/// [`quote_identifier`].
+/// [`printable_identifier`].
 #[must_use]
 pub fn quote_literal(text: &str) -> String {
     let quoted = text.replace('\'', "''");

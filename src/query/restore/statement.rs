@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use bygone_replication::table::{DataType, TypeKind, quote_identifier, quote_literal};
+use bygone_replication::table::{DataType, TableName, TypeKind, printable_identifier, quote_literal};
 use bygone_sink::read::{OwnedFact, TableHistory};
 use bygone_sink::schema::{SchemaColumn, TableSchema};
 use bygone_sink::value::{Field, Kind, Status};
@@ -107,7 +107,7 @@ impl Room {
             .columns
             .iter()
             .filter(|column| columns.contains(column))
-            .map(|column| format!("{} = null", quote_identifier(column)))
+            .map(|column| format!("{} = null", printable_identifier(column)))
             .collect();
         let (table, row) = (&self.table, &self.row);
         (!given.is_empty()).then(|| format!("update {table} set {}\nwhere {row}", given.join(", ")))
@@ -171,7 +171,7 @@ impl Statement {
                 continue;
             }
             always |= column.column.identity == Some('a');
-            let (name, value) = (quote_identifier(&column.column.name), literal(column, &value));
+            let (name, value) = (printable_identifier(&column.column.name), literal(column, &value));
             let at = newest.position(column.column.attnum);
             if at.is_some_and(|at| !newest.key.contains(&at)) && column.column.identity != Some('a') {
                 sets.push(format!("{name} = {value}"));
@@ -180,7 +180,11 @@ impl Statement {
             values.push(value);
         }
         let overriding = if always { " overriding system value" } else { "" };
-        let head = format!("insert into {} ({}){overriding}\nvalues ", table.name.quoted(), names.join(", "));
+        let head = format!(
+            "insert into {} ({}){overriding}\nvalues ",
+            printable_name(&table.name),
+            names.join(", ")
+        );
         let sql = Sql { head, row: format!("({})", values.join(", ")), between: Some(",\n       ") };
         let name = rows_of(table);
         let row = one_row(table, as_now)?;
@@ -203,7 +207,7 @@ impl Statement {
                 unknown.push(named(column, why));
                 continue;
             }
-            sets.push(format!("{} = {}", quote_identifier(&column.column.name), literal(column, &value)));
+            sets.push(format!("{} = {}", printable_identifier(&column.column.name), literal(column, &value)));
             columns.push(column.column.name.clone());
         }
         if sets.is_empty() && unknown.is_empty() {
@@ -300,7 +304,7 @@ impl<'a> Settable<'a> {
 /// The table's own rows, to read or change: tables that inherit from it have theirs.
 pub(super) fn rows_of(table: &TableHistory) -> String {
     let only = if table.newest().partitioned { "" } else { "only " };
-    format!("{only}{}", table.name.quoted())
+    format!("{only}{}", printable_name(&table.name))
 }
 
 /// A condition that holds for this row alone: its key; without one, one of the rows that are the same.
@@ -327,14 +331,14 @@ pub(super) fn one_row(table: &TableHistory, row: &Shown) -> Result<String> {
     let mut parts = Vec::new();
     for (at, column) in schema.key.iter().filter_map(|at| Some((*at, schema.columns.get(*at)?))) {
         let value = literal(column, &value(column, at)?);
-        parts.push(format!("{} = {value}", quote_identifier(&column.column.name)));
+        parts.push(format!("{} = {value}", printable_identifier(&column.column.name)));
     }
     Ok(parts.join(" and "))
 }
 
 /// A column is exactly this value. Types without an operator for that are compared as text.
 fn equal(column: &SchemaColumn, value: &Value) -> String {
-    let name = quote_identifier(&column.column.name);
+    let name = printable_identifier(&column.column.name);
     match (&column.kind, value) {
         (_, Value::Null | Value::Unknown) => format!("{name} is null"),
         (Kind::Json | Kind::Printed(_) | Kind::Other | Kind::List(_), Value::Text(text)) => {
@@ -360,6 +364,10 @@ fn literal(column: &SchemaColumn, value: &Value) -> String {
             None => quoted(text),
         },
     }
+}
+
+fn printable_name(name: &TableName) -> String {
+    format!("{}.{}", printable_identifier(&name.schema), printable_identifier(&name.name))
 }
 
 /// A text as SQL, without the blank that an escaped one begins with.
@@ -393,5 +401,5 @@ fn type_name(data_type: &DataType) -> Option<String> {
             .to_owned(),
         );
     }
-    Some(format!("{}.{}", quote_identifier(&data_type.schema), quote_identifier(&data_type.name)))
+    Some(format!("{}.{}", printable_identifier(&data_type.schema), printable_identifier(&data_type.name)))
 }
