@@ -1,7 +1,6 @@
 //! `bygone doctor`: what would go wrong, and the exact fix for each.
 
 mod fact_tables;
-mod target;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -103,7 +102,6 @@ async fn examine(plan: &Plan<'_>) -> Result<Vec<Check>> {
         checks.extend(history(plan, location).await);
     }
     checks.extend(room(plan, needed));
-    checks.extend(target::check(&plan.arguments.facts).await);
     checks.extend(fact_tables::check(&plan.arguments.facts).await);
     Ok(checks)
 }
@@ -125,19 +123,20 @@ async fn source(plan: &Plan<'_>, sql: &Client, checks: &mut Vec<Check>) -> Resul
     let oids: Vec<u32> = loaded.tables.iter().map(|table| table.oid).collect();
     let rights = catalog::table_rights(sql, &oids).await?;
     checks.extend(doctor::tables(&state.server, &loaded, &state.role, &rights));
+    let own = publication::inspect(sql, &plan.names.both()).await?;
     let given = &captured.publications;
     if given.is_empty() {
         let publishing =
             doctor::publishing(sql, &plan.names, &state.server, &loaded, &state.role, &rights).await?;
         checks.extend(publishing);
-        checks.extend(taken(&plan.names, &publication::inspect(sql, &plan.names.both()).await?));
+        checks.extend(taken(&plan.names, &own));
     } else {
         let published = publication::inspect(sql, given).await?;
         checks.extend(doctor::published(sql, &published, given, captured.accept_partial, &loaded).await?);
         publication::restrict(&mut loaded.tables, &published);
     }
     checks.extend(doctor::cascades(sql, &loaded).await?);
-    checks.extend(columns(&loaded, &publication::inspect(sql, &plan.names.both()).await?));
+    checks.extend(columns(&loaded, &own));
     checks.extend(unruly(plan, &loaded.tables));
     let sample = doctor::sample(sql, &loaded, state.server.block_size).await;
     // Without the right to read there is another finding that says so.

@@ -441,8 +441,8 @@ impl ConnectOptions {
         format!(
             "{} as {} to database {}",
             hosts.join(","),
-            quote_literal(&self.user).trim(),
-            quote_literal(&self.database).trim()
+            quote_literal(&self.user),
+            quote_literal(&self.database)
         )
     }
 }

@@ -186,7 +186,7 @@ pub async fn drop(client: &Client, name: &str) -> Result<bool, CatalogError> {
                 ErrorKind::Missing => Ok(false),
                 ErrorKind::Rights => Err(error.with_remedy(&format!(
                     "as a superuser or a role with REPLICATION, run: select pg_drop_replication_slot({});",
-                    quote_literal(name).trim_start()
+                    quote_literal(name)
                 ))),
                 _ => Err(error),
             }

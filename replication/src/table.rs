@@ -51,7 +51,7 @@ pub fn printable_identifier(name: &str) -> String {
 pub fn quote_literal(text: &str) -> String {
     let quoted = text.replace('\'', "''");
     if quoted.contains('\\') || quoted.chars().any(is_obeyed) {
-        format!(" E'{}'", escaped(&quoted, |c| format!("\\u{:04x}", u32::from(c))))
+        format!("E'{}'", escaped(&quoted, |c| format!("\\u{:04x}", u32::from(c))))
     } else {
         format!("'{quoted}'")
     }
@@ -228,6 +228,15 @@ impl Table {
     #[must_use]
     pub fn key(&self) -> &[i16] {
         if self.primary_key.is_empty() { &self.identity_index } else { &self.primary_key }
+    }
+
+    /// The oid of the table that it is a partition of, however deep; its own where it is none.
+    #[must_use]
+    pub fn root(&self) -> u32 {
+        match self.kind {
+            TableKind::Leaf { root } => root,
+            TableKind::Ordinary | TableKind::Partitioned => self.oid,
+        }
     }
 
     /// The column of an attnum.

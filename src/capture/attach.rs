@@ -225,11 +225,7 @@ fn without_clashes(tables: &mut Vec<Table>, captured: Option<&HashSet<u32>>) -> 
 
 /// The table is among those that are captured, or a partition of one.
 fn is_captured(table: &Table, captured: Option<&HashSet<u32>>) -> bool {
-    let root = match table.kind {
-        TableKind::Leaf { root } => root,
-        _ => table.oid,
-    };
-    captured.is_some_and(|captured| captured.contains(&table.oid) || captured.contains(&root))
+    captured.is_some_and(|captured| captured.contains(&table.oid) || captured.contains(&table.root()))
 }
 
 /// What is said of tables and columns makes sense; tables that were renamed out of the patterns are captured all the same.
@@ -517,19 +513,24 @@ pub(super) async fn check_readable(sql: &Client, role: &str, tables: &[Table]) -
     )))
 }
 
+/// The tables, by oid, that the role cannot read whole, with what keeps it from that; none where it can read all.
+pub(super) async fn unreadable(sql: &Client, tables: &[Table]) -> Result<Option<(Error, HashSet<u32>)>> {
+    let role = catalog::current_role_rights(sql).await?.role;
+    match check_readable(sql, &role, tables).await {
+        Ok(()) => Ok(None),
+        Err(error) => Ok(Some((error, hidden(sql, tables).await?))),
+    }
+}
+
 /// Tables, by oid, that the role may not read, or would not be shown all of; partitioned ones with such a leaf among them.
-pub(super) async fn hidden(sql: &Client, tables: &[Table]) -> Result<HashSet<u32>> {
+async fn hidden(sql: &Client, tables: &[Table]) -> Result<HashSet<u32>> {
     let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
     let rights = catalog::table_rights(sql, &oids).await?;
     let is_hidden = |table: &&Table| {
         let unreadable = || rights.iter().any(|right| right.oid == table.oid && !right.select);
         table.row_security || (table.kind != TableKind::Partitioned && unreadable())
     };
-    let hidden = tables.iter().filter(is_hidden).flat_map(|table| match table.kind {
-        TableKind::Leaf { root } => [table.oid, root],
-        _ => [table.oid; 2],
-    });
-    Ok(hidden.collect())
+    Ok(tables.iter().filter(is_hidden).flat_map(|table| [table.oid, table.root()]).collect())
 }
 
 /// A name for a temporary slot beside the capture's own. Never the same twice: the server may need a moment to notice that

@@ -14,7 +14,7 @@ use bygone_sink::versioning;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
-use super::attach::{Exported, check_readable, export_within, hidden, temporary_slot};
+use super::attach::{Exported, export_within, temporary_slot, unreadable};
 use super::pipeline::{Pipeline, Rest, Until};
 use super::snapshot::{self, Copied, CopySettings, Outcome, Wanted};
 use super::source::restrict;
@@ -81,9 +81,7 @@ impl Capture {
         let mut oids: Vec<u32> = missing.iter().filter_map(|index| oid_of(*index)).collect();
         oids.extend(registry.leaves_of(&missing));
         let tables = catalog::load_tables_by_oid(&sql, &oids).await?;
-        let role = catalog::current_role_rights(&sql).await?.role;
-        if let Err(error) = check_readable(&sql, &role, &tables).await {
-            let hidden = hidden(&sql, &tables).await?;
+        if let Some((error, hidden)) = unreadable(&sql, &tables).await? {
             tracing::warn!(%error, "the others are copied");
             missing.retain(|index| oid_of(*index).is_none_or(|oid| !hidden.contains(&oid)));
         }

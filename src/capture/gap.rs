@@ -248,8 +248,7 @@ impl Capture {
             reason,
             "what changed in between is lost: this is recorded, and every table is compared with the source"
         );
-        let mut event = Event::at(kind, None, to);
-        event.lsn = Some(EventLsn::Within([from, to]));
+        let event = Event::placed(kind, None, EventLsn::Within([from, to]));
         Ok(event.with("doubt", true).with("reason", reason))
     }
 

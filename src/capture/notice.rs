@@ -135,8 +135,7 @@ impl Pipeline {
         table.present_name = now.name.clone();
         let name = table.schema().log_name.clone();
         tracing::info!(table = name, now = %now.name, "the table was renamed");
-        let mut event = Event::at(EventKind::Schema, Some(name), within[1]);
-        event.lsn = Some(EventLsn::Within(within));
+        let event = Event::placed(EventKind::Schema, Some(name), EventLsn::Within(within));
         self.follower.registry.new_events.push(event.with("renamed_to", table_text(&now.name)));
     }
 
@@ -153,8 +152,7 @@ impl Pipeline {
         let name = table.schema().log_name.clone();
         table.raise(Doubt { old_key: Some(old.clone()), ..Doubt::at(within[1]) });
         tracing::info!(table = name, "the table has another key: its rows get other entity ids");
-        let mut event = Event::at(EventKind::Key, Some(name), within[1]);
-        event.lsn = Some(EventLsn::Within(within));
+        let event = Event::placed(EventKind::Key, Some(name), EventLsn::Within(within));
         self.follower
             .registry
             .new_events
@@ -269,8 +267,7 @@ impl Pipeline {
         if rewritten {
             tracing::info!(table = name, "the table was rewritten: it is compared with the source");
             doubts.push(Doubt::at(within[1]));
-            let mut event = Event::at(EventKind::Rewrite, Some(name.clone()), within[1]);
-            event.lsn = Some(EventLsn::Within(within));
+            let event = Event::placed(EventKind::Rewrite, Some(name.clone()), EventLsn::Within(within));
             told.push(event.with("doubt", true));
         }
         let leaves: Vec<Table> = found.values().map(|part| (*part).clone()).collect();
@@ -338,8 +335,8 @@ impl Pipeline {
                 if !renamed && (!names_rows || recorded == Some(after)) {
                     continue;
                 }
-                let mut event = Event::at(EventKind::Enum, Some(schema.log_name.clone()), within[1]);
-                event.lsn = Some(EventLsn::Within(within));
+                let mut event =
+                    Event::placed(EventKind::Enum, Some(schema.log_name.clone()), EventLsn::Within(within));
                 event = event.with("column", column.name.clone());
                 if let Some(known) = known {
                     event = event.with("before", known.clone());

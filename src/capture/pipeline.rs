@@ -326,20 +326,15 @@ impl Pipeline {
 
     /// A relation that is new or has changed may have values that are read as text only: then the stream has to be asked
     /// for as text before anything of the transaction is taken [19].
-    fn check_binary(&self, transaction: &mut Transaction<'_>) -> Result<()> {
-        if !self.binary {
+    fn check_binary(&self, body: &[u8]) -> Result<()> {
+        if !self.binary || body.first() != Some(&b'R') {
             return Ok(());
         }
-        transaction.for_each(|body| {
-            if body.first() != Some(&b'R') {
-                return Ok(());
-            }
-            let Message::Relation(relation) = Message::decode(body)? else { return Ok(()) };
-            match self.follower.registry.look_up(&relation) {
-                Known::Same { .. } => Ok(()),
-                Known::Changed { .. } | Known::Unknown => Err(Error::TextNeeded),
-            }
-        })
+        let Message::Relation(relation) = Message::decode(body)? else { return Ok(()) };
+        match self.follower.registry.look_up(&relation) {
+            Known::Same { .. } => Ok(()),
+            Known::Changed { .. } | Known::Unknown => Err(Error::TextNeeded),
+        }
     }
 
     /// A relation is announced by a transaction that the history has: not again before the next row.
@@ -485,11 +480,14 @@ impl Assembled for Pipeline {
         if self.passed {
             return Ok(());
         }
-        self.check_binary(transaction)?;
         self.catalog.end_facts();
         let xid = widen_xid(transaction.begin.xid, self.next_xid);
         self.next_xid = self.next_xid.max(xid);
-        transaction.for_each(|body| self.follower.prepare(body, &mut self.catalog, xid))?;
+        // Once for all that is to be known before: a transaction may stand in a file.
+        transaction.for_each(|body| {
+            self.check_binary(body)?;
+            self.follower.prepare(body, &mut self.catalog, xid)
+        })?;
         self.catalog.begin_facts();
         let raw = transaction.commit.committed_at;
         // A time of the future, as a transaction from elsewhere may have it, must not stop the clock for all others [11].

@@ -402,8 +402,7 @@ impl Registry {
         table.unsure = false;
         let name = table.schema().log_name.clone();
         tracing::warn!(table = name, reason, "the table is compared with the source");
-        let mut event = Event::at(kind, Some(name), place.latest());
-        event.lsn = Some(place);
+        let event = Event::placed(kind, Some(name), place);
         self.new_events.push(event.with("doubt", true).with("reason", reason));
     }
 
@@ -674,8 +673,7 @@ impl Registry {
         let schema = Arc::new(schema);
         captured.versions.push(Arc::clone(&schema));
         self.new_schemas.push(document(&schema));
-        let mut event = Event::at(EventKind::Schema, Some(old.log_name.clone()), place.latest());
-        event.lsn = Some(place);
+        let event = Event::placed(EventKind::Schema, Some(old.log_name.clone()), place);
         self.new_events.push(telling_rules(event.with("schema", schema.version), &schema));
         let otherwise = schema.columns.iter().filter(|column| !column.column.left_out).any(|column| {
             let before = old.columns.iter().find(|before| before.column.attnum == column.column.attnum);
@@ -689,11 +687,8 @@ impl Registry {
         };
         if let Some(reason) = reason.filter(|_| captured.snapshot.is_some()) {
             captured.raise(Doubt::at(place.latest()));
-            let mut event = Event::at(EventKind::Rewrite, Some(old.log_name.clone()), place.latest())
-                .with("doubt", true)
-                .with("reason", reason);
-            event.lsn = Some(place);
-            self.new_events.push(event);
+            let event = Event::placed(EventKind::Rewrite, Some(old.log_name.clone()), place);
+            self.new_events.push(event.with("doubt", true).with("reason", reason));
         }
         Ok(schema)
     }

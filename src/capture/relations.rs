@@ -79,11 +79,9 @@ impl Follower {
                 }
                 if prefix == ddl::PREFIX {
                     match Ddl::parse(&in_unicode(prefix, content, catalog)?) {
-                        Ok(Ddl::Table { oid, .. }) => {
-                            catalog.see(xid)?;
-                            catalog.know_tables(&[oid])?;
-                        }
-                        Ok(Ddl::Drop { oid }) if self.registry.by_oid(oid).is_some() => {
+                        Ok(Ddl::Table { oid, .. } | Ddl::Drop { oid })
+                            if self.registry.by_oid(oid).is_some() =>
+                        {
                             catalog.see(xid)?;
                             catalog.know_tables(&[oid])?;
                         }

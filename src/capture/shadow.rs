@@ -26,7 +26,7 @@ use bygone_sink::state::{Identity, Shelf, State};
 use bygone_sink::store::Store;
 use bygone_sink::versioning::Versioner;
 
-use super::attach::{check_readable, export, hidden, temporary_slot};
+use super::attach::{self, export, temporary_slot};
 use super::axis::Axis;
 use super::column_rules::ColumnRules;
 use super::registry::Registry;
@@ -263,7 +263,7 @@ async fn copy_once(
     let oids: Vec<u32> = tables.values().copied().collect();
     let mut found = with_leaves(&sql, &oids).await?;
     restrict(&sql, &settings.made, &mut found).await?;
-    let left_out = unreadable(settings, &sql, tables, &found).await?;
+    let left_out = left_for_later(settings, &sql, tables, &found).await?;
     let directory = tempfile::Builder::new()
         .prefix("copy-")
         .tempdir_in(&settings.directory)
@@ -359,15 +359,13 @@ async fn copy_once(
 }
 
 /// Those of the tables that the role cannot read whole: they stand in the way of none of the others.
-async fn unreadable(
+async fn left_for_later(
     settings: &Settings,
     sql: &tokio_postgres::Client,
     tables: &BTreeMap<usize, u32>,
     found: &[Table],
 ) -> Result<HashSet<u32>> {
-    let role = catalog::current_role_rights(sql).await?.role;
-    let Err(error) = check_readable(sql, &role, found).await else { return Ok(HashSet::new()) };
-    let hidden = hidden(sql, found).await?;
+    let Some((error, hidden)) = attach::unreadable(sql, found).await? else { return Ok(HashSet::new()) };
     if settings.whole || tables.values().all(|oid| hidden.contains(oid)) {
         return Err(error);
     }

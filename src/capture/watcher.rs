@@ -282,10 +282,7 @@ impl Watcher {
                 let names = names.clone();
                 let left;
                 (left, altered) = self.publish(sql, &names, &tables, &wanted, &captured, &before).await?;
-                let is_left = |table: &Table| match table.kind {
-                    TableKind::Leaf { root } => left.contains(&table.oid) || left.contains(&root),
-                    _ => left.contains(&table.oid),
-                };
+                let is_left = |table: &Table| left.contains(&table.oid) || left.contains(&table.root());
                 tables.retain(|table| !is_left(table));
                 wanted.retain(|oid| !left.contains(oid));
             }
@@ -337,8 +334,9 @@ impl Watcher {
     ) -> Result<()> {
         let is_listed = |table: &&Table| match table.kind {
             TableKind::Partitioned => true,
-            TableKind::Leaf { root } => listed.contains(&table.oid) || listed.contains(&root),
-            TableKind::Ordinary => listed.contains(&table.oid),
+            TableKind::Leaf { .. } | TableKind::Ordinary => {
+                listed.contains(&table.oid) || listed.contains(&table.root())
+            }
         };
         let silent = tables.iter().filter(|table| captured.contains(&table.oid) && !is_listed(table));
         let silent: Vec<u32> = silent.map(|table| table.oid).collect();
@@ -418,11 +416,7 @@ impl Watcher {
     }
 
     fn is_acceptable(&mut self, table: &Table, captured: &HashSet<u32>) -> bool {
-        let root = match table.kind {
-            TableKind::Leaf { root } => root,
-            _ => table.oid,
-        };
-        if captured.contains(&table.oid) || captured.contains(&root) {
+        if captured.contains(&table.oid) || captured.contains(&table.root()) {
             return true;
         }
         let Some(column) = TableSchema::clash(table) else { return true };

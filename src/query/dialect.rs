@@ -266,11 +266,11 @@ impl Dialect {
 
     /// The text of a `cidr` as an `inet` prints it, and that of an `inet` as it is.
     pub(super) fn host(self, expression: &str) -> String {
-        let (pattern, found) = match self {
-            Self::DuckDb => (r"^([0-9.]+)/32$|^(.*:.*)/128$", r"\1\2"),
-            Self::Spark => (r"^([0-9.]+)/32$|^(.*:.*)/128$", "$1$2"),
+        let found = match self {
+            Self::DuckDb => r"\1\2",
+            Self::Spark => "$1$2",
         };
-        format!("regexp_replace({expression}, {}, {})", self.string(pattern), self.string(found))
+        format!("regexp_replace({expression}, {}, {})", self.string(value::HOST), self.string(found))
     }
 
     pub(super) fn instant(self, at: Timestamp) -> String {

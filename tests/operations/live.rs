@@ -1,66 +1,22 @@
 //! On a terminal `bygone run` shows what it is doing, in one line below those of the log.
 
-use std::process::Command;
-
 use crate::support::bygone::Bygone;
 use crate::support::postgres::Postgres;
 use crate::support::scratch::Scratch;
+use crate::support::terminal;
 
-/// Runs a program on a terminal of 80 columns, for some seconds, ends it politely, and prints what it showed.
-const TERMINAL: &str = r"
-import fcntl, os, pty, select, signal, struct, sys, termios, time
-seconds, command = float(sys.argv[1]), sys.argv[2:]
-pid, terminal = pty.fork()
-if pid == 0:
-    time.sleep(0.2)
-    os.execv(command[0], command)
-fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack('HHHH', 24, 80, 0, 0))
-shown, end, told = b'', time.monotonic() + seconds, False
-while True:
-    ready, _, _ = select.select([terminal], [], [], 0.2)
-    if ready:
-        try:
-            piece = os.read(terminal, 65536)
-        except OSError:
-            break
-        if not piece:
-            break
-        shown += piece
-    if time.monotonic() > end and not told:
-        os.kill(pid, signal.SIGTERM)
-        told = True
-    if time.monotonic() > end + 30:
-        os.kill(pid, signal.SIGKILL)
-sys.stdout.buffer.write(shown)
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-";
-
+/// What a terminal of 80 columns shows of some seconds of a capture.
 fn shown(server: &Postgres, scratch: &Scratch, more: &[&str]) -> String {
-    let done = Command::new("python3")
-        .args([
-            "-c",
-            TERMINAL,
-            "4",
-            env!("CARGO_BIN_EXE_bygone"),
-            "run",
-            "--source",
-            &server.url(),
-            "--commit-interval",
-            "300ms",
-        ])
-        .args([
-            "--history",
-            scratch.join("history").to_str().unwrap(),
-            "--state",
-            scratch.join("state").to_str().unwrap(),
-        ])
+    let mut capture = terminal::terminal(80, 4, &[]);
+    capture
+        .args([env!("CARGO_BIN_EXE_bygone"), "run", "--source", &server.url(), "--commit-interval", "300ms"])
+        .arg("--history")
+        .arg(scratch.join("history"))
+        .arg("--state")
+        .arg(scratch.join("state"))
         .args(more)
-        .env("TERM", "xterm-256color")
-        .output()
-        .unwrap();
-    let shown = String::from_utf8_lossy(&done.stdout).into_owned();
-    assert!(done.status.success(), "{}: {shown}\n{}", done.status, String::from_utf8_lossy(&done.stderr));
-    shown
+        .env("TERM", "xterm-256color");
+    terminal::shown(&mut capture)
 }
 
 #[test]

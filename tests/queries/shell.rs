@@ -1,53 +1,14 @@
 //! `bygone sql` on a terminal is a shell.
 
-use std::process::Command;
-
 use super::Shop;
-
-/// Types lines into a program on a terminal, each when it is asked for; prints what the terminal showed.
-const TERMINAL: &str = r"
-import fcntl, os, pty, select, struct, sys, termios, time
-lines, command = sys.argv[1].split('\n'), sys.argv[2:]
-pid, terminal = pty.fork()
-if pid == 0:
-    time.sleep(0.2)
-    os.execv(command[0], command)
-fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack('HHHH', 24, 100, 0, 0))
-shown, answered, end = b'', 0, time.monotonic() + 60
-while time.monotonic() < end:
-    ready, _, _ = select.select([terminal], [], [], 0.2)
-    if ready:
-        try:
-            piece = os.read(terminal, 65536)
-        except OSError:
-            break
-        if not piece:
-            break
-        shown += piece
-    asked = shown.endswith(b'bygone> ') or shown.endswith(b'     -> ')
-    if asked and len(shown) > answered and lines:
-        line = lines.pop(0)
-        # Control-D is no line.
-        os.write(terminal, b'\x04' if line == '^D' else line.encode() + b'\n')
-        answered = len(shown)
-else:
-    os.kill(pid, 9)
-sys.stdout.buffer.write(shown)
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-";
+use crate::support::terminal::{shown, terminal};
 
 /// What a terminal shows of a shell into which these lines are typed. It must end well.
 #[track_caller]
 fn typed(shop: &Shop, lines: &[&str], more: &[&str]) -> String {
-    let done = Command::new("python3")
-        .args(["-c", TERMINAL, &lines.join("\n"), env!("CARGO_BIN_EXE_bygone"), "sql", "--history"])
-        .arg(shop.scratch.join("history"))
-        .args(more)
-        .output()
-        .unwrap();
-    let shown = String::from_utf8_lossy(&done.stdout).replace("\r\n", "\n");
-    assert!(done.status.success(), "{}: {shown}\n{}", done.status, String::from_utf8_lossy(&done.stderr));
-    shown
+    let mut shell = terminal(100, 60, lines);
+    shell.args([env!("CARGO_BIN_EXE_bygone"), "sql", "--history"]).arg(shop.scratch.join("history"));
+    shown(shell.args(more)).replace("\r\n", "\n")
 }
 
 #[test]

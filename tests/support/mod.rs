@@ -20,4 +20,5 @@ pub(crate) mod rendering;
 pub(crate) mod s3_proxy;
 pub(crate) mod scratch;
 pub(crate) mod store;
+pub(crate) mod terminal;
 pub(crate) mod workload;

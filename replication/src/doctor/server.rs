@@ -157,7 +157,6 @@ fn essentials(state: &ServerState, has_slot: bool) -> Vec<Check> {
 fn wanted_slot(wanted: WantedSlot<'_>, slot: Option<&Slot>, database: &str) -> Vec<Check> {
     let WantedSlot { name, given } = wanted;
     let quoted = quote_literal(name);
-    let quoted = quoted.trim_start();
     let Some(slot) = slot else {
         return vec![if given {
             Check::problem(
@@ -348,7 +347,7 @@ async fn old_transactions(client: &Client) -> Result<Vec<Check>, CatalogError> {
                     "long_transactions",
                     format!("the making of the slot would wait for the prepared transaction {name:?}, {age:.0} s old"),
                 )
-                .fix(format!("commit prepared {0}; -- or: rollback prepared {0};", quote_literal(name).trim_start())),
+                .fix(format!("commit prepared {0}; -- or: rollback prepared {0};", quote_literal(name))),
                 (None, pid) => {
                     let pid = pid.unwrap_or_default();
                     Check::warning(

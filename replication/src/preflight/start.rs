@@ -285,7 +285,7 @@ impl fmt::Display for SlotRefused {
                      start with --on-gap reconcile, which makes a new slot, records the gap, and compares every table with \
                      the source (a slot of your own, given with --slot, has to be dropped and made anew before: select \
                      pg_drop_replication_slot({});)",
-                    quote_literal(slot).trim_start()
+                    quote_literal(slot)
                 )
             }
             Self::Unfinished { slot } => write!(
@@ -293,7 +293,7 @@ impl fmt::Display for SlotRefused {
                 "replication slot {slot:?} has no confirmed position: its creation was interrupted. Nothing can be read \
                  from it; drop it (select pg_drop_replication_slot({});) and start again, with --on-gap reconcile where the \
                  history has begun",
-                quote_literal(slot).trim_start()
+                quote_literal(slot)
             ),
             Self::Plugin { slot, plugin } => {
                 match plugin {

@@ -7,6 +7,8 @@ use bygone_replication::table::{quote_identifier, quote_literal};
 pub(super) fn functions(schema: &str) -> String {
     let s = quote_identifier(schema);
     let name = quote_literal(schema);
+    // The last position before an event, which may have happened anywhere in a range.
+    let before = "case when jsonb_typeof(e.detail -> 'lsn') = 'array' then (e.detail -> 'lsn' ->> 0)::pg_lsn else e.lsn - 1 end";
     format!(
         "create index if not exists events_of_gaps on {s}.events (kind) where kind in ('gap', 'fork', 'detach', 'drop');
         create or replace function {s}.gaps(captured text)
@@ -22,10 +24,7 @@ pub(super) fn functions(schema: &str) -> String {
                         when l.kind = 'drop' then l.table_name is not null
                         else l.kind = 'snapshot' and g.table_name is null end
                     order by l.seq, l.lsn limit 1), g.at_once)
-            from (select e.*, case
-                        when e.kind in ('drop', 'detach') then e.lsn - 1
-                        when jsonb_typeof(e.detail -> 'lsn') = 'array' then (e.detail -> 'lsn' ->> 0)::pg_lsn
-                        else e.lsn - 1 end as after,
+            from (select e.*, case when e.kind in ('drop', 'detach') then e.lsn - 1 else {before} end as after,
                     case when e.kind in ('gap', 'fork') and e.detail ->> 'doubt' is distinct from 'true' then e.lsn end as at_once
                 from {s}.events e
                 where e.kind in ('gap', 'fork', 'detach', 'drop') and e.lsn is not null
@@ -42,8 +41,7 @@ pub(super) fn functions(schema: &str) -> String {
                     and l.detail -> 'verified' is null
                     and (l.kind = 'drop' or l.kind = 'reconcile' and (d.kind = 'partition' or l.detail -> 'leaf' is null))
                     order by l.seq, l.lsn limit 1)
-            from (select e.*, case when jsonb_typeof(e.detail -> 'lsn') = 'array' then (e.detail -> 'lsn' ->> 0)::pg_lsn
-                        else e.lsn - 1 end as after
+            from (select e.*, {before} as after
                 from {s}.events e where e.table_name = $1 and e.lsn is not null and e.kind not in ('gap', 'fork')
                     and (e.kind = 'rewrite' or e.detail ->> 'doubt' = 'true')) d
             order by d.seq, d.lsn $bygone$;

@@ -88,10 +88,10 @@ impl FactTables {
 fn refusing(schema: &str, base: &str, log_name: &str, seq: u64) -> String {
     let s = quote_identifier(schema);
     let name = |suffix: &str| format!("{s}.{}", quote_identifier(&format!("{base}{suffix}")));
-    let literal = |text: &str| quote_literal(text).trim_start().to_owned();
     let (current, history) = (name(""), name("_history"));
-    let captured = literal(log_name);
-    let remark = literal(&format!("facts of {log_name} are left out from commit {seq} on: see {s}.events"));
+    let captured = quote_literal(log_name);
+    let remark =
+        quote_literal(&format!("facts of {log_name} are left out from commit {seq} on: see {s}.events"));
     let guard = format!("where (select {s}.is_complete({captured}))");
     format!(
         "do $bygone$ declare v text; begin
@@ -117,10 +117,10 @@ fn refusing(schema: &str, base: &str, log_name: &str, seq: u64) -> String {
                     select null::text, null::text, null::{current}, null::{current} {guard} $as$;
             end if;
         end $bygone$;\n",
-        views = [literal(&current), literal(&name("_timeline"))].join(", "),
-        guard_literal = literal(&guard),
-        history_literal = literal(&history),
-        current_literal = literal(&current),
+        views = [quote_literal(&current), quote_literal(&name("_timeline"))].join(", "),
+        guard_literal = quote_literal(&guard),
+        history_literal = quote_literal(&history),
+        current_literal = quote_literal(&current),
         as_of = name("_as_of"),
         blame = name("_blame"),
         diff = name("_diff"),

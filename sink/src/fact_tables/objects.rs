@@ -12,11 +12,6 @@ use super::reading::{Moment, Shown};
 use super::slabs::{BEGAN, ENDED, SLAB};
 use super::{MARK, known, left_out};
 
-/// A literal, as statements take it.
-fn literal(text: &str) -> String {
-    quote_literal(text).trim_start().to_owned()
-}
-
 /// The tables that all histories have.
 pub(super) const FRAME: [&str; 7] =
     ["commits", "events", "history", "schemas", "slabs", "tables", "transactions"];
@@ -24,7 +19,7 @@ pub(super) const FRAME: [&str; 7] =
 /// The schema with the tables that all histories have. Does nothing where they are there.
 pub(super) fn frame(schema: &str, database: &str) -> String {
     let s = quote_identifier(schema);
-    let mark = literal(&format!(
+    let mark = quote_literal(&format!(
         "{MARK}database {database}; rows are only ever added (https://github.com/bygone/bygone)"
     ));
     let mut sql = format!(
@@ -98,8 +93,8 @@ pub(super) fn frame(schema: &str, database: &str) -> String {
             from {s}.transactions t
             where ($1 is null or t.tables -> $1 is not null) and ($2 is null or t.actor = $2 and {of_actor}) order by t.lsn desc $bygone$;
         comment on function {s}.who_changed(text, text) is 'transactions, newest first: of a table (schema.name), of an actor, or all';\n",
-        name = literal(schema),
-        quoted = literal(&s),
+        name = quote_literal(schema),
+        quoted = quote_literal(&s),
         indexed = actor_start("actor"),
         of_actor = format_args!("{} = {}", actor_start("t.actor"), actor_start("$2")),
     );
@@ -126,7 +121,7 @@ pub(super) fn guards(schema: &str, table: &str) -> String {
                 {revoke}
             end if;
         end $bygone$;\n",
-        of = literal(&format!("{s}.{t}")),
+        of = quote_literal(&format!("{s}.{t}")),
         guard = guard_again(&s, &format!("{s}.{t}")),
         revoke = revoke_writes(&format!("{s}.{t}")),
     )
@@ -148,18 +143,18 @@ fn revoke_writes(relation: &str) -> String {
                 execute format('revoke insert, update, delete, truncate, references, trigger on %s from %s', relation, grantee);
             end loop;
         end;",
-        literal(relation)
+        quote_literal(relation)
     )
 }
 
 /// A query for the oids of the tables that refuse to be altered.
 pub(super) fn guarded(schema: &str) -> String {
     let s = quote_identifier(schema);
-    let frame = FRAME.map(literal).join(", ");
+    let frame = FRAME.map(quote_literal).join(", ");
     format!(
         "select c.oid from pg_class c where c.relnamespace = {}::regnamespace and c.relkind in ('r', 'p') and (c.relispartition or c.relname in ({frame}) \
          or c.relname::text in (select t.base || suffix from {s}.tables t, unnest(array['_history', '_slabs']) suffix))",
-        literal(&s)
+        quote_literal(&s)
     )
 }
 
@@ -207,7 +202,8 @@ pub enum Layout {
 /// The history table of a captured table, with the system columns alone.
 pub(super) fn history_table(schema: &str, base: &str, log_name: &str, layout: Layout) -> String {
     let (s, t) = (quote_identifier(schema), quote_identifier(&format!("{base}_history")));
-    let comment = literal(&format!("every version of every row of {log_name}: rows are only ever added"));
+    let comment =
+        quote_literal(&format!("every version of every row of {log_name}: rows are only ever added"));
     let key = match layout {
         Layout::Whole => "primary key (_entity_id, _version))",
         // A key of a partitioned table has to hold what it is partitioned by.
@@ -258,7 +254,7 @@ pub(super) fn partition(schema: &str, base: &str, month: [&str; 2]) -> String {
     let name = format!("{base}_history_p{digits}");
     let (s, t) = (quote_identifier(schema), quote_identifier(&name));
     let history = quote_identifier(&format!("{base}_history"));
-    let comment = literal(&format!("the facts of {base}_history from {from} to before {to} (UTC)"));
+    let comment = quote_literal(&format!("the facts of {base}_history from {from} to before {to} (UTC)"));
     let mut sql = format!(
         "create table if not exists {s}.{t} partition of {s}.{history} for values from ('{from} 00:00:00+00') to ('{to} 00:00:00+00');
          comment on table {s}.{t} is {comment};\n"
@@ -352,7 +348,7 @@ impl Objects {
             format!(
                 "(select {what} from {}.slabs s where s.base = {}{begun} order by s.begins desc limit 1)",
                 quote_identifier(&self.schema),
-                literal(&self.base)
+                quote_literal(&self.base)
             )
         };
         // Of a range with two ends the planner thinks that it is small, which this one is.
@@ -394,7 +390,7 @@ impl Objects {
         format!(
             " and (select {}.is_known({}, {moment}))",
             quote_identifier(&self.schema),
-            literal(&self.log_name)
+            quote_literal(&self.log_name)
         )
     }
 
@@ -439,8 +435,9 @@ impl Objects {
 
     /// Statements that give everything its comment.
     pub(super) fn comments(&self) -> String {
-        let comment =
-            |kind: &str, of: &str, text: &str| format!("comment on {kind} {of} is {};\n", literal(text));
+        let comment = |kind: &str, of: &str, text: &str| {
+            format!("comment on {kind} {of} is {};\n", quote_literal(text))
+        };
         let (log_name, remark, unseen) = (&self.log_name, self.remark(), self.unseen());
         let mut sql = comment("view", &self.name(""), &self.current());
         let timeline = format!("every version of every row of {log_name}, with the end of its validity");
@@ -493,7 +490,7 @@ impl Objects {
         [
             past("timestamp with time zone", self.at(Some("$1"))),
             past("pg_lsn", self.alive("", false, Moment::Place("$1")) + &self.guard("$1")),
-            // Of a literal without a type PostgreSQL could not tell which of the two it is.
+            // Of a quote_literal without a type PostgreSQL could not tell which of the two it is.
             past("text", format!("select * from {as_of}($1::timestamptz)")),
             Function {
                 suffix: "_blame",
@@ -613,5 +610,5 @@ fn view(name: &str, query: &str) -> String {
 pub(super) fn array<'a>(texts: impl Iterator<Item = &'a str>) -> String {
     let quoted: Vec<String> =
         texts.map(|text| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))).collect();
-    literal(&format!("{{{}}}", quoted.join(",")))
+    quote_literal(&format!("{{{}}}", quoted.join(",")))
 }

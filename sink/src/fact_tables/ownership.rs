@@ -11,7 +11,7 @@ pub(super) fn is_ours() -> String {
     format!(
         "(starts_with(coalesce(obj_description(n.oid, 'pg_namespace'), ''), {}) or to_regclass(format('%I.commits', n.nspname)) is not null \
          and to_regprocedure(format('%I.refuse()', n.nspname)) is not null)",
-        quote_literal(MARK).trim_start()
+        quote_literal(MARK)
     )
 }
 

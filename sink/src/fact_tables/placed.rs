@@ -50,21 +50,18 @@ pub(super) fn placed<'a>(
     let mut placed = Vec::new();
     let mut merged: BTreeMap<Kin<'a>, Placed<'a>> = BTreeMap::new();
     for add in adds {
-        let of_add = |files| Placed {
+        let file = log.file(&add.path);
+        let facts = Placed {
             of: add,
-            is_merged: log.file(&add.path).is_none(),
-            files,
+            files: file.into_iter().cloned().collect(),
             range: add.lsn,
             count: add.rows,
+            is_merged: file.is_none(),
         };
-        match log.file(&add.path) {
-            Some(file) => placed.push(of_add(vec![file.clone()])),
-            None => {
-                merged
-                    .entry(kin(add))
-                    .and_modify(|others| others.join(add))
-                    .or_insert_with(|| of_add(Vec::new()));
-            }
+        if facts.is_merged {
+            merged.entry(kin(add)).and_modify(|others| others.join(add)).or_insert(facts);
+        } else {
+            placed.push(facts);
         }
     }
     for (kin_of_all, mut facts) in merged {

@@ -150,7 +150,7 @@ impl Cast {
             Self::Scale(scale) => format!("round({value}::numeric, {scale})"),
             Self::Utc => format!("({value} at time zone 'UTC')"),
             Self::Host => {
-                format!("regexp_replace({value}::text, '^([0-9.]+)/32$|^(.*:.*)/128$', '\\1\\2')")
+                format!("regexp_replace({value}::text, '{}', '\\1\\2')", value::HOST)
             }
             Self::Try { from } => {
                 let text = match from {
@@ -288,7 +288,7 @@ impl Read {
             from => from.latest(),
         };
         let text = came.cast_to(column).apply(text.to_owned());
-        let literal = quote_literal(&text).trim_start().to_owned();
+        let literal = quote_literal(&text);
         let is_kept = |kept: &Kept<'_>| {
             kept.declared.iter().all(|declared| is_one_type(declared, &came.column.data_type))
         };

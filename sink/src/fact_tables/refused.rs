@@ -132,7 +132,6 @@ impl FactTables {
                 "comment on column {name}.{} is {}",
                 quote_identifier(column),
                 quote_literal("of a wider type than in the source, because that one is refused here")
-                    .trim_start()
             );
             self.execute(DOING, &sql).await?;
         }

@@ -11,11 +11,8 @@ const DOING: &str = "looking at the fact tables";
 /// What a schema of fact tables is, and who could write to it.
 #[derive(Debug)]
 pub enum Inspected {
-    /// It is not there.
-    Missing {
-        /// The role may make it.
-        may_create: bool,
-    },
+    /// There are none.
+    Missing,
     /// It is somebody else's.
     Foreign,
     /// It holds facts.
@@ -56,16 +53,12 @@ pub struct Writer {
 /// # Errors
 /// What the database says.
 pub async fn inspect(client: &Client, schema: &str) -> Result<Inspected> {
-    let sql = "select exists (select from pg_namespace where nspname = $1), has_database_privilege(current_database(), 'create')";
-    let row = client.query_one(sql, &[&schema]).await.map_err(|error| told(DOING, &error))?;
-    if !row.get::<_, bool>(0) {
-        return Ok(Inspected::Missing { may_create: row.get(1) });
-    }
     let sql = format!("select {} from pg_namespace n where n.nspname = $1", ownership::is_ours());
-    let row = client.query_one(&sql, &[&schema]).await.map_err(|error| told(DOING, &error))?;
+    let row = client.query_opt(&sql, &[&schema]).await.map_err(|error| told(DOING, &error))?;
+    let Some(row) = row else { return Ok(Inspected::Missing) };
     if !row.get::<_, bool>(0) {
         return Ok(match ownership::check(client, schema).await {
-            Ok(()) => Inspected::Missing { may_create: true },
+            Ok(()) => Inspected::Missing,
             Err(_) => Inspected::Foreign,
         });
     }

@@ -31,7 +31,13 @@ impl Event {
     /// An event at one position.
     #[must_use]
     pub fn at(kind: EventKind, table: Option<String>, lsn: Lsn) -> Self {
-        Self { kind, table, lsn: Some(EventLsn::At(lsn)), detail: Map::new() }
+        Self::placed(kind, table, EventLsn::At(lsn))
+    }
+
+    /// An event at a place, be it a position or a range of them.
+    #[must_use]
+    pub fn placed(kind: EventKind, table: Option<String>, place: EventLsn) -> Self {
+        Self { kind, table, lsn: Some(place), detail: Map::new() }
     }
 
     /// The same event with one more thing to say.

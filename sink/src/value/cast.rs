@@ -7,6 +7,10 @@
 
 use bygone_replication::table::{DataType, TypeKind};
 
+/// A single host of a `cidr`, as a regular expression that PostgreSQL, DuckDB and Spark alike understand: its address is in the one or the
+/// other group.
+pub const HOST: &str = "^([0-9.]+)/32$|^(.*:.*)/128$";
+
 /// How the text of a value of one type becomes that of the same value as another type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cast {

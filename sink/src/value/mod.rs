@@ -17,7 +17,7 @@ mod text;
 
 pub(crate) use binary::read as read_binary;
 pub(crate) use block::RowBlock;
-pub use cast::Cast;
+pub use cast::{Cast, HOST};
 pub use kind::Kind;
 pub use printed::Printed;
 pub use render::render;

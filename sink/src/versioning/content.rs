@@ -16,7 +16,7 @@ use crate::fact::{Context, Op, fact_id, fact_id_text};
 use super::context::with_note;
 use super::emit::{Emitter, Said};
 use super::keyed::{Change, differences};
-use super::known::{Content, Entities, Known, Place, Twin};
+use super::known::{Content, Entities, Known, Place, Twin, visit_all};
 use super::table::CapturedTable;
 
 impl Change<'_> {
@@ -151,7 +151,7 @@ pub(super) fn find_anew(table: &CapturedTable, entities: &mut Entities, spill_by
     if !table.schema.key.is_empty() {
         return Ok(());
     }
-    entities.each_mut(number, |entities, key, known| {
+    visit_all(entities, number, |entities, key, known| {
         let Known::Content(Content { schema, row, .. }) = known else { return Ok(()) };
         let Some(row) = table.convert(&row, schema)? else { return Ok(()) };
         // Rows that were gone through before may read now as this one did, and stand in its place already.

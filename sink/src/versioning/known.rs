@@ -210,6 +210,34 @@ pub(crate) struct Entities {
     spilled: bool,
 }
 
+/// Gives all that is known of a table, one after the other, to work that may change what is known by its owner.
+pub(super) fn visit_all<T: AsRef<Entities>>(
+    owner: &mut T,
+    table: u32,
+    mut work: impl FnMut(&mut T, &[u8], Known) -> Result<()>,
+) -> Result<()> {
+    let entities = owner.as_ref();
+    let (changed, state) = (entities.changed_keys(table), Arc::clone(&entities.state));
+    for entry in state.scan(table)? {
+        let (key, value) = entry?;
+        if changed.binary_search_by(|other| other.as_slice().cmp(&key)).is_err() {
+            work(owner, &key, Known::decode(&value)?)?;
+        }
+    }
+    for key in changed {
+        if let Some(known) = owner.as_ref().get(table, &key)? {
+            work(owner, &key, known)?;
+        }
+    }
+    Ok(())
+}
+
+impl AsRef<Self> for Entities {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
 impl Entities {
     pub(crate) fn new(state: Arc<State>) -> Self {
         Self { state, current: Changes::new(), current_bytes: 0, sealed: None, spilled: false }
@@ -263,41 +291,7 @@ impl Entities {
 
     /// Gives all that is known of a table.
     pub(crate) fn each(&self, table: u32, mut visit: impl FnMut(&[u8], Known) -> Result<()>) -> Result<()> {
-        let changed = self.changed_keys(table);
-        for entry in self.state.scan(table)? {
-            let (key, value) = entry?;
-            if changed.binary_search_by(|other| other.as_slice().cmp(&key)).is_err() {
-                visit(&key, Known::decode(&value)?)?;
-            }
-        }
-        for key in changed {
-            if let Some(known) = self.get(table, &key)? {
-                visit(&key, known)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The same, for work that may change what is known.
-    pub(crate) fn each_mut(
-        &mut self,
-        table: u32,
-        mut work: impl FnMut(&mut Self, &[u8], Known) -> Result<()>,
-    ) -> Result<()> {
-        let changed = self.changed_keys(table);
-        let state = Arc::clone(&self.state);
-        for entry in state.scan(table)? {
-            let (key, value) = entry?;
-            if changed.binary_search_by(|other| other.as_slice().cmp(&key)).is_err() {
-                work(self, &key, Known::decode(&value)?)?;
-            }
-        }
-        for key in changed {
-            if let Some(known) = self.get(table, &key)? {
-                work(self, &key, known)?;
-            }
-        }
-        Ok(())
+        visit_all(&mut &*self, table, |_, key, known| visit(key, known))
     }
 
     /// The entity is there and no tombstone.

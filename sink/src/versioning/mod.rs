@@ -33,7 +33,7 @@ use crate::transactions::TransactionBatch;
 use beside::Beside;
 use emit::{Emitter, Findings};
 use keyed::{Change, Gone, Scratch};
-use known::Entities;
+use known::{Entities, visit_all};
 use table::{CapturedTable, RelationMap};
 
 pub use context::is_context;
@@ -72,6 +72,12 @@ pub struct Versioner {
     /// Bytes of changes in memory after which a transaction is spilled.
     spill_bytes: usize,
     hash_key: Option<HashKey>,
+}
+
+impl AsRef<Entities> for Versioner {
+    fn as_ref(&self) -> &Entities {
+        &self.entities
+    }
 }
 
 impl Versioner {
@@ -390,7 +396,7 @@ impl Versioner {
     /// Ends every live entity of a table, or of one of its leaves.
     fn bury_all(&mut self, index: usize, op: Op, leaf: Option<u32>) -> Result<()> {
         let Some(number) = self.tables.get(index).map(|table| table.schema.number) else { return Ok(()) };
-        self.visit_all(number, |this, key, known| this.bury_known(index, key, known, op, leaf))
+        visit_all(self, number, |this, key, known| this.bury_known(index, key, known, op, leaf))
     }
 
     /// A transaction that outgrows memory goes on over a file.

@@ -18,7 +18,7 @@ use super::content::{bury_twin, put_twin};
 use super::context::with_note;
 use super::emit::Said;
 use super::keyed::{bury, differences, known_entity, row_entity, unwatched};
-use super::known::{Entity, Known, Twin};
+use super::known::{Entity, Known, Twin, visit_all};
 use super::table::damaged_row;
 use super::{TransactionSummary, Versioner};
 
@@ -89,7 +89,7 @@ impl Versioner {
             self.spill_if_large()
         })?;
         let keyed = !schema.key.is_empty();
-        self.visit_all(schema.number, |this, key, known| {
+        visit_all(self, schema.number, |this, key, known| {
             let stays = match &known {
                 // What is kept under the other form of key is of before the key changed.
                 Known::Entity(entity) => {
@@ -246,28 +246,6 @@ impl Versioner {
             }
             self.entities.put(number, &twin_key(twin.id), None);
             done.removed += 1;
-        }
-        Ok(())
-    }
-
-    /// Goes through all that is known of a table.
-    pub(super) fn visit_all(
-        &mut self,
-        number: u32,
-        mut work: impl FnMut(&mut Self, &[u8], Known) -> Result<()>,
-    ) -> Result<()> {
-        let changed = self.entities.changed_keys(number);
-        let store = Arc::clone(self.entities.store());
-        for entry in store.scan(number)? {
-            let (key, value) = entry?;
-            if changed.binary_search_by(|other| other.as_slice().cmp(&key)).is_err() {
-                work(self, &key, Known::decode(&value)?)?;
-            }
-        }
-        for key in changed {
-            if let Some(known) = self.entities.get(number, &key)? {
-                work(self, &key, known)?;
-            }
         }
         Ok(())
     }

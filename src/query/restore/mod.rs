@@ -6,6 +6,8 @@ mod plan;
 mod ranks;
 mod statement;
 
+use bygone_replication::table::quote_literal;
+
 use super::arguments::{Entity, Restore};
 use super::sheet::{harmless, print};
 use super::{lookup, open};
@@ -134,5 +136,5 @@ fn message(arguments: &Restore, plan: &Plan) -> String {
     };
     context.insert("restore".to_owned(), what);
     let context = serde_json::Value::Object(context).to_string();
-    format!("select pg_logical_emit_message(true, 'bygone', {})", statement::quoted(&context))
+    format!("select pg_logical_emit_message(true, 'bygone', {})", quote_literal(&context))
 }

@@ -342,7 +342,7 @@ fn equal(column: &SchemaColumn, value: &Value) -> String {
     match (&column.kind, value) {
         (_, Value::Null | Value::Unknown) => format!("{name} is null"),
         (Kind::Json | Kind::Printed(_) | Kind::Other | Kind::List(_), Value::Text(text)) => {
-            format!("{name}::text = {}", quoted(text))
+            format!("{name}::text = {}", quote_literal(text))
         }
         _ => format!("{name} = {}", literal(column, value)),
     }
@@ -360,19 +360,14 @@ fn literal(column: &SchemaColumn, value: &Value) -> String {
         (Kind::Bool, "t") => "true".to_owned(),
         (Kind::Bool, "f") => "false".to_owned(),
         _ => match type_name(&column.column.data_type) {
-            Some(name) => format!("{}::{name}", quoted(text)),
-            None => quoted(text),
+            Some(name) => format!("{}::{name}", quote_literal(text)),
+            None => quote_literal(text),
         },
     }
 }
 
 fn printable_name(name: &TableName) -> String {
     format!("{}.{}", printable_identifier(&name.schema), printable_identifier(&name.name))
-}
-
-/// A text as SQL, without the blank that an escaped one begins with.
-pub(super) fn quoted(text: &str) -> String {
-    quote_literal(text).trim_start().to_owned()
 }
 
 /// A type as SQL takes it; none for a type that the history does not know by name. Modifiers are left out: the column
