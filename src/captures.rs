@@ -57,14 +57,14 @@ fn watch_signals(runtime: &Runtime, stopping: &Arc<AtomicBool>) -> std::io::Resu
 }
 
 /// Runs a capture, and again where its source could not be reached; tells whether it ended well.
-fn keep(run: &Run, stopping: &AtomicBool) -> bool {
+fn keep(run: &Run, stopping: &Arc<AtomicBool>) -> bool {
     // At the level of errors, for lines of any level are to have it.
     let span = tracing::error_span!("run", capture = %run.captured.name);
     let _entered = span.enter();
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
     loop {
         let began = Instant::now();
-        let Err(error) = attempt(run.clone(), &span) else { return true };
+        let Err(error) = attempt(run.clone(), &span, stopping) else { return true };
         // Until it is current, whoever started it waits for its end.
         if !error.is_lost_source() || run.until_current {
             tracing::error!("{error}");
@@ -89,8 +89,9 @@ fn keep(run: &Run, stopping: &AtomicBool) -> bool {
     }
 }
 
-fn attempt(run: Run, span: &Span) -> Result<()> {
-    let options = crate::options(run)?;
+fn attempt(run: Run, span: &Span, stopping: &Arc<AtomicBool>) -> Result<()> {
+    let mut options = crate::options(run)?;
+    options.stopping = Some(Arc::clone(stopping));
     let theirs = span.clone();
     let runtime = Builder::new_multi_thread()
         .worker_threads(2)

@@ -264,12 +264,32 @@ pub(crate) enum OnGap {
     Reconcile,
 }
 
+/// The capture of a file that a command is about.
+#[derive(Debug, Args)]
+pub(crate) struct OneOfFile {
+    /// With --config: the capture of the file that is meant. Needed where it has several.
+    #[arg(id = "captures", value_name = "CAPTURE", requires = "config")]
+    pub(crate) capture: Option<String>,
+    /// Read settings from this file, as bygone run does, where neither a flag nor the environment gives them.
+    #[arg(long, env = "BYGONE_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
 /// `bygone detach`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  bygone detach --source postgres://app@db/shop
+  bygone detach --config bygone.toml shop")]
 pub(crate) struct Detach {
+    #[command(flatten)]
+    pub(crate) of_file: OneOfFile,
     /// The captured database.
     #[arg(long, env = "BYGONE_SOURCE", value_name = "URL", hide_env_values = true)]
     pub(crate) source: String,
+    /// A shell command that prints the password for the source.
+    #[arg(long, env = "BYGONE_PASSWORD_COMMAND", value_name = "COMMAND", hide_env_values = true)]
+    pub(crate) password_command: Option<String>,
     /// Name of the capture.
     #[arg(long, env = "BYGONE_NAME", default_value = "bygone")]
     pub(crate) name: String,
@@ -374,12 +394,15 @@ pub(crate) struct Doctor {
 Examples:
   bygone status --source postgres://app@db/shop --history s3://archive/shop
   bygone status --at 9464 --format json
+  bygone status --config bygone.toml shop
 
 With --history it reports what the log says, with --source what the slot says, with both how far the history is behind; with --at
 what a running capture says of itself: facts per second, memory, whether it streams.
 Exit code 0: healthy. 1: the slot is gone, lost or not being read, nobody answers at --at, the history is too far behind, a table
 waits for its first copy, or for the comparison that settles a gap.")]
 pub(crate) struct Status {
+    #[command(flatten)]
+    pub(crate) of_file: OneOfFile,
     /// The history: a directory, file://…, s3://bucket/prefix, az://container/prefix, or postgres://… for fact tables.
     #[arg(long, env = "BYGONE_HISTORY", value_name = "URL", hide_env_values = true)]
     pub(crate) history: Option<String>,
@@ -389,6 +412,9 @@ pub(crate) struct Status {
     /// The captured database.
     #[arg(long, env = "BYGONE_SOURCE", value_name = "URL", hide_env_values = true)]
     pub(crate) source: Option<String>,
+    /// A shell command that prints the password for the source.
+    #[arg(long, env = "BYGONE_PASSWORD_COMMAND", value_name = "COMMAND", hide_env_values = true)]
+    pub(crate) password_command: Option<String>,
     /// Where bygone run answers (its --listen): a port of this machine, or an address.
     #[arg(long, value_name = "[HOST:]PORT", value_parser = crate::metrics::parse_address)]
     pub(crate) at: Option<std::net::SocketAddr>,

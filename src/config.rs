@@ -1,4 +1,4 @@
-//! `bygone.toml`: the settings of `bygone run`, and so of `bygone doctor`, for one capture or several.
+//! `bygone.toml`: the settings of `bygone run`, and so of other commands about a capture, for one capture or several.
 //!
 //! Each long flag of `run` is a key, with the same values: `commit-interval = "5s"`. Keys at the top hold for all captures, those of
 //! `[capture.NAME]` for one. Whatever a flag or the environment says comes before the file, and the file before the defaults. So a
@@ -26,7 +26,11 @@ use crate::screen::tell;
 const NOT_IN_FILES: [&str; 7] = ["config", "help", "version", "verbose", "quiet", "log-format", "discard"];
 
 /// Commands that a file has settings for. What one of them has no flag for is nothing to it.
-const COMMANDS: [&str; 2] = ["run", "doctor"];
+const COMMANDS: [&str; 4] = ["run", "doctor", "status", "detach"];
+/// Those that are about one capture.
+const OF_ONE: [&str; 2] = ["status", "detach"];
+/// What `status` calls a setting of `run`: where the capture answers, and how far behind it may be.
+const OF_STATUS: [(&str, &str); 2] = [("listen", "at"), ("ready-within", "max-lag")];
 
 /// What a file says of one capture: keys with the values that flags would have.
 type Settings = BTreeMap<String, Vec<String>>;
@@ -47,6 +51,10 @@ pub(crate) fn captures(arguments: &[String]) -> Result<Option<Vec<Cli>>> {
     if let Some(name) = wanted.iter().find(|name| !captures.contains_key(**name)) {
         let near = did_you_mean(name, captures.keys().cloned());
         return Err(Error::other(format!("{} has no [capture.{name}]{near}", path.display())));
+    }
+    if OF_ONE.contains(&command) && wanted.is_empty() && captures.len() > 1 {
+        let names = captures.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        return Err(Error::other(format!("{} has several captures: name one of {names}", path.display())));
     }
     let wanted = captures.iter().filter(|(name, _)| wanted.is_empty() || wanted.contains(name));
     let effective: Vec<(&str, Cli)> = wanted
@@ -266,6 +274,10 @@ fn effective(
     let flags = command_named(command);
     let mut line = arguments.to_vec();
     for (key, values) in settings {
+        let key = OF_STATUS
+            .iter()
+            .find(|(of_run, _)| command == "status" && of_run == key)
+            .map_or(key.as_str(), |(_, own)| own);
         let Some(flag) = flags.get_arguments().find(|flag| flag.get_long() == Some(key)) else { continue };
         let said = given.and_then(|given| given.value_source(flag.get_id().as_str()));
         if matches!(said, Some(ValueSource::CommandLine | ValueSource::EnvVariable)) {

@@ -10,7 +10,10 @@ use crate::error::{Error, Result};
 
 /// Removes the slot, then the publications that it reads.
 pub(crate) async fn detach(arguments: &Detach) -> Result<()> {
-    let options = ConnectOptions::parse(&arguments.source)?.with_application_name("bygone");
+    let mut options = ConnectOptions::parse(&arguments.source)?.with_application_name("bygone");
+    if let Some(command) = &arguments.password_command {
+        options = options.with_password_command(command);
+    }
     let sql = session::connect_sql(&options).await?;
     slot::check_name(&arguments.name)?;
     let names = Names::new(&arguments.name)?;

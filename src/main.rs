@@ -237,6 +237,7 @@ fn options(run: Run) -> Result<RunOptions> {
         accept_fork: run.accept_fork,
         source_timeout: run.source_timeout,
         store_timeout: run.store_timeout,
+        stopping: None,
     })
 }
 

@@ -265,7 +265,10 @@ async fn source(
     archive: Option<&Archive>,
     problems: &mut Vec<String>,
 ) -> Result<SourceReport> {
-    let connect = ConnectOptions::parse(url)?.with_application_name("bygone status");
+    let mut connect = ConnectOptions::parse(url)?.with_application_name("bygone status");
+    if let Some(command) = &arguments.password_command {
+        connect = connect.with_password_command(command);
+    }
     let sql = session::connect_sql(&connect).await?;
     let server = catalog::server_info(&sql).await?;
     let now = Timestamp(catalog::server_time(&sql).await?);

@@ -53,9 +53,21 @@ pub(crate) struct FactRows<'a> {
 pub(crate) struct RowColumns<'a> {
     path: &'a str,
     schema: Arc<TableSchema>,
-    unknown: &'a ListArray,
-    raw: &'a MapArray,
+    /// What is said of values that are not known, and of those that their column cannot hold; none where nothing is.
+    unknown: Option<&'a ListArray>,
+    raw: Option<&'a MapArray>,
     columns: Vec<Option<&'a ArrayRef>>,
+}
+
+/// Which of the columns are there that say something of others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Notes {
+    pub(crate) unknown: bool,
+    pub(crate) raw: bool,
+}
+
+impl Notes {
+    pub(crate) const ALL: Self = Self { unknown: true, raw: true };
 }
 
 impl<'a> FactRows<'a> {
@@ -66,7 +78,7 @@ impl<'a> FactRows<'a> {
             version: system(path, batch, "_version", |array| array.as_any().downcast_ref())?,
             lsn: system(path, batch, "_lsn", |array| array.as_any().downcast_ref())?,
             deleted_at: system(path, batch, "_deleted_at", |array| array.as_any().downcast_ref())?,
-            rows: RowColumns::new(path, schema, batch)?,
+            rows: RowColumns::new(path, schema, batch, Notes::ALL)?,
         })
     }
 
@@ -94,11 +106,18 @@ impl<'a> FactRows<'a> {
 
 impl<'a> RowColumns<'a> {
     /// The rows of a batch that were written under `schema`.
-    pub(crate) fn new(path: &'a str, schema: Arc<TableSchema>, batch: &'a RecordBatch) -> Result<Self> {
+    pub(crate) fn new(
+        path: &'a str,
+        schema: Arc<TableSchema>,
+        batch: &'a RecordBatch,
+        notes: Notes,
+    ) -> Result<Self> {
+        let unknown = || system(path, batch, "_unknown", |array| array.as_list_opt::<i32>());
+        let raw = || system(path, batch, "_raw", |array| array.as_map_opt());
         let columns = schema.columns.iter().map(|column| batch.column_by_name(&column.physical)).collect();
         Ok(Self {
-            unknown: system(path, batch, "_unknown", |array| array.as_list_opt::<i32>())?,
-            raw: system(path, batch, "_raw", |array| array.as_map_opt())?,
+            unknown: notes.unknown.then(unknown).transpose()?,
+            raw: notes.raw.then(raw).transpose()?,
             path,
             schema,
             columns,
@@ -107,11 +126,11 @@ impl<'a> RowColumns<'a> {
 
     /// The row at a place.
     pub(crate) fn row(&self, at: usize, row: &mut RowBuilder) -> Result<()> {
-        let unknown = self.unknown.is_valid(at).then(|| self.unknown.value(at));
+        let unknown = self.unknown.filter(|all| all.is_valid(at)).map(|all| all.value(at));
         let unknown = unknown.as_ref().and_then(|names| names.as_string_opt::<i32>());
         let is_unknown =
             |name: &str| unknown.is_some_and(|names| names.iter().flatten().any(|other| other == name));
-        let raw = self.raw.is_valid(at).then(|| self.raw.value(at));
+        let raw = self.raw.filter(|all| all.is_valid(at)).map(|all| all.value(at));
         let raw = raw.as_ref().and_then(|entries| {
             Some((entries.column(0).as_string_opt::<i32>()?, entries.column(1).as_string_opt::<i32>()?))
         });

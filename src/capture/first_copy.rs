@@ -1,6 +1,7 @@
 //! Tables without a snapshot get one: at the slot's own consistent point, or at that of a temporary slot [4].
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bygone_replication::Lsn;
@@ -27,6 +28,8 @@ const ATTEMPTS: usize = 5;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Copied tables are committed together, so that thousands of small ones do not make thousands of commits.
 const COMMIT_EVERY: Duration = Duration::from_secs(10);
+/// How often it is looked at what the slot holds meanwhile.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
 
 impl Capture {
     /// Copies the tables whose snapshot is not in the log.
@@ -152,7 +155,17 @@ impl Capture {
             tokio::spawn(
                 async move { snapshot::copy(&settings, &store, &state, &numbers, wanted, done).await },
             );
-        let ready = self.commit_as_done(exported, outcomes).await?;
+        let ready = match self.commit_as_done(exported, outcomes).await {
+            Ok(ready) => ready,
+            Err(error) => {
+                copying.abort();
+                // Whether or not it is bridged: a slot made anew would hold no less by the end of the next copy.
+                if gap::is_loss(&error) {
+                    self.give_up(&error).await?;
+                }
+                return Err(error);
+            }
+        };
         let copied = copying
             .await
             .unwrap_or_else(|error| Err(Error::other(format!("the snapshot has failed: {error}"))));
@@ -162,6 +175,9 @@ impl Capture {
     }
 
     /// Takes tables as they are done, and commits them from time to time; gives those of since the last commit.
+    ///
+    /// # Errors
+    /// [`Error::SlotLag`] as soon as the source keeps more WAL for the slot than it may: copying takes nothing from there.
     async fn commit_as_done(
         &mut self,
         exported: &Exported,
@@ -170,6 +186,8 @@ impl Capture {
         let mut ready = Vec::new();
         let mut due = tokio::time::interval_at(tokio::time::Instant::now() + COMMIT_EVERY, COMMIT_EVERY);
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut watch = tokio::time::interval(WATCH_EVERY);
+        watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 outcome = outcomes.recv() => match outcome {
@@ -181,7 +199,17 @@ impl Capture {
                 _ = due.tick() => {
                     self.commit_copied(exported.point, exported.at, std::mem::take(&mut ready)).await?;
                 }
+                _ = watch.tick() => self.check_slot()?,
             }
+        }
+    }
+
+    /// The watcher measures what the slot holds; nobody takes its looks while tables are copied.
+    fn check_slot(&self) -> Result<()> {
+        let held = u64::try_from(self.metrics.slot_held.load(Ordering::Relaxed)).unwrap_or_default();
+        match self.options.max_slot_lag.filter(|limit| held > *limit) {
+            Some(limit) => Err(Error::SlotLag { slot: self.wanted.slot.clone(), held, limit }),
+            None => Ok(()),
         }
     }
 

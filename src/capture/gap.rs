@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bygone_replication::catalog::ErrorKind as CatalogErrorKind;
@@ -121,7 +122,7 @@ impl Capture {
         if let Loss::TooMuch(_) = loss
             && (self.options.on_gap == OnGap::Stop || self.pipeline()?.forsaken)
         {
-            self.give_up(&loss).await?;
+            self.give_up(error).await?;
             return Ok(false);
         }
         let allowed = match loss {
@@ -182,6 +183,7 @@ impl Capture {
     /// Makes the capture's own slot anew, and says where it begins.
     async fn new_slot(&mut self, sql: &Client) -> Result<Lsn> {
         self.drop_slot(sql).await?;
+        self.metrics.slot_held.store(0, Ordering::Relaxed);
         let connection = Connection::connect(&self.connect, Mode::Replication).await?;
         let version = connection.server_version();
         let exported = export(sql, connection, &self.wanted.slot, version, false, &self.stop).await?;
@@ -205,13 +207,14 @@ impl Capture {
     }
 
     /// The slot is dropped, and the log says what that costs, for the operator to go on from.
-    async fn give_up(&mut self, loss: &Loss) -> Result<()> {
+    pub(super) async fn give_up(&mut self, error: &Error) -> Result<()> {
+        let Some(loss) = Loss::of(error) else { return Ok(()) };
         let sql = session::connect_sql(&self.connect).await?;
         let now = catalog::watch::position(&sql).await?;
         // What was taken since the last commit goes with this process.
         let pipeline = self.pipeline()?;
         pipeline.position = pipeline.durable;
-        let event = self.event(EventKind::Gap, loss, now)?;
+        let event = self.event(EventKind::Gap, &loss, now)?;
         self.write_down(event).await?;
         self.drop_slot(&sql).await
     }

@@ -125,6 +125,8 @@ pub(crate) struct RunOptions {
     pub(crate) source_timeout: Duration,
     /// How long a bucket may not answer.
     pub(crate) store_timeout: Duration,
+    /// Whoever begins this capture was told to stop.
+    pub(crate) stopping: Option<Arc<AtomicBool>>,
 }
 
 /// How the memory that `--memory` allows is shared out.
@@ -168,6 +170,10 @@ pub(crate) async fn run(mut options: RunOptions) -> Result<()> {
     let store_options = StoreOptions { retry_for: options.store_timeout, ..StoreOptions::default() };
     let stop = Arc::new(AtomicBool::new(false));
     watch_signals(Arc::clone(&stop))?;
+    // A signal that came just before was not for this one to hear.
+    if options.stopping.as_ref().is_some_and(|stopping| stopping.load(Ordering::SeqCst)) {
+        stop.store(true, Ordering::SeqCst);
+    }
     let (place, alone) = match &options.history {
         Some(history) => {
             (follower::Place { location: Location::parse(history)?, options: store_options }, None)
@@ -688,6 +694,7 @@ fn watcher(
         every: options.catalog_interval,
         held: WalHeld::new(wanted.slot.clone(), options.max_slot_lag, Arc::clone(metrics)),
         patience: options.source_timeout,
+        ends: options.until_current,
         quiet_until: None,
         refused: HashSet::new(),
         unpublished: HashMap::new(),

@@ -182,6 +182,8 @@ pub(super) struct Watcher {
     pub(super) held: WalHeld,
     /// A connection that is silent for longer is given up: nobody may be at its other end.
     pub(super) patience: Duration,
+    /// The run ends by itself, and for that needs a look: it does not wait for one any longer than for the source.
+    pub(super) ends: bool,
     /// Nothing had changed here that is not in the last look.
     pub(super) quiet_until: Option<Lsn>,
     /// Tables that were refused for a clash of names: said once.
@@ -200,9 +202,12 @@ impl Watcher {
     async fn run(mut self, looks: Sender<Result<Look>>) {
         let mut client: Option<Client> = None;
         let mut last = None;
+        let mut failing: Option<Instant> = None;
         loop {
             let turn = tokio::time::timeout(self.patience, self.turn(&mut client, &mut last)).await;
-            match turn.unwrap_or_else(|_| Err(Error::other("the source does not answer"))) {
+            let turn = turn.unwrap_or_else(|_| Err(Error::other("the source does not answer")));
+            failing = turn.is_err().then(|| failing.unwrap_or_else(Instant::now));
+            match turn {
                 Ok(Some(look)) => {
                     if looks.send(Ok(look)).is_err() {
                         return;
@@ -212,6 +217,13 @@ impl Watcher {
                 Err(error @ (Error::Refused(_) | Error::SlotLag { .. })) => {
                     // Whoever follows the stream has ended already if nobody takes it.
                     let _ = looks.send(Err(error));
+                    return;
+                }
+                Err(error) if self.ends && failing.is_some_and(|since| since.elapsed() >= self.patience) => {
+                    let said = format!(
+                        "{error}; without a look at the catalog nobody knows whether the history is current"
+                    );
+                    let _ = looks.send(Err(Error::other(said)));
                     return;
                 }
                 Err(error) => {

@@ -12,7 +12,7 @@ use super::changes::{Shaper, damaged, is_unknown, why_unknown};
 use super::condition::Condition;
 use super::parquet_file::ParquetRows;
 use super::sheet::{Heading, Sheet, left, right};
-use super::value::{cell, fields};
+use super::value::fields;
 use super::verdict::{Verdict, tell_not_known};
 use super::{counted, lookup, moment, open};
 use crate::cli::Format;
@@ -48,11 +48,7 @@ pub(super) async fn as_of(arguments: &Arguments) -> Result<()> {
     let mut sink = Rows::new(arguments, &table, &schema, shown, condition)?;
     let columns = Columns::Some(attnums);
     let mut visit = |row: &LiveRow<'_>| sink.take(row);
-    if rows.len() <= SORTED {
-        rows.sorted_rows(&columns, &mut visit).await?;
-    } else {
-        rows.rows(&columns, &mut visit).await?;
-    }
+    rows.sorted_if_few(&columns, SORTED, &mut visit).await?;
     let Finished { count, unknown, raw, not_told } = sink.finish()?;
     tell_not_known(&table.log_name, not_told);
     for (at, rows) in unknown {
@@ -166,10 +162,7 @@ impl<'a> Rows<'a> {
             *self.finished.unknown.entry(*at).or_default() += 1;
         }
         match &mut self.out {
-            Out::Sheet(sheet) => {
-                let cells = shown().map(|(kind, field)| cell(kind, field).map_err(damaged));
-                sheet.row(cells.collect::<Result<_>>()?)
-            }
+            Out::Sheet(sheet) => sheet.values(shown()),
             Out::Parquet(file) => {
                 self.finished.raw += shown().filter(|(_, field)| field.status == Status::Raw).count();
                 file.append(row)

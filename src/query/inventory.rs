@@ -32,7 +32,7 @@ pub(super) async fn tables(arguments: &Tables) -> Result<()> {
     let mut sheet = Sheet::new(arguments.reading.format, headings)?;
     let (now, until) = archive.known_until();
     for table in archive.tables()? {
-        let live = AsOf::find(&archive, &table, Cut::Lsn(now)).await?.len();
+        let live = AsOf::find(&archive, &table, Cut::Lsn(now)).await?.count().await?;
         let adds = || table.files.iter().map(|file| &file.add);
         let from = match table.known.first() {
             Some(extent) => archive.time_of_place(extent.from).await?,

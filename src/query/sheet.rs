@@ -4,8 +4,11 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
+use bygone_sink::value::{Field, Kind, Status, render};
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, LineStyle, Table, TableStyle, Width};
 
+use super::changes::damaged;
+use super::value::{cell, json};
 use crate::cli::Format;
 use crate::error::{Error, Result};
 
@@ -126,7 +129,7 @@ pub(crate) fn abridged(text: &str, characters: usize) -> Option<String> {
 
 /// A text as a JSON string.
 pub(crate) fn json_string(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+    serde_json::to_string(text).unwrap_or_default()
 }
 
 /// A column of a result.
@@ -182,6 +185,11 @@ pub(crate) struct Sheet {
     lines: bool,
     /// The widths of what was shown already, for a result without an end.
     shown: Option<Vec<usize>>,
+    /// What stands before each value of an object in JSON.
+    names: Vec<String>,
+    /// Room for a line of CSV or JSON, and for a value of it.
+    line: String,
+    text: String,
 }
 
 impl Sheet {
@@ -204,8 +212,20 @@ impl Sheet {
     }
 
     fn begin(format: Format, headings: Vec<Heading>, out: Box<dyn Write>, lines: bool) -> Result<Self> {
-        let mut sheet =
-            Self { format, headings, out, waiting: Vec::new(), rows: 0, cut: 0, lines, shown: None };
+        let names = headings.iter().map(|heading| format!("{}: ", json_string(&heading.name))).collect();
+        let mut sheet = Self {
+            format,
+            headings,
+            names,
+            out,
+            waiting: Vec::new(),
+            rows: 0,
+            cut: 0,
+            lines,
+            shown: None,
+            line: String::new(),
+            text: String::new(),
+        };
         match format {
             Format::Csv => {
                 let names: Vec<String> = sheet.headings.iter().map(|heading| quoted(&heading.name)).collect();
@@ -226,19 +246,10 @@ impl Sheet {
                 self.write(&format!("{}\n", values.join(",")))
             }
             Format::Json => {
-                let pairs: Vec<String> = self
-                    .headings
-                    .iter()
-                    .zip(&cells)
-                    .map(|(heading, cell)| format!("{}: {}", json_string(&heading.name), cell.json()))
-                    .collect();
-                let before = match (self.lines, self.rows) {
-                    (true, _) => "",
-                    (false, 1) => "\n ",
-                    (false, _) => ",\n ",
-                };
-                let after = if self.lines { "\n" } else { "" };
-                self.write(&format!("{before}{{{}}}{after}", pairs.join(", ")))
+                let pairs =
+                    self.names.iter().zip(&cells).map(|(name, cell)| format!("{name}{}", cell.json()));
+                let pairs = pairs.collect::<Vec<_>>().join(", ");
+                self.write(&format!("{}{pairs}{}", self.before_object(), self.after_object()))
             }
             Format::Table => {
                 let (cells, cut): (Vec<Cell>, Vec<bool>) = cells.into_iter().map(Cell::for_people).unzip();
@@ -247,6 +258,57 @@ impl Sheet {
                 Ok(())
             }
         }
+    }
+
+    /// Adds a row of a table's values. Whole tables are written so: for programs, none is kept by itself.
+    pub(crate) fn values<'f>(&mut self, values: impl Iterator<Item = (&'f Kind, Field<'f>)>) -> Result<()> {
+        if self.format == Format::Table {
+            let cells = values.map(|(kind, field)| cell(kind, field).map_err(damaged));
+            return self.row(cells.collect::<Result<_>>()?);
+        }
+        self.rows += 1;
+        self.line.clear();
+        let is_csv = self.format == Format::Csv;
+        if !is_csv {
+            self.line.push_str(self.before_object());
+        }
+        for (at, (kind, field)) in values.enumerate() {
+            if at > 0 {
+                self.line.push_str(if is_csv { "," } else { ", " });
+            }
+            self.text.clear();
+            render(kind, field, &mut self.text).map_err(damaged)?;
+            let is_there = !matches!(field.status, Status::Null | Status::Unknown);
+            if is_csv {
+                if is_there {
+                    push_quoted(&self.text, &mut self.line);
+                }
+                continue;
+            }
+            self.line.push_str(self.names.get(at).map_or("", String::as_str));
+            let json = match field.status {
+                Status::Null | Status::Unknown => Some("null".to_owned()),
+                // Its type cannot hold it: it is text.
+                Status::Raw => None,
+                Status::Value | Status::Large => json(kind, field, &self.text).map_err(damaged)?,
+            };
+            self.line.push_str(&json.unwrap_or_else(|| json_string(&self.text)));
+        }
+        self.line.push_str(if is_csv { "\n" } else { self.after_object() });
+        self.out.write_all(self.line.as_bytes()).map_err(no_output)
+    }
+
+    /// What stands before an object in JSON, and after it.
+    const fn before_object(&self) -> &'static str {
+        match (self.lines, self.rows) {
+            (true, _) => "{",
+            (false, 1) => "\n {",
+            (false, _) => ",\n {",
+        }
+    }
+
+    const fn after_object(&self) -> &'static str {
+        if self.lines { "}\n" } else { "}" }
     }
 
     /// Shows what came so far: for results without an end.
@@ -369,14 +431,22 @@ fn csv(cell: &Cell) -> String {
     }
 }
 
-/// Quoted where it must be. `\.` alone on a line would end the data for COPY.
 fn quoted(text: &str) -> String {
-    let special = |c: char| matches!(c, ',' | '"' | '\n' | '\r');
+    let mut out = String::with_capacity(text.len());
+    push_quoted(text, &mut out);
+    out
+}
+
+/// Quoted where it must be. `\.` alone on a line would end the data for COPY.
+fn push_quoted(text: &str, out: &mut String) {
+    let special = |byte: u8| matches!(byte, b',' | b'"' | b'\n' | b'\r');
     let blank = text.starts_with(char::is_whitespace) || text.ends_with(char::is_whitespace);
-    if text.is_empty() || text == "\\." || blank || text.contains(special) {
-        format!("\"{}\"", text.replace('"', "\"\""))
+    if text.is_empty() || text == "\\." || blank || text.bytes().any(special) {
+        out.push('"');
+        out.push_str(&text.replace('"', "\"\""));
+        out.push('"');
     } else {
-        text.to_owned()
+        out.push_str(text);
     }
 }
 

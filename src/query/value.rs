@@ -36,7 +36,7 @@ pub(crate) fn text(kind: &Kind, field: Field<'_>) -> Result<String, RowError> {
 }
 
 /// The value as JSON, where that is not its text as a string. What a double does not hold exactly stays a string.
-fn json(kind: &Kind, field: Field<'_>, text: &str) -> Result<Option<String>, RowError> {
+pub(crate) fn json(kind: &Kind, field: Field<'_>, text: &str) -> Result<Option<String>, RowError> {
     Ok(match kind {
         Kind::Bool => Some((if text == "t" { "true" } else { "false" }).to_owned()),
         Kind::Int16 | Kind::Int32 | Kind::Oid => Some(text.to_owned()),

@@ -311,5 +311,17 @@ fn captures_of_one_file_run_together_or_by_name_with_passwords_that_a_command_pr
     assert!(eventually(Duration::from_secs(30), &mut both), "{}", bygone.said());
     client.batch_execute("insert into orders values (2)").unwrap();
     assert!(eventually(Duration::from_secs(30), || facts("shop") == 2), "{}", bygone.said());
+
+    // Commands about one capture take the same file.
+    bygone.command(&["status", "--config", path]).misused(&["several captures", "billing, shop"]);
+    bygone.command(&["status", "--config", path, "shpo"]).misused(&["shop"]);
+    let status = bygone.command(&["status", "--config", path, "shop", "--format", "json"]).well().stdout;
+    let status: Value = serde_json::from_str(&status).unwrap();
+    assert_eq!(status["history"]["name"], "shop");
+    assert!(status["source"].is_object(), "{status}");
     bygone.terminate(Signal::TERM, Duration::from_secs(20));
+    let detached = bygone.command(&["detach", "--config", path, "billing"]).well().stderr;
+    assert!(detached.contains("dropped replication slot billing"), "{detached}");
+    let slots = "select string_agg(slot_name, ',') from pg_replication_slots";
+    assert_eq!(client.query_one(slots, &[]).unwrap().get::<_, String>(0), "shop");
 }

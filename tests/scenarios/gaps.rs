@@ -8,9 +8,11 @@ use rustix::process::Signal;
 use super::contents;
 use super::schema::{Diary, ITEMS};
 use crate::support::bygone::Bygone;
+use crate::support::history::History;
 use crate::support::postgres::{Postgres, Stop};
 use crate::support::process::eventually;
 use crate::support::scratch::Scratch;
+use crate::support::store::Store;
 
 /// Rows that change while nobody hears of it: one of each kind.
 const UNHEARD: &str = "
@@ -390,6 +392,41 @@ fn a_slot_that_holds_more_than_it_may_is_dropped_and_the_gap_recorded() {
     diary.bygone.attempt(&["--on-gap", "reconcile"]).well();
     diary.save("items");
     diary.check();
+}
+
+/// What is copied takes nothing from the slot, however long it takes.
+#[test]
+fn a_slot_that_holds_more_than_it_may_is_dropped_while_tables_are_copied() {
+    let server = Postgres::start();
+    server.run(&format!("{ITEMS}; create table others (id int primary key); insert into others values (1)"));
+    let scratch = Scratch::new("history");
+    let mut bygone = Bygone::new(server.url(), scratch.join("history"));
+    let options = ["--max-slot-lag", "16MB", "--catalog-interval", "200ms", "--snapshot-workers", "1"];
+    bygone.start_with(&options, "snapshot.table_done=sleep(20000)@1");
+    let slot = "select 1 from pg_replication_slots where slot_name = 'bygone'";
+    let soon = Duration::from_secs(30);
+    assert!(eventually(soon, || server.value(slot).is_some()), "{}", bygone.said());
+    server.run(
+        "select pg_logical_emit_message(false, 'fill', repeat('x', 4000000)) from generate_series(1, 8)",
+    );
+    let ended = bygone.ending(soon);
+    assert_eq!(ended.code(), Some(1), "{}", bygone.said());
+    assert!(bygone.said().contains("--max-slot-lag"), "{}", bygone.said());
+    assert_eq!(server.value(slot), None);
+    let history = || History::read(Store::directory(scratch.join("history")));
+    assert_eq!(history().events("gap").len(), 1);
+
+    server.run("update items set a = 'unheard' where id = 1; insert into others values (2)");
+    bygone.attempt(&[]).refused(&["--on-gap reconcile"]);
+    bygone.attempt(&["--on-gap", "reconcile"]).well();
+    let rows = |table: &str, columns: &str| {
+        let asked =
+            ["as-of", table, "--at", "now", "--format", "csv", "--columns", columns, "--where", "id <= 2"];
+        bygone.ask(&asked).well().stdout
+    };
+    assert!(rows("items", "id,a").starts_with("id,a\n1,unheard\n"), "{}", rows("items", "id,a"));
+    assert_eq!(rows("others", "id"), "id\n1\n2\n");
+    bygone.ask(&["verify"]).well();
 }
 
 /// A commit is on its way to a server that does not answer, and nobody knows for how long.

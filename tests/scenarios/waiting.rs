@@ -82,6 +82,25 @@ fn a_password_command_that_goes_wrong_holds_nothing_up() {
     assert!(told.stderr.contains("says more than 4096 bytes"), "{}", told.stderr);
 }
 
+/// A run that ends by itself says why it cannot, where nobody can tell what the catalog says.
+#[test]
+fn a_catalog_that_cannot_be_read_is_not_waited_for_without_end() {
+    let server = Postgres::start();
+    server.run(&format!(
+        "{ITEMS}; create role app login replication; grant create on database {DATABASE} to app;
+        grant usage on schema public to app; alter table items owner to app"
+    ));
+    let scratch = Scratch::new("history");
+    let mut bygone = Bygone::new(server.url_as("app", DATABASE), scratch.join("history"))
+        .options(&["--catalog-interval", "200ms"]);
+    bygone.until_current();
+    server.run("revoke select on pg_enum from public; update items set n = n + 1");
+    let refused = bygone.attempt(&["--source-timeout", "3s"]);
+    refused.refused(&["pg_enum", "whether the history is current"]);
+    server.run("grant select on pg_enum to public");
+    bygone.until_current();
+}
+
 /// A table that is new waits for a transaction that does not end; the others do not, also after a restart.
 #[test]
 fn a_table_that_cannot_be_copied_yet_holds_up_no_other() {

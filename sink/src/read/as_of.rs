@@ -10,20 +10,23 @@ use std::sync::Arc;
 
 use arrow::array::{Array, Int64Array, StringArray, TimestampMicrosecondArray};
 use bygone_replication::Lsn;
-use futures_util::TryStreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use parquet::arrow::ProjectionMask;
 
 use super::archive::Kept;
-use super::facts::{facts_at, rows_at};
+use super::facts::facts_at;
 use super::file::{self, Builder, column};
+use super::slab_scan::{Lived, Wanted, read_ahead};
 use super::{Archive, Columns, Cut, Fact, FactFilter, Flow, OwnedFact, TableHistory};
 use crate::entity::{StateKey, state_key};
 use crate::error::Result;
+use crate::fact_file::{RowColumns, damaged};
 use crate::fact_tables::Rows;
 use crate::log::Add;
 use crate::schema::TableSchema;
-use crate::slabs::{BEGAN, ENDED, Slab, SlabFile, SlabSet};
+use crate::slabs::SlabSet;
 use crate::timestamp::Timestamp;
+use crate::value::RowBuilder;
 
 /// Where the last version of an entity stands. 24 bytes, and some 40 for the entity's key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +72,7 @@ pub struct AsOf<'a> {
     archive: &'a Archive,
     table: &'a TableHistory,
     /// Rows in files of a slab.
-    in_slab: Vec<(SlabFile, Vec<u32>)>,
+    in_slab: Vec<Lived>,
     /// Rows among the facts: which of the table's files, and where in it.
     in_facts: Vec<(u32, u32)>,
     /// Rows of a fact table: those of this moment, so many.
@@ -166,22 +169,18 @@ impl<'a> AsOf<'a> {
         }
         let slabs = SlabSet::load(archive.store()?, &table.log_name).await?;
         let time = if slabs.all().is_empty() { None } else { as_time(archive, table, cut).await? };
-        if let Some((slab, time)) = time.and_then(|time| Some((slabs.at(time)?, time))) {
-            found
-                .filter(slab, |began, ended, _| {
-                    began.is_none_or(|began| began <= time.0) && ended.is_none_or(|ended| time.0 < ended)
-                })
-                .await?;
+        let (slab, wanted) = if let Some((slab, time)) = time.and_then(|time| Some((slabs.at(time)?, time))) {
+            (slab, Wanted::At(time))
         } else if let Some(slab) = time.and_then(|time| slabs.before(time)) {
-            let since = Winners::find_after(archive, table, slab.to, cut).await?;
-            found.in_facts = since.places();
-            found
-                .filter(slab, |_, ended, entity_id| {
-                    ended.is_none() && !since.last.contains_key(&state_key(entity_id))
-                })
-                .await?;
+            let (entities, FactPlaces(places)) = facts_since(archive, table, slab.to, cut).await?;
+            found.in_facts = places;
+            (slab, Wanted::Carried(Arc::new(entities)))
         } else {
             found.in_facts = Winners::find(archive, table, cut).await?.places();
+            return Ok(found);
+        };
+        for file in &slab.files {
+            found.in_slab.extend(Lived::in_file(archive.store()?, file, &wanted).await?);
         }
         Ok(found)
     }
@@ -192,48 +191,19 @@ impl<'a> AsOf<'a> {
         Self { archive, table, in_slab: Vec::new(), in_facts: places.0, in_rows: None }
     }
 
-    /// Takes rows of a slab, by when they began and ended and whose they are.
-    async fn filter(
-        &mut self,
-        slab: &Slab,
-        wanted: impl Fn(Option<i64>, Option<i64>, &str) -> bool,
-    ) -> Result<()> {
-        for slab_file in &slab.files {
-            let path = &slab_file.path;
-            let builder = file::open(self.archive.store()?, path, slab_file.bytes).await?;
-            let mask = ProjectionMask::columns(builder.parquet_schema(), ["_entity_id", BEGAN, ENDED]);
-            let mut batches = file::read(path, builder.with_projection(mask))?;
-            let (mut rows, mut before) = (Vec::new(), 0u32);
-            while let Some(batch) = file::next(path, &mut batches).await? {
-                let entity_id: &StringArray = column(path, &batch, "_entity_id")?;
-                let began: &TimestampMicrosecondArray = column(path, &batch, BEGAN)?;
-                let ended: &TimestampMicrosecondArray = column(path, &batch, ENDED)?;
-                let time =
-                    |array: &TimestampMicrosecondArray, at| array.is_valid(at).then(|| array.value(at));
-                let places = (before..).zip(0..batch.num_rows());
-                rows.extend(
-                    places
-                        .filter(|(_, at)| wanted(time(began, *at), time(ended, *at), entity_id.value(*at)))
-                        .map(|(row, _)| row),
-                );
-                before = before.saturating_add(u32::try_from(batch.num_rows()).unwrap_or(u32::MAX));
-            }
-            self.in_slab.push((slab_file.clone(), rows));
-        }
-        Ok(())
-    }
-
     /// How many rows there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        let in_rows = self.in_rows.as_ref().map_or(0, |(_, _, count)| *count);
-        self.in_slab.iter().map(|(_, rows)| rows.len()).sum::<usize>() + self.in_facts.len() + in_rows
-    }
-
-    /// There are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    ///
+    /// # Errors
+    /// Where a file cannot be read.
+    pub async fn count(&self) -> Result<usize> {
+        let mut count = self.in_rows.as_ref().map_or(0, |(_, _, count)| *count) + self.in_facts.len();
+        for part in &self.in_slab {
+            let mut batches = std::pin::pin!(part.batches(&|_| false, false)?);
+            while let Some(batch) = batches.try_next().await? {
+                count += batch.num_rows();
+            }
+        }
+        Ok(count)
     }
 
     /// Walks over the rows, in no order.
@@ -244,15 +214,42 @@ impl<'a> AsOf<'a> {
         if let Some((rows, cut, _)) = &self.in_rows {
             return rows.live(self.table, *cut, columns, visit).await;
         }
-        for (slab_file, rows) in &self.in_slab {
-            if rows_at(self.archive.store()?, self.table, slab_file, rows, columns, visit).await?.is_break() {
-                return Ok(());
-            }
+        if self.rows_in_slab(columns, visit).await?.is_break() {
+            return Ok(());
         }
         let mut visit = |_: (u32, u32), fact: &Fact<'_>| {
             visit(&LiveRow { entity_id: &fact.head.entity_id, schema: fact.schema, row: fact.row })
         };
         walk(self.archive, self.table, &self.in_facts, columns, &mut visit).await
+    }
+
+    async fn rows_in_slab(
+        &self,
+        columns: &Columns,
+        visit: &mut dyn FnMut(&LiveRow<'_>) -> Flow,
+    ) -> Result<Flow> {
+        let users = columns.in_files(self.table);
+        let mut parts = std::pin::pin!(read_ahead(&self.in_slab, &|name| users.contains(name))?);
+        let mut row = RowBuilder::default();
+        while let Some((part, mut batches)) = parts.next().await {
+            let path = part.path();
+            let schema = self.table.version(part.schema()).ok_or_else(|| {
+                damaged(path, &format!("the log has no schema {} of its table", part.schema()))
+            })?;
+            while let Some(batch) = batches.recv().await {
+                let batch = batch?;
+                let entity_id: &StringArray = column(path, &batch, "_entity_id")?;
+                let values = RowColumns::new(path, Arc::clone(schema), &batch, part.notes())?;
+                for at in 0..batch.num_rows() {
+                    values.row(at, &mut row)?;
+                    let live = LiveRow { entity_id: entity_id.value(at), schema, row: row.bytes() };
+                    if visit(&live).is_break() {
+                        return Ok(Flow::Break(()));
+                    }
+                }
+            }
+        }
+        Ok(Flow::Continue(()))
     }
 
     /// Walks over the rows in the order of their entities: whole numbers by size, other keys by their text. Holds all of
@@ -265,21 +262,81 @@ impl<'a> AsOf<'a> {
         columns: &Columns,
         visit: &mut dyn FnMut(&LiveRow<'_>) -> Flow,
     ) -> Result<()> {
-        type Kept = (StateKey, String, Arc<TableSchema>, Box<[u8]>);
-        let mut rows: Vec<Kept> = Vec::with_capacity(self.len());
-        let mut keep = |row: &LiveRow<'_>| {
-            let key = state_key(row.entity_id);
-            rows.push((key, row.entity_id.to_owned(), Arc::clone(row.schema), row.row.into()));
-            Flow::Continue(())
-        };
-        self.rows(columns, &mut keep).await?;
-        rows.sort_by(|a, b| a.0.cmp(&b.0));
-        for (_, entity_id, schema, row) in &rows {
-            if visit(&LiveRow { entity_id, schema, row }).is_break() {
-                break;
+        self.sorted_if_few(columns, usize::MAX, visit).await
+    }
+
+    /// The same, but for more rows than `most`, or much memory: these are walked over in no order.
+    ///
+    /// # Errors
+    /// Where a file cannot be read.
+    pub async fn sorted_if_few(
+        &self,
+        columns: &Columns,
+        most: usize,
+        visit: &mut dyn FnMut(&LiveRow<'_>) -> Flow,
+    ) -> Result<()> {
+        let bound = if most == usize::MAX { usize::MAX } else { SORTED_BYTES };
+        let mut gathered = Some(Gathered::default());
+        let mut take = |row: &LiveRow<'_>| {
+            let Some(rows) = &mut gathered else { return visit(row) };
+            rows.push(row);
+            if rows.places.len() <= most && rows.bytes.len() <= bound {
+                return Flow::Continue(());
             }
+            // There are too many: those that came are not held any longer.
+            let flow = rows.each(visit);
+            gathered = None;
+            flow
+        };
+        self.rows(columns, &mut take).await?;
+        if let Some(mut rows) = gathered {
+            rows.places.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+            let _: Flow = rows.each(visit);
         }
         Ok(())
+    }
+}
+
+/// More bytes of rows are not sorted where they need not be.
+const SORTED_BYTES: usize = 256 << 20;
+
+/// Rows that are held until all are there.
+#[derive(Debug, Default)]
+struct Gathered {
+    /// By the keys of their entities: where each has its schema, the end of its id, and that of its row.
+    places: Vec<(StateKey, [usize; 4])>,
+    schemas: Vec<Arc<TableSchema>>,
+    bytes: Vec<u8>,
+}
+
+impl Gathered {
+    fn push(&mut self, row: &LiveRow<'_>) {
+        let known = self.schemas.iter().rposition(|schema| Arc::ptr_eq(schema, row.schema));
+        let schema = known.unwrap_or_else(|| {
+            self.schemas.push(Arc::clone(row.schema));
+            self.schemas.len() - 1
+        });
+        let begins = self.bytes.len();
+        self.bytes.extend_from_slice(row.entity_id.as_bytes());
+        let middle = self.bytes.len();
+        self.bytes.extend_from_slice(row.row);
+        self.places.push((state_key(row.entity_id), [schema, begins, middle, self.bytes.len()]));
+    }
+
+    /// Walks over them in the order of their places.
+    fn each(&self, visit: &mut dyn FnMut(&LiveRow<'_>) -> Flow) -> Flow {
+        for (_, [schema, begins, middle, ends]) in &self.places {
+            let id = self.bytes.get(*begins..*middle).and_then(|id| std::str::from_utf8(id).ok());
+            let (Some(schema), Some(entity_id), Some(row)) =
+                (self.schemas.get(*schema), id, self.bytes.get(*middle..*ends))
+            else {
+                continue;
+            };
+            if visit(&LiveRow { entity_id, schema, row }).is_break() {
+                return Flow::Break(());
+            }
+        }
+        Flow::Continue(())
     }
 }
 

@@ -16,13 +16,12 @@ use parquet::arrow::arrow_reader::{ArrowPredicate, ArrowPredicateFn, RowFilter, 
 use parquet::file::metadata::RowGroupMetaData;
 
 use super::file::{self, Builder, column, excludes_text, integer_bounds};
-use super::{Cut, Flow, LiveRow, TableHistory};
+use super::{Cut, Flow, TableHistory};
 use crate::error::{Error, ErrorKind, Result};
-use crate::fact_file::{FactRows, RowColumns, damaged};
+use crate::fact_file::{FactRows, damaged};
 use crate::index::Finder;
 use crate::log::{Add, LiveFile};
 use crate::schema::{SYSTEM_COLUMNS, TableSchema};
-use crate::slabs::SlabFile;
 use crate::store::Store;
 use crate::timestamp::Timestamp;
 use crate::value::RowBuilder;
@@ -344,37 +343,6 @@ pub(super) async fn facts_at(
     .await
 }
 
-/// Walks over the rows of one file of a slab at known places, given in order.
-pub(super) async fn rows_at(
-    store: &Store,
-    table: &TableHistory,
-    file: &SlabFile,
-    rows: &[u32],
-    columns: &Columns,
-    visit: &mut dyn FnMut(&LiveRow<'_>) -> Flow,
-) -> Result<Flow> {
-    let path = &file.path;
-    let schema = table
-        .version(file.schema)
-        .ok_or_else(|| damaged(path, &format!("the log has no schema {} of its table", file.schema)))?;
-    let builder = file::open(store, path, file.bytes).await?;
-    let selection = selection(&builder, rows);
-    let mask = mask(&builder, table, &crate::slabs::KEPT, columns);
-    let mut batches = file::read(path, builder.with_row_selection(selection).with_projection(mask))?;
-    let mut row = RowBuilder::default();
-    while let Some(batch) = file::next(path, &mut batches).await? {
-        let entity_id: &StringArray = column(path, &batch, "_entity_id")?;
-        let values = RowColumns::new(path, Arc::clone(schema), &batch)?;
-        for at in 0..batch.num_rows() {
-            values.row(at, &mut row)?;
-            if visit(&LiveRow { entity_id: entity_id.value(at), schema, row: row.bytes() }).is_break() {
-                return Ok(Flow::Break(()));
-            }
-        }
-    }
-    Ok(Flow::Continue(()))
-}
-
 fn selection(builder: &Builder, rows: &[u32]) -> RowSelection {
     let total: i64 = builder.metadata().row_groups().iter().map(RowGroupMetaData::num_rows).sum();
     let ranges =
@@ -384,26 +352,21 @@ fn selection(builder: &Builder, rows: &[u32]) -> RowSelection {
 
 /// These columns of bygone's, and those of the user's that are wanted, as they are called in any schema version.
 fn mask(builder: &Builder, table: &TableHistory, system: &[&str], columns: &Columns) -> ProjectionMask {
-    let mut names: Vec<&str> = system.to_vec();
-    for version in &table.versions {
-        names.extend(
-            version
-                .schema
-                .columns
-                .iter()
-                .filter(|column| match columns {
-                    Columns::All => true,
-                    Columns::Some(attnums) => attnums.contains(&column.column.attnum),
-                })
-                .map(|column| column.physical.as_str()),
-        );
+    let users = columns.in_files(table);
+    file::mask(builder, |name| system.contains(&name) || users.contains(&name))
+}
+
+impl Columns {
+    /// What they are called in files of any schema version.
+    pub(super) fn in_files<'a>(&self, table: &'a TableHistory) -> HashSet<&'a str> {
+        let columns = table.versions.iter().flat_map(|version| &version.schema.columns);
+        let is_wanted = |attnum: i16| match self {
+            Self::All => true,
+            Self::Some(attnums) => attnums.contains(&attnum),
+        };
+        let wanted = columns.filter(|column| is_wanted(column.column.attnum));
+        wanted.map(|column| column.physical.as_str()).collect()
     }
-    // Roots, not paths: a column may be called like a part of another one.
-    let descriptor = builder.parquet_schema();
-    let roots = descriptor.root_schema().get_fields().iter().enumerate();
-    let wanted: Vec<usize> =
-        roots.filter(|(_, field)| names.contains(&field.name())).map(|(at, _)| at).collect();
-    ProjectionMask::roots(descriptor, wanted)
 }
 
 /// The facts of one file.

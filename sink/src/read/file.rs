@@ -7,12 +7,15 @@ use arrow::array::{Array, ArrayRef, RecordBatch};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
+use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::arrow::async_reader::{
     AsyncFileReader, ParquetRecordBatchStream, ParquetRecordBatchStreamBuilder,
 };
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
+use parquet::file::metadata::{
+    ColumnChunkMetaData, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData,
+};
 use parquet::file::statistics::Statistics;
 
 use crate::error::{Error, Result};
@@ -156,11 +159,25 @@ impl Opened {
         self.metadata.metadata().num_row_groups()
     }
 
+    /// No row of a row group has a value of a column that is a list or a map, as its statistics say.
+    pub(crate) fn has_none(&self, group: usize, name: &str) -> bool {
+        has_none(self.metadata.metadata().row_group(group), name)
+    }
+
     /// A reader of it.
     pub(crate) fn builder(&self) -> Builder {
         let (file, metadata) = (self.file.clone(), self.metadata.clone());
         ParquetRecordBatchStreamBuilder::new_with_metadata(file, metadata).with_batch_size(ROWS)
     }
+}
+
+/// The columns of a file that are wanted, by their names.
+pub(crate) fn mask(builder: &Builder, is_wanted: impl Fn(&str) -> bool) -> ProjectionMask {
+    // Roots, not paths: a column may be called like a part of another one.
+    let descriptor = builder.parquet_schema();
+    let roots = descriptor.root_schema().get_fields().iter().enumerate();
+    let wanted: Vec<usize> = roots.filter(|(_, field)| is_wanted(field.name())).map(|(at, _)| at).collect();
+    ProjectionMask::roots(descriptor, wanted)
 }
 
 /// Opens a file by its footer.
@@ -236,9 +253,18 @@ pub(crate) fn excludes_text(group: &RowGroupMetaData, name: &str, text: &str) ->
     }
 }
 
+fn has_none(group: &RowGroupMetaData, name: &str) -> bool {
+    let is_part =
+        |column: &&ColumnChunkMetaData| column.column_path().parts().first().is_some_and(|root| root == name);
+    group.columns().iter().find(is_part).is_some_and(|column| {
+        let nulls = column.statistics().and_then(Statistics::null_count_opt);
+        // What is counted is of the first part: of a row without a value it is one null.
+        nulls.is_some_and(|nulls| u64::try_from(column.num_values()).is_ok_and(|all| nulls == all))
+    })
+}
+
 fn statistics<'a>(group: &'a RowGroupMetaData, name: &str) -> Option<&'a Statistics> {
-    let is_it =
-        |column: &&parquet::file::metadata::ColumnChunkMetaData| column.column_path().string() == name;
+    let is_it = |column: &&ColumnChunkMetaData| column.column_path().string() == name;
     group.columns().iter().find(is_it)?.statistics()
 }
 

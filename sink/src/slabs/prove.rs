@@ -11,7 +11,7 @@ use super::cut::Stretch;
 use super::gather::gather;
 use super::{BEGAN, ENDED, Slab};
 use crate::error::Result;
-use crate::fact_file::RowColumns;
+use crate::fact_file::{Notes, RowColumns};
 use crate::read::TableHistory;
 use crate::read::file::{self, column};
 use crate::schema::TableSchema;
@@ -124,7 +124,7 @@ impl<'a> Reader<'a> {
             entity_id: column(path, batch, "_entity_id")?,
             version: column(path, batch, "_version")?,
             schema: schema.version,
-            columns: RowColumns::new(path, Arc::clone(schema), batch)?,
+            columns: RowColumns::new(path, Arc::clone(schema), batch, Notes::ALL)?,
         })
     }
 }

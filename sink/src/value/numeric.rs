@@ -217,8 +217,15 @@ pub(super) fn render_decimal(digits: i128, scale: u8, out: &mut String) {
         let _ = write!(out, "{digits}");
         return;
     }
+    let width = usize::from(scale);
+    // Nearly all are short, and dividing those takes a tenth of the time.
+    if let (Ok(digits), 0..=19) = (u64::try_from(digits), scale) {
+        let power = 10u64.pow(u32::from(scale));
+        let _ = write!(out, "{}.{:0width$}", digits / power, digits % power);
+        return;
+    }
     let power = 10u128.pow(u32::from(scale.min(38)));
-    let _ = write!(out, "{}.{:0width$}", digits / power, digits % power, width = usize::from(scale));
+    let _ = write!(out, "{}.{:0width$}", digits / power, digits % power);
 }
 
 #[cfg(test)]
