@@ -23,6 +23,7 @@ use crate::capture::{self, ColumnRules, Registry, Retention};
 use crate::cli::{Captured, Doctor, Format};
 use crate::error::{Error, Result};
 use crate::facts;
+use crate::query::counted;
 use crate::query::sheet::{Cell, Sheet, left};
 use crate::screen::{print_wrapped, tell};
 
@@ -436,5 +437,6 @@ fn print_lines(findings: &[Finding]) {
     }
     let count = |level| findings.iter().filter(|finding| finding.check.level == level).count();
     let (problems, warnings) = (count(Level::Problem), count(Level::Warning));
-    eprintln!("bygone: {} checks, {problems} problems, {warnings} warnings", findings.len());
+    let said = [(findings.len(), "check"), (problems, "problem"), (warnings, "warning")];
+    eprintln!("bygone: {}", said.map(|(count, what)| counted(count, what)).join(", "));
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use bygone_replication::conninfo::ConnectOptions;
-use bygone_replication::slot::{self, Slot};
+use bygone_replication::slot::{self, RunningTransaction, Slot};
 use bygone_replication::{Lsn, catalog, session};
 use bygone_sink::log::{EventKind, EventLsn, VERIFIED};
 use bygone_sink::read::Archive;
@@ -106,6 +106,12 @@ struct SourceReport {
     active_pid: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     confirmed: Option<String>,
+    /// The source keeps its WAL from here on: where the oldest transaction began that the slot may still have to decode.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    restart: Option<String>,
+    /// The transaction that has been open longest, with the slot's WAL behind it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    oldest_transaction: Option<OldestTransaction>,
     /// WAL that the source keeps for the slot.
     #[serde(skip_serializing_if = "Option::is_none")]
     held_bytes: Option<i64>,
@@ -121,6 +127,34 @@ struct SourceReport {
     /// Age of what is known; 0 where nothing is missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     lag_s: Option<i64>,
+}
+
+/// A transaction that has written and is still open, or prepared.
+#[derive(Debug, Serialize)]
+struct OldestTransaction {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pid: Option<i32>,
+    /// The name of a prepared one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prepared: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    age_s: Option<i64>,
+}
+
+impl OldestTransaction {
+    fn of(running: RunningTransaction) -> Self {
+        let RunningTransaction { pid, prepared, seconds, .. } = running;
+        Self { pid, prepared, age_s: seconds.map(|seconds| seconds as i64) }
+    }
+
+    fn shown(&self) -> String {
+        let who = match (&self.prepared, self.pid) {
+            (Some(name), _) => format!("prepared transaction {name:?}"),
+            (None, Some(pid)) => format!("that of server process {pid}"),
+            (None, None) => "one of another role".to_owned(),
+        };
+        self.age_s.map_or_else(|| who.clone(), |age| format!("{who}, open for {age} s"))
+    }
 }
 
 /// What the capture says of itself.
@@ -308,6 +342,12 @@ async fn source(
         active: slot.active,
         active_pid: slot.active_pid,
         confirmed: slot.confirmed_flush_lsn.map(|lsn| lsn.to_string()),
+        restart: slot.restart_lsn.map(|lsn| lsn.to_string()),
+        oldest_transaction: slot::running_transactions(&sql)
+            .await?
+            .into_iter()
+            .next()
+            .map(OldestTransaction::of),
         held_bytes: slot.wal_held,
         safe_bytes: slot.safe_wal_size,
         lost: slot.lost().map(str::to_owned),
@@ -409,7 +449,11 @@ fn print(format: Format, report: &Report) -> Result<()> {
             let limit = source
                 .safe_bytes
                 .map_or_else(|| "no limit".to_owned(), |left| format!("{} more may be", bytes(left)));
-            line("WAL held", &format!("{} ({limit})", bytes(held)));
+            let from = source.restart.as_ref().map_or_else(String::new, |lsn| format!(" from {lsn} on"));
+            line("WAL held", &format!("{}{from} ({limit})", bytes(held)));
+        }
+        if let Some(oldest) = &source.oldest_transaction {
+            line("open longest", &oldest.shown());
         }
         if let Some(lag) = source.lag_bytes {
             let seconds = source.lag_s.map_or_else(String::new, |lag| format!(", {lag} s"));

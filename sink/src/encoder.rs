@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fmt;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -61,16 +61,13 @@ pub struct EncoderLimits {
 
 /// Numbers the files of commits: `<seq>-<nnn>`.
 #[derive(Debug)]
-pub struct FileNumbers {
-    seq: AtomicU64,
-    next: AtomicU32,
-}
+pub struct FileNumbers(Mutex<(u64, u32)>);
 
 impl FileNumbers {
     /// Files from now on belong to commit `seq`.
     #[must_use]
     pub const fn new(seq: u64) -> Self {
-        Self { seq: AtomicU64::new(seq), next: AtomicU32::new(0) }
+        Self(Mutex::new((seq, 0)))
     }
 
     /// Files from now on belong to the next commit of a log. One that it names already may bear that number, and need not be there
@@ -79,17 +76,19 @@ impl FileNumbers {
     pub fn after(log: &LogState) -> Self {
         let named = log.files().filter_map(|(path, _)| fact_number(path));
         let next = named.filter(|(seq, _)| *seq == log.next_seq).map(|(_, n)| n.saturating_add(1)).max();
-        Self { seq: AtomicU64::new(log.next_seq), next: AtomicU32::new(next.unwrap_or(0)) }
+        Self(Mutex::new((log.next_seq, next.unwrap_or(0))))
     }
 
     /// Files from now on belong to the next commit, `seq`.
     pub fn start(&self, seq: u64) {
-        self.seq.store(seq, Ordering::SeqCst);
-        self.next.store(0, Ordering::SeqCst);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (seq, 0);
     }
 
     fn take(&self) -> (u64, u32) {
-        (self.seq.load(Ordering::SeqCst), self.next.fetch_add(1, Ordering::SeqCst))
+        let mut next = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = *next;
+        next.1 += 1;
+        taken
     }
 }
 
@@ -490,12 +489,15 @@ struct Named {
     span: Span,
     /// None of a file that is never merged.
     digest: Option<ContentHash>,
+    /// That of its commit: by the time at which it is put, the next one may be gathered.
+    number: (u64, u32),
     numbers: Arc<FileNumbers>,
 }
 
 impl Named {
     fn new(target: &Target, rows: u64, span: Span, numbers: Arc<FileNumbers>) -> Self {
-        Self { place: target.place.clone(), leaf: target.key.3, rows, span, digest: None, numbers }
+        let number = numbers.take();
+        Self { place: target.place.clone(), leaf: target.key.3, rows, span, digest: None, number, numbers }
     }
 
     /// The retention class of its table.
@@ -506,10 +508,15 @@ impl Named {
         }
     }
 
-    /// The next path for it.
+    /// A writer that died before its commit has left what has this path: no commit names it, and it goes after our next one.
+    fn is_taken(&mut self, path: &str) {
+        tracing::info!(path, "an orphan has this path: taking the next");
+        self.number = self.numbers.take();
+    }
+
     fn path(&self) -> String {
         let day = Timestamp(self.span.valid_from.0).date();
-        let (seq, number) = self.numbers.take();
+        let (seq, number) = self.number;
         match &self.place {
             Place::Facts(schema) => fact_path(&schema.name, &day, seq, number),
             Place::Transactions => transactions_path(&day, seq, number),
@@ -527,7 +534,12 @@ impl Named {
 }
 
 /// Puts a file under the next free path.
-async fn put(store: Store, named: Named, body: Bytes, _room: OwnedSemaphorePermit) -> Result<WrittenFile> {
+async fn put(
+    store: Store,
+    mut named: Named,
+    body: Bytes,
+    _room: OwnedSemaphorePermit,
+) -> Result<WrittenFile> {
     failpoint::hit("file.before_write")?;
     let size = body.len() as u64;
     let hashed = body.clone();
@@ -542,29 +554,24 @@ async fn put(store: Store, named: Named, body: Bytes, _room: OwnedSemaphorePermi
                 failpoint::hit("file.after_upload")?;
                 return Ok(named.written(path, size, sha256, false));
             }
-            PutOutcome::AlreadyExists => is_taken(&path),
+            PutOutcome::AlreadyExists => named.is_taken(&path),
         }
     }
     Err(no_path())
 }
 
 /// Makes a file on disk the object of the next free path.
-async fn publish(named: Named, staged: StagedFile, _room: OwnedSemaphorePermit) -> Result<WrittenFile> {
+async fn publish(mut named: Named, staged: StagedFile, _room: OwnedSemaphorePermit) -> Result<WrittenFile> {
     let mut sealed = staged.seal().await?;
     let (size, sha256) = (sealed.bytes(), sealed.sha256());
     for _ in 0..MOST_ORPHANS {
         let path = named.path();
         match sealed.publish_of_class(&path, named.class()).await? {
             PutOutcome::Created => return Ok(named.written(path, size, sha256, true)),
-            PutOutcome::AlreadyExists => is_taken(&path),
+            PutOutcome::AlreadyExists => named.is_taken(&path),
         }
     }
     Err(no_path())
-}
-
-/// A writer that died before its commit has left it: no commit names it, and it goes after our next one.
-fn is_taken(path: &str) {
-    tracing::info!(path, "an orphan has this path: taking the next");
 }
 
 fn no_path() -> Error {

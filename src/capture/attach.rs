@@ -637,10 +637,7 @@ async fn wait_for_slot<T>(
 /// There are objects that no commit names.
 pub(super) async fn has_orphans(log: &LogWriter) -> Result<bool> {
     // Files that were begun and never named, by a writer that died.
-    let staging = log.store().local_root().map(|root| root.join(".staging"));
-    if let Some(mut left) = staging.and_then(|staging| std::fs::read_dir(staging).ok())
-        && left.next().is_some()
-    {
+    if log.store().has_stale_staging().await? {
         return Ok(true);
     }
     for directory in DATA {

@@ -236,12 +236,11 @@ impl Capture {
 
     /// What the log says of a loss that ends at a position of the source.
     fn event(&mut self, kind: EventKind, loss: &Loss, to: Lsn) -> Result<Event> {
-        let seen = self.shared.seen();
         let pipeline = self.pipeline()?;
         let (mut from, to) = (pipeline.position, pipeline.axis.of_history(to));
         if let Loss::Unpublished(_) | Loss::Publication(_) = loss {
             // It may have been altered some time before that was seen, while the stream of other tables went on.
-            from = seen.map_or(from, |seen| from.min(pipeline.axis.of_history(seen)));
+            from = from.min(pipeline.catalog_held());
         }
         let reason = loss.reason();
         tracing::warn!(
@@ -286,7 +285,7 @@ impl Capture {
         pipeline.follower.registry.new_events.push(event);
         pipeline.position = pipeline.axis.of_history(to);
         pipeline.source.timeline = timeline;
-        self.shared.set_seen(Lsn::ZERO);
+        self.shared.set_held(Lsn::ZERO);
         Ok(())
     }
 
@@ -296,7 +295,8 @@ impl Capture {
         let pipeline = self.pipeline()?;
         pipeline.looks = Some(looks);
         pipeline.ahead = VecDeque::new();
-        pipeline.looked = false;
+        pipeline.noticed = None;
+        pipeline.noticed_at = pipeline.position;
         pipeline.shadow = None;
         pipeline.copy_again = None;
         Ok(())

@@ -27,7 +27,10 @@ impl Pipeline {
     /// Whether there is something about tables that the history does not have yet, and will without another change.
     pub(super) fn has_doubts(&self) -> bool {
         self.looks.is_some()
-            && (!self.looked || !self.ahead.is_empty() || self.shadow.is_some() || !self.to_copy().is_empty())
+            && (self.noticed.is_none()
+                || !self.ahead.is_empty()
+                || self.shadow.is_some()
+                || !self.to_copy().is_empty())
     }
 
     /// Facts that are of no transaction can stand at `position`: none of a transaction that ended here is in another commit
@@ -69,7 +72,7 @@ impl Pipeline {
         // A run that ends by itself takes the first look alone, which is of its beginning: on a busy source there is
         // always another.
         let enough = |pipeline: &Self| {
-            pipeline.until != Until::Stopped && (pipeline.looked || !pipeline.ahead.is_empty())
+            pipeline.until != Until::Stopped && (pipeline.noticed.is_some() || !pipeline.ahead.is_empty())
         };
         while !enough(self)
             && let Some(look) = looks.take()
@@ -135,8 +138,9 @@ impl Pipeline {
         };
         self.metrics.tables_waiting.store(of(|table| table.snapshot.is_none()), Ordering::Relaxed);
         self.metrics.tables_in_doubt.store(of(|table| table.doubt.is_some()), Ordering::Relaxed);
-        if let Some(seen) = self.shared.seen() {
-            self.metrics.source.store(seen.0, Ordering::Relaxed);
+        let latest = self.shared.latest();
+        if latest > Lsn::ZERO {
+            self.metrics.source.store(latest.0, Ordering::Relaxed);
         }
     }
 
@@ -145,7 +149,7 @@ impl Pipeline {
             return Ok(());
         }
         let tables = self.to_copy();
-        if tables.is_empty() || !self.looked {
+        if tables.is_empty() || self.noticed.is_none() {
             return Ok(());
         }
         self.copy_again = None;

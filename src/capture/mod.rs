@@ -365,7 +365,7 @@ impl Capture {
         }
         let patterns = Patterns::parse(&options.tables).map_err(CatalogError::from)?;
         let shared = Shared::new(registry.oids(), registry.left_out(&patterns), recorded.clone());
-        shared.set_seen(log.state().catalog_seen.map_or(Lsn::ZERO, |seen| axis.of_source(seen)));
+        shared.set_held(log.state().catalog_seen.map_or(Lsn::ZERO, |seen| axis.of_source(seen)));
         let looks = if options.discard {
             None
         } else {
@@ -390,7 +390,8 @@ impl Capture {
             binary: false,
             looks,
             ahead: VecDeque::new(),
-            looked: false,
+            noticed: None,
+            noticed_at: log.state().catalog_seen.map_or(resume, |seen| seen.min(resume)),
             last_facts: Lsn::ZERO,
             last_transaction,
             witness: None,

@@ -20,8 +20,8 @@ impl Pipeline {
     /// Takes a look at the catalog that holds what had happened before `position`: the stream has told all that it tells of
     /// that, and what it did not tell is made known here.
     pub(super) fn notice(&mut self, look: &Look, feedback: &Feedback) -> Result<()> {
-        // What happened while nobody looked is of any time since the last commit.
-        let since = look.since.unwrap_or(self.durable).min(look.at);
+        // What happened while nobody looked is of any time since the catalog was as the history has it.
+        let since = look.since.unwrap_or_else(|| self.catalog_held()).min(look.at);
         let within = [since, look.at];
         let origin = Origin {
             lsn: self.position,
@@ -35,7 +35,8 @@ impl Pipeline {
         self.appeared(look)?;
         self.enums(look, within);
         self.published(look, within);
-        self.looked = true;
+        self.noticed = Some(look.number);
+        self.noticed_at = look.at;
         if self.follower.registry.new_events.len() > before {
             self.high_water = Some(origin.valid_from);
             self.server_time = self.server_time.max(Some(look.clock));

@@ -22,7 +22,7 @@ use super::assembler::{Assembled, Assembler, Transaction};
 use super::axis::Axis;
 use super::commit::{Committer, Durable, Pending, Progress, Said};
 use super::registry::Known;
-use super::relations::Follower;
+use super::relations::{Follower, Place};
 use super::shadow::{self, Shadow};
 use super::source::CatalogReader;
 use super::watcher::{Look, Looks, Shared};
@@ -137,8 +137,10 @@ pub(crate) struct Pipeline {
     pub(crate) looks: Option<Looks>,
     /// Looks that the stream has yet to come to.
     pub(crate) ahead: VecDeque<Look>,
-    /// A look was taken.
-    pub(crate) looked: bool,
+    /// The number of the look that was taken last.
+    pub(crate) noticed: Option<u64>,
+    /// What is known of the catalog held up to here at the least: where that look was, or what the log says.
+    pub(crate) noticed_at: Lsn,
     /// The end of the last transaction that brought facts.
     pub(crate) last_facts: Lsn,
     /// Where the last transaction ended of which the history holds facts, or will with the next commit.
@@ -353,13 +355,21 @@ impl Pipeline {
             source: self.source.clone(),
             epoch: self.epoch,
             axis: self.axis,
-            seen: self.shared.seen().map(|seen| self.axis.of_history(seen)),
+            seen: self.shared.held(self.noticed.unwrap_or(0)).map(|seen| self.axis.of_history(seen)),
             server_time: self.server_time,
             high_water: self.high_water,
             publication: None,
             schemas: Vec::new(),
             events: Vec::new(),
         }
+    }
+
+    /// Up to where the catalog is known to have been as the history has it. Whatever it shows that is new, or the stream does, came
+    /// behind that.
+    pub(super) fn catalog_held(&self) -> Lsn {
+        let held = self.shared.held(self.noticed.unwrap_or(0)).map(|held| self.axis.of_history(held));
+        let pending = self.ahead.front().and_then(|look| look.since);
+        held.or(pending).unwrap_or(self.noticed_at).min(self.position)
     }
 
     /// The metrics are told where the history lacks nothing of what has come.
@@ -507,7 +517,12 @@ impl Assembled for Pipeline {
             committed_at: raw,
             valid_from,
         });
-        let transaction_xid = transaction.begin.xid;
+        let place = Place {
+            held: self.catalog_held(),
+            position: self.position,
+            end,
+            xid: Some(transaction.begin.xid),
+        };
         transaction.for_each(|body| {
             if let Some(shadow) = &mut self.shadow {
                 shadow.keep(end, body)?;
@@ -519,7 +534,7 @@ impl Assembled for Pipeline {
                     self.shared.look_anew();
                 }
             }
-            self.follower.message(body, &mut self.catalog, self.position, end, Some(transaction_xid))
+            self.follower.message(body, &mut self.catalog, &place)
         })?;
         self.catalog.end_facts();
         let summary = self.follower.versioner.commit()?;

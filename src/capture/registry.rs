@@ -546,6 +546,20 @@ impl Registry {
         self.relations.get(&oid).map(|(index, _)| *index)
     }
 
+    /// Relations were truncated by the transaction that ends here: the tombstones say which rows went, the event that it was one command.
+    pub(crate) fn truncated(&mut self, oids: &[u32], end: Lsn) {
+        let mut tables: BTreeMap<usize, Vec<u32>> = BTreeMap::new();
+        for (index, leaf) in oids.iter().filter_map(|oid| self.relations.get(oid)) {
+            tables.entry(*index).or_default().extend(Some(*leaf).filter(|leaf| *leaf != 0));
+        }
+        for (index, leaves) in tables {
+            let follows = |table: &&Captured| !table.dropped && table.snapshot.is_some_and(|copy| copy < end);
+            let Some(table) = self.tables.get(index).filter(follows) else { continue };
+            let event = Event::at(EventKind::Truncate, Some(table.schema().log_name.clone()), end);
+            self.new_events.push(if leaves.is_empty() { event } else { event.with("leaves", leaves) });
+        }
+    }
+
     /// A relation is none of a captured table any more.
     pub(crate) fn forget_relation(&mut self, oid: u32) {
         self.relations.remove(&oid);

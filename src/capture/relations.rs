@@ -17,6 +17,19 @@ use super::registry::{Known, Part, Registry};
 use super::source::CatalogReader;
 use crate::error::{Error, Result};
 
+/// Where a transaction stands whose facts are being made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    /// The catalog was as the history has it up to here.
+    pub(crate) held: Lsn,
+    /// Where the transaction before it ends.
+    pub(crate) position: Lsn,
+    /// Where it ends itself.
+    pub(crate) end: Lsn,
+    /// Its number, where that is known.
+    pub(crate) xid: Option<u32>,
+}
+
 /// Captured tables with what makes facts of their changes.
 pub(crate) struct Follower {
     pub(crate) versioner: Versioner,
@@ -94,20 +107,12 @@ impl Follower {
         Ok(())
     }
 
-    /// Takes a message of a transaction whose facts are being made; it ends at `end`, the last one at `position`. `xid` is its
-    /// number, where that is known.
-    pub(crate) fn message(
-        &mut self,
-        body: &[u8],
-        catalog: &mut CatalogReader,
-        position: Lsn,
-        end: Lsn,
-        xid: Option<u32>,
-    ) -> Result<()> {
+    /// Takes a message of a transaction whose facts are being made.
+    pub(crate) fn message(&mut self, body: &[u8], catalog: &mut CatalogReader, place: &Place) -> Result<()> {
         match Message::decode(body)? {
             Message::Logical { transactional: true, prefix: ddl::PREFIX, content, .. } => {
                 match Ddl::parse(&in_unicode(ddl::PREFIX, content, catalog)?) {
-                    Ok(told) => self.ddl(told, catalog, end),
+                    Ok(told) => self.ddl(told, catalog, place.end),
                     Err(error) => {
                         // Anybody may send messages, and each is followed by a look at the catalog.
                         tracing::warn!(%error, "a message of bygone.ddl makes no sense");
@@ -118,7 +123,7 @@ impl Follower {
             Message::Relation(relation) => {
                 self.announced.insert(relation.oid, body.to_vec());
                 self.overtaken.remove(&relation.oid);
-                self.relation(&relation, catalog, position, xid)
+                self.relation(&relation, catalog, place)
             }
             Message::Logical { transactional: true, prefix, content, lsn } => {
                 let content = &*in_unicode(prefix, content, catalog)?;
@@ -128,28 +133,26 @@ impl Follower {
             message => {
                 if !self.overtaken.is_empty() {
                     for oid in relations_of(&message) {
-                        self.trust_announced(oid, catalog, position, xid)?;
+                        self.trust_announced(oid, catalog, place)?;
                     }
                 }
-                Ok(self.versioner.message(&message)?)
+                self.versioner.message(&message)?;
+                if let Message::Truncate { .. } = message {
+                    self.registry.truncated(&relations_of(&message), place.end);
+                }
+                Ok(())
             }
         }
     }
 
     /// A row comes of a relation that is not announced anew: its columns are as it was announced, whatever was told of them since.
-    fn trust_announced(
-        &mut self,
-        oid: u32,
-        catalog: &mut CatalogReader,
-        position: Lsn,
-        xid: Option<u32>,
-    ) -> Result<()> {
+    fn trust_announced(&mut self, oid: u32, catalog: &mut CatalogReader, place: &Place) -> Result<()> {
         if !self.overtaken.remove(&oid) {
             return Ok(());
         }
         let Some(body) = self.announced.get(&oid).cloned() else { return Ok(()) };
         let Message::Relation(relation) = Message::decode(&body)? else { return Ok(()) };
-        self.relation(&relation, catalog, position, xid)
+        self.relation(&relation, catalog, place)
     }
 
     /// Takes a Relation message that was seen before these tables were read.
@@ -233,8 +236,7 @@ impl Follower {
         &mut self,
         relation: &Relation<'_>,
         catalog: &mut CatalogReader,
-        position: Lsn,
-        xid: Option<u32>,
+        place: &Place,
     ) -> Result<()> {
         match self.registry.look_up(relation) {
             Known::Same { table, .. } | Known::Changed { table } if self.registry.is_waiting(table) => {
@@ -242,8 +244,8 @@ impl Follower {
                 self.versioner.ignore_relation(relation.oid);
                 Ok(())
             }
-            Known::Same { table, .. } if self.has_moved(table, relation, catalog, xid)? => {
-                self.changed(table, relation, catalog, position)
+            Known::Same { table, .. } if self.has_moved(table, relation, catalog, place.xid)? => {
+                self.changed(table, relation, catalog, place)
             }
             Known::Same { table, leaf, positions } => {
                 let identity = identity(relation, &positions);
@@ -264,12 +266,10 @@ impl Follower {
                         self.versioner.ignore_relation(relation.oid);
                         Ok(())
                     }
-                    Known::Same { .. } | Known::Changed { .. } => {
-                        self.relation(relation, catalog, position, xid)
-                    }
+                    Known::Same { .. } | Known::Changed { .. } => self.relation(relation, catalog, place),
                 }
             }
-            Known::Changed { table } => self.changed(table, relation, catalog, position),
+            Known::Changed { table } => self.changed(table, relation, catalog, place),
         }
     }
 
@@ -329,7 +329,7 @@ impl Follower {
         index: usize,
         relation: &Relation<'_>,
         catalog: &mut CatalogReader,
-        position: Lsn,
+        place: &Place,
     ) -> Result<()> {
         let old = self.versioner.schema(index).cloned();
         let Some(old) = old else { return Err(Error::other("a table is not known")) };
@@ -340,7 +340,9 @@ impl Follower {
         let now = now.map(|root| super::evolve::filled_from(root, &tables));
         let table = super::evolve::as_of_stream(relation, &old, now.as_deref(), is_leaf);
         let in_order = is_leaf || super::evolve::is_in_order(relation, &table);
-        let schema = self.registry.change(index, &table, [position, position])?;
+        // It came behind the last row with the columns of before, too.
+        let after = place.held.max(self.versioner.last_fact(index)).min(place.position);
+        let schema = self.registry.change(index, &table, [after, place.end])?;
         tracing::info!(table = schema.log_name, schema = schema.version, "new columns");
         self.versioner.change_schema(index, Arc::clone(&schema))?;
         // What older rows read as was not caught in time: a rewrite has written it into them since [23].
@@ -349,11 +351,11 @@ impl Follower {
             old.position(column.attnum).is_none() && column.has_default && column.missing.is_none()
         });
         if !in_order {
-            self.registry.doubt(index, position, "nobody can tell which of the columns are which");
-        } else if !self.registry.make_sure(index, position) && lost {
+            self.registry.doubt(index, place.position, "nobody can tell which of the columns are which");
+        } else if !self.registry.make_sure(index, place.position) && lost {
             self.registry.doubt(
                 index,
-                position,
+                place.position,
                 "a column came, and what older rows read as cannot be told any more",
             );
         }

@@ -30,7 +30,7 @@ use super::attach::{self, export, temporary_slot};
 use super::axis::Axis;
 use super::column_rules::ColumnRules;
 use super::registry::Registry;
-use super::relations::Follower;
+use super::relations::{Follower, Place};
 use super::retention::Retention;
 use super::snapshot::{self, CopySettings, Outcome, Wanted};
 use super::source::{CatalogReader, restrict};
@@ -176,7 +176,7 @@ impl Shadow {
                 follower.versioner.begin(Origin { lsn: end, xid: 0, committed_at: 0, valid_from: 0 });
                 open = Some(end);
             }
-            follower.message(body, catalog, point, end, None)
+            follower.message(body, catalog, &Place { held: point, position: point, end, xid: None })
         })?;
         if open.is_some() {
             follower.versioner.commit()?;

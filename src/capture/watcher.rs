@@ -5,7 +5,7 @@
 //! with a position at which all of that had happened.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -31,6 +31,8 @@ const PUBLISHED_AGAIN: u32 = 6;
 /// The catalog as it was seen at one moment.
 #[derive(Clone, Debug)]
 pub(super) struct Look {
+    /// Which one it is, from 1.
+    pub(super) number: u64,
     /// Nothing of what is new had happened when the WAL ended here; none before the first look.
     pub(super) since: Option<Lsn>,
     /// Everything that was seen had happened when the WAL ended here.
@@ -88,10 +90,20 @@ pub(super) struct Shared {
     pub(super) left_out: HashSet<u32>,
     /// Somebody wants to know now.
     pub(super) now: Notify,
-    /// The publications were as recorded when the source's WAL ended here; 0 where that is not known.
-    seen: AtomicU64,
+    held: Mutex<Held>,
     /// The next look is taken though nothing has changed.
     anew: AtomicBool,
+}
+
+/// How far what looks at the catalog showed is known to have held, in positions of the source; zero where that is not known.
+#[derive(Clone, Copy, Debug, Default)]
+struct Held {
+    /// Looks that were handed over.
+    looks: u64,
+    /// What the last of them shows held up to here.
+    last: Lsn,
+    /// What the one before it shows held up to here.
+    before: Lsn,
 }
 
 impl Shared {
@@ -105,18 +117,43 @@ impl Shared {
             left_out,
             recorded: Mutex::new(recorded),
             now: Notify::new(),
-            seen: AtomicU64::new(0),
+            held: Mutex::default(),
             anew: AtomicBool::new(false),
         })
     }
 
-    /// Up to where the publications are known to have been as recorded, in positions of the source.
-    pub(super) fn seen(&self) -> Option<Lsn> {
-        Some(Lsn(self.seen.load(Ordering::Relaxed))).filter(|lsn| *lsn > Lsn::ZERO)
+    /// Up to where the catalog is known to have been as the look of this number shows it, in positions of the source. Before the first
+    /// one: as the log has it.
+    pub(super) fn held(&self, look: u64) -> Option<Lsn> {
+        let held = *self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let until = match held.looks.checked_sub(look)? {
+            0 => held.last,
+            1 => held.before,
+            // Whoever took that look has not come to those since.
+            _ => Lsn::ZERO,
+        };
+        Some(until).filter(|until| *until > Lsn::ZERO)
     }
 
-    pub(super) fn set_seen(&self, lsn: Lsn) {
-        self.seen.store(lsn.0, Ordering::Relaxed);
+    /// Where the source was when it was looked at last.
+    pub(super) fn latest(&self) -> Lsn {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).last
+    }
+
+    /// What is known of the catalog held up to here.
+    pub(super) fn set_held(&self, until: Lsn) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        *held = Held { last: until, before: until, ..*held };
+    }
+
+    /// There was a look at this position, and something to hand over or nothing that is new. Gives the number of the look.
+    fn looked(&self, here: Lsn, is_new: bool) -> u64 {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_new {
+            *held = Held { looks: held.looks + 1, last: held.last, before: held.last };
+        }
+        held.last = here;
+        held.looks
     }
 
     /// Something was told that no change of the catalog may stand behind.
@@ -257,7 +294,8 @@ impl Watcher {
             || self.unpublished.values().any(|again| *again <= Instant::now());
         let look = if last.as_ref() == Some(&mark) && !again { None } else { Some(self.look(&sql).await?) };
         self.quiet_until = Some(here);
-        self.shared.set_seen(here);
+        let number = self.shared.looked(here, look.is_some());
+        let look = look.map(|look| Look { number, ..look });
         // What our own statements changed is in the next mark: one more look, which finds nothing.
         *last = Some(mark);
         *client = Some(sql);
@@ -330,7 +368,7 @@ impl Watcher {
         let enums = watch::enum_labels(sql).await?;
         let clock = catalog::server_time(sql).await?;
         let at = watch::position(sql).await?;
-        Ok(Look { since: self.quiet_until, at, clock, tables, wanted, publications, enums })
+        Ok(Look { number: 0, since: self.quiet_until, at, clock, tables, wanted, publications, enums })
     }
 
     /// Nothing is altered in a publication of a whole schema when a table leaves that.

@@ -281,6 +281,9 @@ pub(crate) struct Restore {
     /// The actor to record for this restore. Default: $USER.
     #[arg(long, env = "USER")]
     pub(crate) actor: Option<String>,
+    /// How to print the SQL: as it is, or as a value of JSON or CSV.
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub(crate) format: Format,
     #[command(flatten)]
     pub(crate) history: ReadArgument,
 }
@@ -339,6 +342,9 @@ pub(crate) struct Views {
     /// the source, or when their updates and deletes cannot be seen.
     #[arg(long)]
     pub(crate) inexact: bool,
+    /// How to print the SQL: as it is, or as a value of JSON or CSV.
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub(crate) format: Format,
     #[command(flatten)]
     pub(crate) history: ReadArgument,
 }

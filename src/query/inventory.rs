@@ -82,7 +82,7 @@ fn status(table: &TableHistory) -> Cell {
 pub(super) async fn log(arguments: &Log) -> Result<()> {
     let mut archive = open(&arguments.reading.history).await?;
     let format = arguments.reading.format;
-    let headings = log_headings();
+    let headings = log_headings(format);
     let mut sheet =
         if arguments.follow { Sheet::endless(format, headings)? } else { Sheet::new(format, headings)? };
     let end = archive.log().next_seq;
@@ -111,8 +111,8 @@ pub(super) async fn log(arguments: &Log) -> Result<()> {
     }
 }
 
-fn log_headings() -> Vec<Heading> {
-    vec![
+fn log_headings(format: Format) -> Vec<Heading> {
+    let mut headings = vec![
         right("commit"),
         when("at"),
         left("wal_to"),
@@ -120,7 +120,12 @@ fn log_headings() -> Vec<Heading> {
         right("files"),
         right("bytes"),
         left("events"),
-    ]
+    ];
+    // People do not read hashes.
+    if format != Format::Table {
+        headings.extend([left("seq"), left("prev"), left("wal_from"), left("writer")]);
+    }
+    headings
 }
 
 fn log_row(commit: &Commit, format: Format) -> Vec<Cell> {
@@ -132,7 +137,7 @@ fn log_row(commit: &Commit, format: Format) -> Vec<Cell> {
         .iter()
         .map(|event| serde_json::to_string(event).unwrap_or_else(|_| json_string(event.kind.as_str())))
         .collect();
-    vec![
+    let mut cells = vec![
         Cell::number(commit.seq),
         moment_cell(commit.at),
         Cell::Text(body.wal.to.to_string()),
@@ -140,7 +145,16 @@ fn log_row(commit: &Commit, format: Format) -> Vec<Cell> {
         Cell::number(body.add.len()),
         bytes(format, body.add.iter().map(|add| add.bytes).sum::<u64>()),
         Cell::Value { text: lines.join("\n"), json: format!("[{}]", documents.join(", ")) },
-    ]
+    ];
+    if format != Format::Table {
+        cells.extend([
+            Cell::number(commit.seq),
+            Cell::optional(commit.prev.map(|hash| hash.to_string())),
+            Cell::Text(body.wal.from.to_string()),
+            Cell::Text(commit.writer.clone()),
+        ]);
+    }
+    cells
 }
 
 /// To the second for people.

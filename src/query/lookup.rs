@@ -177,7 +177,7 @@ fn canonical_all(key: &[&SchemaColumn], parts: &[String]) -> Vec<String> {
 fn wrong_count(table: &TableHistory, names: &[&str], given: usize) -> Error {
     let parts: Vec<String> = names.iter().map(|name| format!("{name}=…")).collect();
     Error::usage(format!(
-        "the key of {} is ({}), and {given} values are given; write --key {}",
+        "the key of {} is ({}), and the number of values given is {given}; write --key {}",
         table.log_name,
         names.join(", "),
         parts.join(",")

@@ -52,6 +52,6 @@ async fn open(history: &ReadArgument) -> Result<Archive> {
 }
 
 /// `1 row`, `2 rows`.
-fn counted(count: usize, what: &str) -> String {
+pub(crate) fn counted(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }

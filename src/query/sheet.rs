@@ -413,6 +413,16 @@ pub(crate) fn print(text: &str) -> Result<()> {
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(no_output)
 }
 
+/// Prints SQL as it is, or as the one value of a result for programs.
+pub(crate) fn print_sql(sql: &str, format: Format) -> Result<()> {
+    if format == Format::Table {
+        return print(sql);
+    }
+    let mut sheet = Sheet::new(format, vec![left("sql")])?;
+    sheet.row(vec![Cell::Text(sql.to_owned())])?;
+    sheet.finish().map(drop)
+}
+
 /// The error for a result that cannot be written. Ends the process where nobody reads it.
 pub(crate) fn no_output(error: io::Error) -> Error {
     if error.kind() == io::ErrorKind::BrokenPipe {

@@ -17,7 +17,7 @@ use bygone_sink::value::{Cast, Kind};
 use super::arguments::{Engine, Views};
 use super::dialect::Dialect;
 use super::moment::unseen;
-use super::sheet::print;
+use super::sheet::print_sql;
 use super::value::moment;
 use super::{lookup, open};
 use crate::error::{Error, Result};
@@ -43,7 +43,7 @@ fn postgres(arguments: &Views, archive: &Archive) -> Result<()> {
             sql.push_str(&format!("\n-- {}\n{}", log_name.replace(['\n', '\r'], " "), objects.statements()));
         }
     }
-    print(&sql)
+    print_sql(&sql, arguments.format)
 }
 
 /// What is to be said of a table whose updates and deletes cannot be seen.
@@ -96,7 +96,7 @@ pub(super) async fn views(arguments: &Views) -> Result<()> {
         }
         sql.push_str(&relations.sql());
     }
-    print(&sql)
+    print_sql(&sql, arguments.format)
 }
 
 /// The suffixes of a table's relations.

@@ -47,8 +47,16 @@ fn a_capture_tells_from_outside_where_it_stands() {
     assert!(caught_up);
     let (_, report) = ask(&bygone, &["--source", &url]);
     assert!(report["source"]["held_bytes"].as_i64().unwrap() >= 0);
+    assert!(report["source"]["restart"].is_string(), "{report:#}");
     assert!(report["source"]["lag_bytes"].as_u64().unwrap() < 1 << 20, "{report:#}");
+    assert_eq!(report["source"]["oldest_transaction"], Value::Null, "{report:#}");
+    let mut open = server.connect();
+    open.batch_execute("begin; insert into orders values (2000, 'open')").unwrap();
+    let (_, report) = ask(&bygone, &["--source", &url]);
+    assert!(report["source"]["oldest_transaction"]["age_s"].is_i64(), "{report:#}");
     let shown = bygone.ask(&["status", "--source", &url]).well().stdout;
+    assert!(shown.contains("open longest that of server process"), "{shown}");
+    open.batch_execute("rollback").unwrap();
     for line in shown.lines() {
         assert!(line.chars().count() <= 80, "{line}");
     }

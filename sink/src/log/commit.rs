@@ -90,8 +90,8 @@ pub const LEAF: &str = "leaf";
 /// The field of an [`Add`] whose facts have values of megabytes: it is left as it is by what reads many files at once.
 pub const LARGE: &str = "large";
 
-/// The field of a commit that says up to where the publications are known to have been as recorded: they are looked at every
-/// few seconds, and one that was altered was so after this.
+/// The field of a commit that says up to where the catalog, publications included, is known to have been as the history has it: it is
+/// looked at every few seconds, and what was altered was so after this.
 pub const CATALOG_SEEN: &str = "catalog_seen";
 
 impl CommitBody {

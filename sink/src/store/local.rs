@@ -257,6 +257,19 @@ impl LocalStore {
         .await
     }
 
+    pub(super) async fn has_stale_staging(&self) -> Result<bool> {
+        let directory = self.root.join(STAGING);
+        blocking(move || {
+            let entries = match fs::read_dir(&directory) {
+                Ok(entries) => entries,
+                Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(false),
+                Err(err) => return Err(Error::from_io("cannot list a directory", &directory, err)),
+            };
+            Ok(entries.filter_map(std::result::Result::ok).any(|entry| is_left_over(&entry.path())))
+        })
+        .await
+    }
+
     pub(super) async fn remove_stale_staging(&self) -> Result<usize> {
         let (directory, ours) = (self.root.join(STAGING), self.instance.clone());
         blocking(move || remove_files_of_others(&directory, |name| !name.starts_with(&ours))).await
@@ -275,6 +288,14 @@ pub(super) fn locked_file(directory: &Path, prefix: &str) -> io::Result<NamedTem
             // A file system without locks is no reason not to write.
             Ok(()) | Err(TryLockError::Error(_)) => return Ok(file),
         }
+    }
+}
+
+/// The file is there, and nobody has it open by [`locked_file`].
+fn is_left_over(path: &Path) -> bool {
+    match File::options().read(true).write(true).open(path) {
+        Err(err) => err.kind() != io::ErrorKind::NotFound,
+        Ok(file) => !matches!(file.try_lock(), Err(TryLockError::WouldBlock)) && path.exists(),
     }
 }
 

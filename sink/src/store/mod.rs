@@ -354,6 +354,17 @@ impl Store {
         Ok(())
     }
 
+    /// There is what a process that died began to stage in a directory. What is staged for a bucket never lies there.
+    ///
+    /// # Errors
+    /// Where files cannot be listed.
+    pub async fn has_stale_staging(&self) -> Result<bool> {
+        match &*self.0 {
+            Kind::Local(store) => store.has_stale_staging().await,
+            Kind::Remote(_) => Ok(false),
+        }
+    }
+
     /// Removes what earlier openings of this store began to stage and never published; says how many files.
     ///
     /// # Errors

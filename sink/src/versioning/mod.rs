@@ -163,6 +163,12 @@ impl Versioner {
         }
     }
 
+    /// Where the transaction ends that brought the last fact of a captured table; zero before the first.
+    #[must_use]
+    pub fn last_fact(&self, table: usize) -> Lsn {
+        self.tables.get(table).map_or(Lsn::ZERO, CapturedTable::last_fact)
+    }
+
     /// The newest schema of a captured table.
     #[must_use]
     pub fn schema(&self, table: usize) -> Option<&Arc<TableSchema>> {

@@ -55,6 +55,11 @@ impl CapturedTable {
         }
     }
 
+    /// Where the transaction of its last fact ends; zero before the first.
+    pub(crate) const fn last_fact(&self) -> Lsn {
+        self.seq_of
+    }
+
     /// Another handle on the same table, without its facts.
     pub(crate) fn share(&self) -> Self {
         Self {

@@ -9,7 +9,7 @@ mod statement;
 use bygone_replication::table::quote_literal;
 
 use super::arguments::{Entity, Restore};
-use super::sheet::{harmless, print};
+use super::sheet::{harmless, print_sql};
 use super::{lookup, open};
 use crate::error::{Error, Result};
 use plan::Plan;
@@ -65,7 +65,7 @@ pub(super) async fn restore(arguments: &Restore) -> Result<()> {
         let client = apply::connect(source).await?;
         plan.sort(&Ranks::ask(&client).await?);
         apply::apply(&client, &mut plan, &message, arguments.force).await?;
-        print(&script(&plan, &message, None))?;
+        print_sql(&script(&plan, &message, None), arguments.format)?;
         eprintln!("bygone: done");
         return Ok(());
     }
@@ -80,7 +80,7 @@ pub(super) async fn restore(arguments: &Restore) -> Result<()> {
         _ if !plan.is_sorted_by(&ranks) || plan.is_apart() => Some("--apply finds a way"),
         _ => None,
     };
-    print(&script(&plan, &message, remedy))
+    print_sql(&script(&plan, &message, remedy), arguments.format)
 }
 
 /// The SQL, as psql takes it. `remedy` is what helps where it may be in the wrong order.

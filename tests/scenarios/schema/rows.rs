@@ -99,3 +99,36 @@ fn a_table_that_was_made_anew_counts_on_after_a_kill() {
         assert_flawless(&diary.history().violations);
     }
 }
+
+/// Another table's row, of after the ALTER, comes before the next row of the table itself: the columns of that moment are not known, and
+/// of the moments before it they are.
+fn a_moment_between_an_alter_and_the_row_that_shows_it(live: bool) {
+    let mut diary = Diary::begin(
+        live,
+        "create table pairs (id int primary key, n int); insert into pairs values (1, 0), (2, 0);
+         create table others (id int primary key, n int); insert into others values (1, 0)",
+    );
+    diary.server.run("update pairs set n = 1 where id = 1");
+    diary.save("pairs");
+    let here = "select pg_current_wal_insert_lsn()";
+    let before = diary.server.value(here).unwrap();
+    diary.server.run("alter table pairs add column later int default 43");
+    diary.server.run("update others set n = 1");
+    let between = diary.server.value(here).unwrap();
+    diary.server.run("update pairs set n = 2 where id = 1");
+    diary.save("pairs");
+    diary.check();
+    let told = |at: &str| diary.bygone.ask(&["as-of", "pairs", "--at", at]).well().stderr;
+    assert!(told(&between).contains("the columns of public.pairs changed between"), "{}", told(&between));
+    assert!(!told(&before).contains("changed between"), "{}", told(&before));
+}
+
+#[test]
+fn a_moment_between_an_alter_and_the_row_that_shows_it_is_not_told_as_known_while_running() {
+    a_moment_between_an_alter_and_the_row_that_shows_it(true);
+}
+
+#[test]
+fn a_moment_between_an_alter_and_the_row_that_shows_it_is_not_told_as_known_while_stopped() {
+    a_moment_between_an_alter_and_the_row_that_shows_it(false);
+}
