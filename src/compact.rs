@@ -102,12 +102,15 @@ impl Derived {
             checkpoint: checkpoint::make(&self.store, log, self.checkpoint_every).await?,
             ..Made::default()
         };
-        if let Some(slabber) = &mut self.slabber {
-            made.slabs = Some(slabber.pass(log).await?);
-        }
+        let slabs = match &mut self.slabber {
+            Some(slabber) => Some(slabber.pass(log).await),
+            None => None,
+        };
+        // Whatever is wrong with the one, the other is of use.
         if let Some(indexer) = &mut self.indexer {
             made.indexes = Some(indexer.pass(log).await?);
         }
+        made.slabs = slabs.transpose()?;
         Ok(made)
     }
 }

@@ -74,6 +74,12 @@ impl ErrorKind {
         matches!(self, Self::Unreachable)
     }
 
+    /// An object is missing, or not what it should be: others may well be.
+    #[must_use]
+    pub(crate) fn is_of_object(self) -> bool {
+        matches!(self, Self::NotFound | Self::Damaged)
+    }
+
     /// A write that failed like this left nothing behind, so the writer may go on.
     pub(crate) fn leaves_nothing(self) -> bool {
         matches!(

@@ -75,6 +75,16 @@ fn verify_proves_slabs_and_names_the_false_one() {
     }
     std::fs::write(&files[1], &second).unwrap();
     assert_eq!(proved(&shop.ask(&["verify"]), " slabs"), slabs);
+    // Under another name it would answer for moments that are not its own.
+    let directory = files[1].parent().unwrap();
+    let name = directory.file_name().unwrap().to_str().unwrap();
+    let ends: i64 = name.strip_prefix("_slab_to=").unwrap().parse().unwrap();
+    let other = directory.with_file_name(format!("_slab_to={}", ends - 1));
+    std::fs::rename(directory, &other).unwrap();
+    let told = shop.bygone.ask(&["verify"]);
+    assert_eq!(told.code(), Some(1), "{told:?}");
+    assert!(told.stdout.contains("other times than those of its facts"), "{}", told.stdout);
+    std::fs::rename(other, directory).unwrap();
     // Without the first one, the rows that the others carried over stand alone.
     std::fs::remove_file(&files[0]).unwrap();
     let told = shop.ask(&["verify"]);
@@ -150,6 +160,20 @@ fn a_slab_is_begun_halfway_and_gives_way_to_the_whole_one() {
     }
     shop.bygone.ask(&["compact", "--slab-rows", "60"]).well();
     assert!(begun(&shop).len() <= 1, "{:?}", begun(&shop));
+    assert_moments(&shop, &moments);
+    shop.ask(&["verify"]);
+}
+
+/// A slab that was begun does not keep a shorter one from taking its place, which would be made again and again.
+#[test]
+fn a_begun_slab_gives_way_to_a_shorter_one() {
+    let (mut shop, moments) = changed_shop();
+    shop.ask(&["compact", "--slab-rows", "500"]);
+    let names: Vec<PathBuf> = files_in(&shop, "slabs");
+    assert!(names.iter().any(|path| path.to_str().unwrap().ends_with("-begun.parquet")), "{names:?}");
+    shop.server.run("update orders set customer = 'y' where id = 1000");
+    shop.capture();
+    shop.ask(&["compact", "--slab-rows", "20"]);
     assert_moments(&shop, &moments);
     shop.ask(&["verify"]);
 }

@@ -190,6 +190,17 @@ fn a_history_in_a_bucket_is_merged_and_an_altered_file_is_left_alone() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     std::fs::write(path.join(victim), bytes).unwrap();
-    bygone.ask(&["compact", "--all"]).refused(&["cannot be read", "SHA-256"]);
+    bygone.ask(&["compact", "--all", "--grace", "1ms"]).refused(&["cannot be read", "SHA-256"]);
     assert!(path.join(victim).exists());
+    // What is wrong with one table's file keeps no other's from being merged, and no old one from being removed.
+    let merged = History::read(Store::directory(&path));
+    let of = |history: &History, directory: &str| {
+        history.live.keys().filter(|path| path.starts_with(directory)).count()
+    };
+    assert_eq!(of(&merged, "tables/"), of(&history, "tables/"));
+    assert_eq!((of(&history, "transactions/"), of(&merged, "transactions/")), (3, 1));
+    let replaced = history.live.keys().filter(|file| file.starts_with("transactions/"));
+    for file in replaced {
+        assert!(!path.join(file).exists(), "{file} was not removed");
+    }
 }

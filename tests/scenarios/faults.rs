@@ -271,9 +271,11 @@ fn a_connection_whose_other_end_is_gone_is_given_up() {
     // Given a firewall that forgets the connections
     let mut source = Source::of(Postgres::with(&[("wal_sender_timeout", "3s")]));
     let link = Link::to(source.server.port());
-    let workload = Workload::start(&source.server, &Habits { large: 0, ..Habits::default() });
     let mut bygone = impatient(&source, &link);
     bygone.start("");
+    // A table that is altered while it is copied first would be copied first once more.
+    assert!(eventually(Duration::from_secs(60), || bygone.said().contains("streaming")), "{}", bygone.said());
+    let workload = Workload::start(&source.server, &Habits { large: 0, ..Habits::default() });
     wait_for_commits(&mut bygone, &source.history(), 3);
     for _ in 0..2 {
         link.forget();

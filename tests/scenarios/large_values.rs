@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use super::Source;
 use crate::support::bygone::Bygone;
+use crate::support::history::History;
 use crate::support::postgres::Postgres;
-use crate::support::scratch::Scratch;
+use crate::support::scratch::{Scratch, copy_directory};
 use crate::support::store::Store;
 
 /// Just large, and more so.
@@ -120,6 +121,44 @@ fn large_values_that_no_row_has_any_more_leave_the_state() {
         ])
         .well();
     assert_eq!(count.stdout.lines().count(), 6, "{}", count.stdout);
+}
+
+/// The end of a row stands in a file that is never merged, its beginning in one that was merged with what an old state lacks.
+#[test]
+fn an_old_state_behind_merged_files_takes_no_ended_row_for_one_that_lives() {
+    let server = Postgres::start();
+    server.run("create table heap (a text, b text); alter table heap replica identity full");
+    let scratch = Scratch::new("history");
+    let (state, old) = (scratch.join("state"), scratch.join("old"));
+    let mut bygone =
+        Bygone::new(server.url(), scratch.join("history")).options(&["--state", state.to_str().unwrap()]);
+    let mut step = |sql: &str| {
+        server.run(sql);
+        bygone.until_current();
+    };
+    step("insert into heap values ('x', 'small')");
+    step(&format!("update heap set b = {}", text(1, LARGE)));
+    step("delete from heap");
+    step("insert into heap values ('y', 'other')");
+    copy_directory(&state, &old);
+    step("insert into heap values ('z', 'later')");
+    bygone.ask(&["compact", "--all", "--grace", "1ms"]).well();
+    std::fs::remove_dir_all(&state).unwrap();
+    copy_directory(&old, &state);
+    server.run("insert into heap values ('x', 'small')");
+    bygone.until_current();
+    server.run("delete from heap where a = 'x'");
+    bygone.until_current();
+    let rows = bygone.ask(&["as-of", "heap", "--at", "now", "--format", "csv"]).well().stdout;
+    let mut rows: Vec<&str> = rows.lines().skip(1).collect();
+    rows.sort_unstable();
+    assert_eq!(rows, ["y,other", "z,later"]);
+    let history = History::read(Store::directory(scratch.join("history")));
+    let mut versions = history.texts("public.heap", &["_entity_id", "_version"]);
+    let facts = versions.len();
+    versions.sort_unstable();
+    versions.dedup();
+    assert_eq!(versions.len(), facts, "two facts are one version of one row");
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod plan;
 mod rewrite;
 mod sweep;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -82,6 +83,25 @@ struct Merged {
     bytes: u64,
 }
 
+/// Files that could not be merged, for one of them is not what the log says.
+#[derive(Default)]
+struct Broken {
+    paths: HashSet<String>,
+    first: Option<Error>,
+}
+
+impl Broken {
+    fn add(&mut self, group: &Group, error: Error) {
+        tracing::warn!(%error, "files are not merged");
+        self.paths.extend(group.files.iter().map(|file| file.add.path.clone()));
+        self.first.get_or_insert(error);
+    }
+
+    fn is_in(&self, group: &Group) -> bool {
+        group.files.iter().any(|file| self.paths.contains(&file.add.path))
+    }
+}
+
 impl Compactor {
     /// For a history that stands as `state` says, or is further by now. Setting `stop` ends a pass early, with nothing left behind.
     #[must_use]
@@ -89,28 +109,31 @@ impl Compactor {
         Self { store, state, policy, stop }
     }
 
-    /// Merges what is due, and removes old objects whose time is up.
+    /// Merges what is due, and removes old objects whose time is up. A file that is not what the log says is left as it is, with those that
+    /// would be merged with it; everything else is done all the same.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`] where a file is not what the log says: it is left as it is. [`ErrorKind::Fenced`] where others commit
+    /// [`ErrorKind::Damaged`] or [`ErrorKind::NotFound`] where there is such a file. [`ErrorKind::Fenced`] where others commit
     /// too often, and what the store has to say.
     pub async fn pass(&mut self) -> Result<Done> {
         let mut done = Done::default();
         log::catch_up(&self.store, &mut self.state).await?;
         // What a capture adds meanwhile is for the next pass: else there would always be something due.
         let last = self.state.last_seq();
+        let mut broken = Broken::default();
         // What was merged is of a new size, and may be due again.
         loop {
-            let groups = plan::plan(&self.state, &self.policy, last);
+            let mut groups = plan::plan(&self.state, &self.policy, last);
+            groups.retain(|group| !broken.is_in(group));
             if groups.is_empty() || self.stopped() {
                 break;
             }
-            self.merge_all(groups, &mut done).await?;
+            self.merge_all(groups, &mut done, &mut broken).await?;
         }
         if !self.stopped() {
             sweep::sweep(&self.store, &self.state, self.policy.grace, &mut done).await?;
         }
-        Ok(done)
+        broken.first.map_or(Ok(done), Err)
     }
 
     /// What a pass would merge: files, and how many they would become.
@@ -130,7 +153,7 @@ impl Compactor {
         self.stop.load(Ordering::Relaxed)
     }
 
-    async fn merge_all(&mut self, groups: Vec<Group>, done: &mut Done) -> Result<()> {
+    async fn merge_all(&mut self, groups: Vec<Group>, done: &mut Done, broken: &mut Broken) -> Result<()> {
         let began = Instant::now();
         let mut merged: Vec<Merged> = Vec::new();
         let mut outcome = Ok(());
@@ -150,6 +173,7 @@ impl Compactor {
                     remove: group.files.into_iter().map(|file| file.add.path).collect(),
                 }),
                 Ok(None) => break,
+                Err(error) if error.kind().is_of_object() => broken.add(&group, error),
                 Err(error) => {
                     outcome = Err(error);
                     break;

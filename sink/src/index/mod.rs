@@ -97,39 +97,49 @@ impl Indexer {
         Self { store, stop, known: HashSet::new() }
     }
 
-    /// Makes all that are missing in the history as the log leaves it, and removes those of files that are no more.
+    /// Makes all that are missing in the history as the log leaves it, and removes those of files that are no more. Those of the other
+    /// tables are made, too, where a file of one is not what it should be.
     ///
     /// # Errors
     /// Where facts cannot be read, or are not what they should be, and what the store has to say.
     pub async fn pass(&mut self, log: &LogState) -> Result<Done> {
         let mut done = Done::default();
+        let mut failed = None;
         for table in log.tables() {
-            let Some(directory) = directory(table) else { continue };
-            let files: Vec<&Add> = log.files_of(table).into_iter().map(|file| &file.add).collect();
-            let due = |add: &&&Add| (LEAST..=MOST).contains(&add.rows) && !self.known.contains(&add.path);
-            let due: Vec<&Add> = files.iter().filter(due).copied().collect();
-            if due.is_empty() {
-                continue;
-            }
-            let indexes = Indexes::load(&self.store, table, files.into_iter()).await?;
-            let old = indexes.strays.iter().filter(|object| object.is_left_behind());
-            self.store.delete_unread(old.map(|object| object.path.as_str())).await?;
-            for add in due {
-                if indexes.of(&add.path).is_none()
-                    && let Some(path) = path(&directory, add)
-                {
-                    let Some(bytes) = build::build(&self.store, add, &path, &self.stop).await? else {
-                        return Ok(done);
-                    };
-                    done.indexes += 1;
-                    done.rows += add.rows;
-                    done.bytes += bytes;
-                }
-                self.known.insert(add.path.clone());
+            match self.indexes_of(log, table, &mut done).await {
+                Err(error) if error.kind().is_of_object() => failed = failed.or(Some(error)),
+                made => made?,
             }
         }
         self.known.retain(|path| log.file(path).is_some());
-        Ok(done)
+        failed.map_or(Ok(done), Err)
+    }
+
+    async fn indexes_of(&mut self, log: &LogState, table: &str, done: &mut Done) -> Result<()> {
+        let Some(directory) = directory(table) else { return Ok(()) };
+        let files: Vec<&Add> = log.files_of(table).into_iter().map(|file| &file.add).collect();
+        let due = |add: &&&Add| (LEAST..=MOST).contains(&add.rows) && !self.known.contains(&add.path);
+        let due: Vec<&Add> = files.iter().filter(due).copied().collect();
+        if due.is_empty() {
+            return Ok(());
+        }
+        let indexes = Indexes::load(&self.store, table, files.into_iter()).await?;
+        let old = indexes.strays.iter().filter(|object| object.is_left_behind());
+        self.store.delete_unread(old.map(|object| object.path.as_str())).await?;
+        for add in due {
+            if indexes.of(&add.path).is_none()
+                && let Some(path) = path(&directory, add)
+            {
+                let Some(bytes) = build::build(&self.store, add, &path, &self.stop).await? else {
+                    return Ok(());
+                };
+                done.indexes += 1;
+                done.rows += add.rows;
+                done.bytes += bytes;
+            }
+            self.known.insert(add.path.clone());
+        }
+        Ok(())
     }
 }
 

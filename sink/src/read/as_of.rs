@@ -167,7 +167,7 @@ impl<'a> AsOf<'a> {
             found.in_rows = Some((Arc::clone(rows), cut, rows.live_count(table, cut).await?));
             return Ok(found);
         }
-        let slabs = SlabSet::load(archive.store()?, &table.log_name).await?;
+        let slabs = SlabSet::load(archive.store()?, &table.log_name).await?.up_to(archive.known_until().0);
         let time = if slabs.all().is_empty() { None } else { as_time(archive, table, cut).await? };
         let (slab, wanted) = if let Some((slab, time)) = time.and_then(|time| Some((slabs.at(time)?, time))) {
             (slab, Wanted::At(time))

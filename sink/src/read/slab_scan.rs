@@ -90,7 +90,7 @@ impl SlabRows {
         columns: &Arc<TableSchema>,
     ) -> Result<Option<Self>> {
         let Kept::Files(store) = archive.kept() else { return Ok(None) };
-        let slabs = SlabSet::load(store, &table.log_name).await?;
+        let slabs = SlabSet::load(store, &table.log_name).await?.up_to(archive.known_until().0);
         let time = if slabs.all().is_empty() { None } else { as_time(archive, table, cut).await? };
         let Some(time) = time else { return Ok(None) };
         let within = slabs.at(time);

@@ -102,6 +102,36 @@ pub(super) async fn find(
     Ok(Found::After { lacks: choice.lacks(), new: choice.new, live, so_far })
 }
 
+/// From when on the slab of a stretch answers for times, and up to when: none where it has no fact.
+pub(super) async fn times(
+    store: &Store,
+    table: &TableHistory,
+    before: Option<&Slab>,
+    [from, to]: [Lsn; 2],
+) -> Result<Option<[Timestamp; 2]>> {
+    let (mut first, mut latest): (Option<(i64, i64)>, Option<i64>) = (None, None);
+    for file in table.files.iter().filter(|file| file.add.lsn[1] > from && file.add.lsn[0] <= to) {
+        let path = &file.add.path;
+        let builder = file::open(store, path, file.add.bytes).await?;
+        let mask = ProjectionMask::columns(builder.parquet_schema(), ["_valid_from", "_lsn"]);
+        let mut batches = file::read(path, builder.with_projection(mask))?;
+        while let Some(batch) = file::next(path, &mut batches).await? {
+            let valid_from: &TimestampMicrosecondArray = column(path, &batch, "_valid_from")?;
+            let lsn: &Int64Array = column(path, &batch, "_lsn")?;
+            for (lsn, time) in lsn.values().iter().copied().zip(valid_from.values().iter().copied()) {
+                if lsn > from.as_i64() && lsn <= to.as_i64() {
+                    first = Some(first.map_or((lsn, time), |first| first.min((lsn, time))));
+                    latest = latest.max(Some(time));
+                }
+            }
+        }
+    }
+    Ok(first.zip(latest).map(|((_, first), latest)| {
+        let begins = before.map_or(Timestamp(first), |before| before.times[1]);
+        [begins, Timestamp(latest).max(begins)]
+    }))
+}
+
 struct Choice {
     live: i64,
     facts: u64,

@@ -90,7 +90,8 @@ impl Slabber {
         Self { store, policy, stop, next_look: HashMap::new() }
     }
 
-    /// Makes all slabs that are due in the history as the log leaves it.
+    /// Makes all slabs that are due in the history as the log leaves it. Those of the other tables are made, too, where facts of one are
+    /// not what they should be.
     ///
     /// # Errors
     /// Where facts cannot be read, or are not what they should be, and what the store has to say.
@@ -108,14 +109,24 @@ impl Slabber {
             return Ok(done);
         }
         let archive = Archive::open(&self.store).await?;
+        let mut failed = None;
         for name in tables {
-            let table = archive.table(&name)?;
-            if table.known.is_empty() || clashes(&table) {
-                continue;
+            match self.slabs_of(&archive, &name, &mut done).await {
+                // What is wrong with one table's files is nothing to the others.
+                Err(error) if error.kind().is_of_object() => failed = failed.or(Some(error)),
+                made => made?,
             }
-            while !self.stopped() && self.next_slab(&archive, &table, &mut done).await? {}
         }
-        Ok(done)
+        failed.map_or(Ok(done), Err)
+    }
+
+    async fn slabs_of(&mut self, archive: &Archive, name: &str, done: &mut Done) -> Result<()> {
+        let table = archive.table(name)?;
+        if table.known.is_empty() || clashes(&table) {
+            return Ok(());
+        }
+        while !self.stopped() && self.next_slab(archive, &table, done).await? {}
+        Ok(())
     }
 
     /// Makes a table's next slab; says whether it was due.
@@ -164,7 +175,10 @@ impl Slabber {
         done.slabs += 1;
         done.rows += made.rows;
         done.bytes += made.bytes;
-        Ok(true)
+        // One that is not taken would be made again and again: another maker's may stand in its place.
+        let taken = SlabSet::load(&self.store, &table.log_name).await?;
+        let is_it = |slab: &Slab| slab.from == stretch.from && slab.to == stretch.to && slab.begun == begun;
+        Ok(taken.all().iter().any(is_it))
     }
 
     fn stopped(&self) -> bool {

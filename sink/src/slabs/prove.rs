@@ -7,7 +7,7 @@ use bygone_replication::Lsn;
 use sha2::{Digest, Sha256};
 
 use super::build::parts;
-use super::cut::Stretch;
+use super::cut::{self, Stretch};
 use super::gather::gather;
 use super::{BEGAN, ENDED, Slab};
 use crate::error::Result;
@@ -25,6 +25,8 @@ pub enum Proof {
     Holds(u64),
     /// It holds other rows: so many, where the facts say so many.
     Differs(u64, u64),
+    /// Its name has it answer for other times than those of its facts.
+    OtherTimes,
     /// The slab before it is missing, whose rows it carried over: nothing can be said.
     Alone,
 }
@@ -43,6 +45,9 @@ pub async fn prove(
     let before = before.filter(|before| before.to == slab.from);
     if before.is_none() && slab.from != Lsn::ZERO {
         return Ok(Proof::Alone);
+    }
+    if cut::times(store, table, before, [slab.from, slab.to]).await? != Some(slab.times) {
+        return Ok(Proof::OtherTimes);
     }
     let mut rows = 0;
     for file in &slab.files {

@@ -78,17 +78,19 @@ impl SlabSet {
 
     fn of(directory: &str, objects: Vec<Object>) -> Self {
         /// What the parts of one slab have in common.
-        type Whole = (Lsn, std::cmp::Reverse<Lsn>, bool, [Timestamp; 2], u32, u32);
+        ///
+        /// Of those that begin at one place, whole ones come first: one that was begun is only there until they are.
+        type Whole = (Lsn, bool, std::cmp::Reverse<Lsn>, [Timestamp; 2], u32, u32);
         let mut wholes: BTreeMap<Whole, BTreeMap<u32, (i32, Object)>> = BTreeMap::new();
         for object in objects {
             if let Some(name) = Name::parse(directory, &object.path) {
                 let whole =
-                    (name.from, std::cmp::Reverse(name.to), name.begun, name.times, name.tag, name.parts);
+                    (name.from, name.begun, std::cmp::Reverse(name.to), name.times, name.tag, name.parts);
                 wholes.entry(whole).or_default().insert(name.part, (name.schema, object));
             }
         }
         let (mut slabs, mut strays): (Vec<Slab>, Vec<Object>) = Default::default();
-        for ((from, std::cmp::Reverse(to), begun, times, _, parts), files) in wholes {
+        for ((from, begun, std::cmp::Reverse(to), times, _, parts), files) in wholes {
             // Two makers at once may have come to different cuts: of stretches that overlap one is taken.
             let behind = slabs.last().is_none_or(|last| last.to <= from && last.times[1] <= times[0]);
             let whole = (1..=parts).eq(files.keys().copied());
@@ -109,6 +111,13 @@ impl SlabSet {
     /// Files that no reader takes, and no maker that is still at work has: left for longer than an hour.
     pub(super) fn left_behind(&self) -> impl Iterator<Item = &str> {
         self.strays.iter().filter(|object| object.is_left_behind()).map(|object| object.path.as_str())
+    }
+
+    /// Those that end at a position or before: of others the log as it was read says nothing.
+    #[must_use]
+    pub fn up_to(mut self, known: Lsn) -> Self {
+        self.slabs.retain(|slab| slab.to <= known);
+        self
     }
 
     /// All of them.

@@ -110,6 +110,12 @@ async fn verify_slab(
             );
             Ok(false)
         }
+        Ok(Proof::OtherTimes) => {
+            let what =
+                format!("the slab is called after other times than those of its facts; {}", remedy(path));
+            report.problem(ProblemKind::FalseSlab, path, &what);
+            Ok(false)
+        }
         Ok(Proof::Alone) => {
             let what = format!("the slab before it is missing: nothing proves its rows; {}", remedy(path));
             report.warning(ProblemKind::UnprovenSlab, path, &what);

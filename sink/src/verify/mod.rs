@@ -12,7 +12,7 @@ mod report;
 use std::collections::BTreeMap;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::log::path::{commit_seq, fact_seq};
+use crate::log::path::{commit_path, commit_seq, fact_seq};
 use crate::log::{ContentHash, MANIFEST, Manifest};
 use crate::store::Store;
 
@@ -40,9 +40,12 @@ pub async fn verify(
     mut progress: impl FnMut(&Progress),
 ) -> Result<Report> {
     let mut report = Report::default();
-    // Before the listing: what is committed meanwhile is left for the next time.
-    let objects: BTreeMap<String, u64> =
-        store.list("").await?.into_iter().map(|object| (object.path, object.bytes)).collect();
+    // Commits first: the files of these are there, and what is committed meanwhile is left for the next time.
+    let commits = store.list("log").await?.into_iter();
+    let mut objects: BTreeMap<String, u64> = commits.map(|object| (object.path, object.bytes)).collect();
+    objects.extend(missed(store, &objects).await?);
+    let others = store.list("").await?.into_iter().filter(|object| commit_seq(&object.path).is_none());
+    objects.extend(others.map(|object| (object.path, object.bytes)));
     verify_manifest(store, &objects, &mut report).await?;
     if !objects.keys().any(|path| commit_seq(path).is_some())
         && let Some(path) = objects.keys().find(|path| fact_seq(path).is_some())
@@ -57,6 +60,27 @@ pub async fn verify(
     }
     report.ok = report.problems.is_empty();
     Ok(report)
+}
+
+/// Commits that a listing lacks between others, and that are there: a directory may be listed with a name that comes meanwhile, and
+/// without the one that came before it.
+async fn missed(store: &Store, listed: &BTreeMap<String, u64>) -> Result<Vec<(String, u64)>> {
+    let mut found = Vec::new();
+    let mut next = 0;
+    // By path, which is by number.
+    for seq in listed.keys().filter_map(|path| commit_seq(path)) {
+        while next < seq {
+            match store.head(&commit_path(next)).await {
+                Ok(bytes) => found.push((commit_path(next), bytes)),
+                // The rest of the hole is one, too.
+                Err(error) if error.kind() == ErrorKind::NotFound => break,
+                Err(error) => return Err(error),
+            }
+            next += 1;
+        }
+        next = seq.saturating_add(1);
+    }
+    Ok(found)
 }
 
 async fn verify_manifest(store: &Store, objects: &BTreeMap<String, u64>, report: &mut Report) -> Result<()> {

@@ -64,6 +64,23 @@ pub async fn catch_up_until(
     catch_up_by(state, store, None, log, schemas, until).await
 }
 
+/// The first commit whose facts have to be read so that state comes to know those of `from` and later ones.
+///
+/// A merged file may begin before. What it says of entities with a key does no harm: the higher version stands. Of one without a key that
+/// had ended by then state knows nothing any more, and would take it for one that lives: its end has to be read, too, in whichever file
+/// that is.
+fn begin_of_rows(files: &[&LiveFile], versions: &[Arc<TableSchema>], from: u64) -> u64 {
+    let mut least = from;
+    while versions.iter().any(|schema| schema.key.is_empty()) {
+        let read = files.iter().map(|file| file.commits()).filter(|[_, last]| *last >= least);
+        match read.map(|[first, _]| first).min() {
+            Some(first) if first < least => least = first,
+            _ => break,
+        }
+    }
+    least
+}
+
 async fn catch_up_by(
     state: &Arc<State>,
     store: &Store,
@@ -87,6 +104,7 @@ async fn catch_up_by(
     let mut entities = Entities::new(Arc::clone(state));
     for (table, versions) in schemas {
         let mut files = log.files_of(table);
+        let from = begin_of_rows(&files, versions, from);
         files.retain(|file| file.commits()[1] >= from && until.is_none_or(|until| file.add.lsn[0] <= until));
         let mut versions_of = versions.iter();
         let Some(first) = versions_of.next() else { continue };
