@@ -394,6 +394,10 @@ impl Archive {
     pub fn doubts<'a>(&'a self, table: &'a str) -> impl Iterator<Item = Doubt<'a>> {
         self.events(table).enumerate().filter_map(move |(at, (_, event))| {
             let lsn = event.lsn?;
+            if let Some(after) = noticed_since(event) {
+                let until = lsn.latest();
+                return (after < until).then_some(Doubt { event, after, until: Some(until), whole: false });
+            }
             let whole = matches!(event.kind, EventKind::Gap | EventKind::Fork);
             let told = event.detail.get("doubt").and_then(serde_json::Value::as_bool) == Some(true);
             if !whole && !told && event.kind != EventKind::Rewrite {
@@ -409,7 +413,7 @@ impl Archive {
                 let settles = match later.kind {
                     EventKind::Reconcile => of_leaf || !later.detail.contains_key("leaf"),
                     // Nothing is left to be known.
-                    EventKind::Drop => later.table.is_some(),
+                    EventKind::Drop | EventKind::Detach => later.table.is_some(),
                     // It came after the loss, or had no first copy when that came.
                     EventKind::Snapshot => event.table.is_none(),
                     _ => false,
@@ -426,6 +430,18 @@ impl Archive {
     }
 }
 
+/// The last position at which a table, or a leaf of it, was there for sure, if a look at the catalog found it gone: the stream tells of
+/// a drop exactly, where it does.
+fn noticed_since(event: &log::Event) -> Option<Lsn> {
+    event.table.as_ref()?;
+    match event.kind {
+        EventKind::Partition | EventKind::Detach | EventKind::Drop => {
+            event.detail.get(log::SINCE)?.as_str()?.parse().ok()
+        }
+        _ => None,
+    }
+}
+
 /// A stretch of the WAL in which a table's rows are not known, or not exactly.
 #[derive(Clone, Copy, Debug)]
 pub struct Doubt<'a> {
@@ -436,7 +452,7 @@ pub struct Doubt<'a> {
     /// The first position at which they are known again; none where that has not come yet.
     pub until: Option<Lsn>,
     /// Changes are missing altogether: a gap, or a fork of the timeline. Else the facts are right but for what the event
-    /// stands for: rows rewritten, or a partition that came or went.
+    /// stands for: rows rewritten, a partition that came or went, or the table's own end.
     pub whole: bool,
 }
 
