@@ -179,8 +179,7 @@ pub(crate) async fn check_known(
             at.shown
         );
     }
-    let within = |(from, to): &(Lsn, Option<Lsn>)| *from <= at.place && to.is_none_or(|to| at.place < to);
-    if table.updates_unseen.iter().any(within) && inexact != Some(true) {
+    if table.were_updates_unseen(at.place, at.next) && inexact != Some(true) {
         return Err(Error::other(format!(
             "{name} has no primary key and no replica identity at {}, so that its updates and deletes cannot be seen: what is \
              known are the rows that were there at first and those that were inserted since{}",

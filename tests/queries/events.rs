@@ -3,6 +3,7 @@
 //! The events stand in commits that the tests append themselves, so that each lies where the test wants it.
 
 use std::fs;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -461,4 +462,36 @@ fn a_drop_that_the_event_triggers_tell_leaves_no_doubt() {
     // Without a row that ended then, a time tells no more than that it was about here.
     let (_, said) = shop.answered("empty", &time);
     assert!(said.contains("public.empty was dropped at"), "{said}");
+}
+
+/// A time lies somewhere between two positions, and what was lost between them may have been lost before it.
+#[test]
+fn a_time_just_after_a_table_lost_its_identity_is_refused_as_a_position_is() {
+    let mut shop = Shop::with(
+        "create table loose (id int primary key, v text); insert into loose values (1, 'seen');
+         create table other (id int primary key)",
+    );
+    let source = shop.server.url();
+    shop.bygone.command(&["install", "ddl", "--source", &source]).well();
+    shop.server.run("insert into other values (1)");
+    shop.capture();
+    let (_, before) = shop.save("loose", "before");
+    shop.server.run("insert into other values (2)");
+    std::thread::sleep(Duration::from_millis(20));
+    shop.server.run("alter table loose drop constraint loose_pkey");
+    shop.server.run("update loose set v = 'unseen'");
+    let (place, time) = shop.save("loose", "changed");
+    shop.server.run("insert into other values (3)");
+    shop.capture();
+    assert_eq!(shop.answered("loose", &before), ("id,v\n1,seen\n".to_owned(), String::new()));
+    for moment in [&place, &time, &"now".to_owned()] {
+        let words = ["public.loose has no primary key", "cannot be seen", "--inexact"];
+        shop.refused(&["as-of", "loose", "--at", moment], &words);
+        shop.refused(&["sql", &format!("select * from loose_as_of('{moment}')")], &words);
+    }
+    let views = shop.bygone.ask(&["views", "duckdb"]).well().stdout;
+    let asked = [&before, &time].map(|time| format!("from loose_as_of('{time}')"));
+    let said = duckdb_says(&views, &asked);
+    assert_eq!(said[0], "1 rows");
+    assert!(said[1].contains("cannot be seen"), "{said:?}");
 }
