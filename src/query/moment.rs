@@ -71,6 +71,9 @@ pub(crate) async fn resolve(archive: &Archive, text: &str) -> Result<Resolved> {
             if lsn > last {
                 return Err(Error::other(format!("nothing is known of {lsn} yet: {}", known())));
             }
+            if let Some(remark) = since_the_fork(archive, lsn) {
+                eprintln!("bygone: {remark}");
+            }
             Ok(Resolved { cut: Cut::Lsn(lsn), place: lsn, next: after(lsn), shown: lsn.to_string() })
         }
         Moment::Transaction(xid) => {
@@ -90,6 +93,28 @@ pub(crate) async fn resolve(archive: &Archive, text: &str) -> Result<Resolved> {
             })
         }
     }
+}
+
+/// What is to be said of a position that may be meant as the source's: since a fork it has some that it had before, and the
+/// history has them but once.
+fn since_the_fork(archive: &Archive, lsn: Lsn) -> Option<String> {
+    let forks = archive.log().events().iter().filter(|(_, event)| event.kind == EventKind::Fork);
+    let fork = forks.filter_map(|(_, event)| event.lsn).next_back()?;
+    let (offset, from) = (archive.log().lsn_offset, fork.earliest());
+    if offset == 0 {
+        return (lsn <= from).then(|| {
+            format!("{lsn} lies before the fork at {from}: what the source had at this position since is not known")
+        });
+    }
+    let now = Lsn(lsn.0.saturating_add(offset));
+    let is_open = lsn < fork.latest() || now <= archive.known_until().0;
+    is_open.then(|| {
+        format!(
+            "{lsn} is taken for a position of the history, which lie {} beyond the source's since the fork at {from}: what the \
+             source calls {lsn} since then is {now}",
+            Lsn(offset)
+        )
+    })
 }
 
 fn after(lsn: Lsn) -> Lsn {
