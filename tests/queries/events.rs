@@ -60,13 +60,6 @@ impl Shop {
     fn warned(&self, table: &str, place: u64) -> String {
         self.answered(table, &shown(place)).1
     }
-
-    /// The rows of `as-of`, and what it says beside them.
-    #[track_caller]
-    fn answered(&self, table: &str, at: &str) -> (String, String) {
-        let outcome = self.bygone.ask(&["as-of", table, "--at", at, "--format", "csv"]).well();
-        (outcome.stdout, outcome.stderr)
-    }
 }
 
 fn position(text: &str) -> u64 {
