@@ -8,7 +8,7 @@ use bygone_replication::publication::{self, Difference};
 use bygone_replication::stream::Feedback;
 use bygone_replication::table::{Table, TableKind};
 use bygone_sink::fact::{Op, Origin};
-use bygone_sink::log::{Event, EventKind, EventLsn, table_text};
+use bygone_sink::log::{Event, EventKind, EventLsn, SINCE, table_text};
 
 use super::evolve::{differ, filled_from};
 use super::pipeline::Pipeline;
@@ -103,7 +103,7 @@ impl Pipeline {
                 None => tracing::info!(table = name, rows = facts, "the table is no longer there"),
             }
             let event = Event::at(kind, Some(name), origin.lsn).with("oid", oid);
-            let event = event.with("since", since.to_string()).with("rows", facts);
+            let event = event.with(SINCE, since.to_string()).with("rows", facts);
             self.follower.registry.new_events.push(match reason {
                 Some(reason) => event.with("reason", reason),
                 None => event,
@@ -250,7 +250,7 @@ impl Pipeline {
                 Event::at(EventKind::Partition, Some(name.clone()), origin.lsn)
                     .with("action", action)
                     .with("leaf", *oid)
-                    .with("since", within[0].to_string())
+                    .with(SINCE, within[0].to_string())
                     .with("rows", facts),
             );
         }
@@ -258,7 +258,7 @@ impl Pipeline {
         for (oid, leaf) in found.iter().filter(|(oid, _)| !unknown && !known.contains_key(oid)) {
             doubts.push(Doubt { leaf: Some(*oid), ..Doubt::at(within[1]) });
             told.push(
-                Event::at(EventKind::Partition, Some(name.clone()), within[1])
+                Event::placed(EventKind::Partition, Some(name.clone()), EventLsn::Within(within))
                     .with("action", "attach")
                     .with("leaf", *oid)
                     .with("leaf_name", table_text(&leaf.name))

@@ -71,6 +71,9 @@ pub(crate) async fn resolve(archive: &Archive, text: &str) -> Result<Resolved> {
             if lsn > last {
                 return Err(Error::other(format!("nothing is known of {lsn} yet: {}", known())));
             }
+            if let Some(remark) = since_the_fork(archive, lsn) {
+                eprintln!("bygone: {remark}");
+            }
             Ok(Resolved { cut: Cut::Lsn(lsn), place: lsn, next: after(lsn), shown: lsn.to_string() })
         }
         Moment::Transaction(xid) => {
@@ -90,6 +93,28 @@ pub(crate) async fn resolve(archive: &Archive, text: &str) -> Result<Resolved> {
             })
         }
     }
+}
+
+/// What is to be said of a position that may be meant as the source's: since a fork it has some that it had before, and the
+/// history has them but once.
+fn since_the_fork(archive: &Archive, lsn: Lsn) -> Option<String> {
+    let forks = archive.log().events().iter().filter(|(_, event)| event.kind == EventKind::Fork);
+    let fork = forks.filter_map(|(_, event)| event.lsn).next_back()?;
+    let (offset, from) = (archive.log().lsn_offset, fork.earliest());
+    if offset == 0 {
+        return (lsn <= from).then(|| {
+            format!("{lsn} lies before the fork at {from}: what the source had at this position since is not known")
+        });
+    }
+    let now = Lsn(lsn.0.saturating_add(offset));
+    let is_open = lsn < fork.latest() || now <= archive.known_until().0;
+    is_open.then(|| {
+        format!(
+            "{lsn} is taken for a position of the history, which lie {} beyond the source's since the fork at {from}: what the \
+             source calls {lsn} since then is {now}",
+            Lsn(offset)
+        )
+    })
 }
 
 fn after(lsn: Lsn) -> Lsn {
@@ -142,14 +167,21 @@ pub(crate) async fn check_known(
         )));
     }
     let extent = table.known.iter().rev().find(|extent| extent.from <= at.place);
-    if let Some((extent, to)) = extent.and_then(|extent| Some((extent, extent.to?)))
-        && to <= at.place
-    {
+    let doubts: Vec<Doubt<'_>> =
+        archive.doubts(name).filter(|doubt| doubt.meets(at.place, at.next)).collect();
+    if let Some((extent, to)) = extent.and_then(|extent| Some((extent, extent.to?))) {
         let what = if extent.dropped { "was dropped" } else { "went out of capture" };
-        return Err(Error::other(format!("{name} {what} at {to}, before {}", at.shown)));
+        if to <= at.place {
+            return Err(Error::other(format!("{name} {what} at {to}, before {}", at.shown)));
+        }
+        // A time, when no row of it ended that would tell.
+        if to < at.next && !doubts.iter().any(is_end) {
+            eprintln!("bygone: {name} {what} at {to}, which may be before {}", at.shown);
+        }
     }
-    for doubt in archive.doubts(name).filter(|doubt| doubt.meets(at.place, at.next)) {
+    for doubt in doubts {
         let again = match doubt.until {
+            Some(until) if is_end(&doubt) => format!("its end was noticed at {until}"),
             Some(until) => format!("known again from {until}"),
             None => "the comparison with the source that settles it is not in the history yet".to_owned(),
         };
@@ -172,8 +204,7 @@ pub(crate) async fn check_known(
             at.shown
         );
     }
-    let within = |(from, to): &(Lsn, Option<Lsn>)| *from <= at.place && to.is_none_or(|to| at.place < to);
-    if table.updates_unseen.iter().any(within) && inexact != Some(true) {
+    if table.were_updates_unseen(at.place, at.next) && inexact != Some(true) {
         return Err(Error::other(format!(
             "{name} has no primary key and no replica identity at {}, so that its updates and deletes cannot be seen: what is \
              known are the rows that were there at first and those that were inserted since{}",
@@ -196,10 +227,21 @@ pub(crate) async fn check_known(
     Ok(())
 }
 
+/// It is about when the table's rows ended.
+fn is_end(doubt: &Doubt<'_>) -> bool {
+    matches!(doubt.event.kind, EventKind::Drop | EventKind::Detach)
+}
+
 /// What happened to rows that are not known exactly.
 pub(super) fn unseen(doubt: &Doubt<'_>) -> &'static str {
     match doubt.event.kind {
-        EventKind::Partition => "a partition came, without a word in the WAL",
+        EventKind::Partition => match doubt.event.detail.get("action").and_then(serde_json::Value::as_str) {
+            Some("detach") => "a partition was detached, without a word in the WAL",
+            Some("drop") => "a partition was dropped, without a word in the WAL",
+            _ => "a partition came, without a word in the WAL",
+        },
+        EventKind::Drop => "it was dropped, without a word in the WAL",
+        EventKind::Detach => "it went out of capture, without a word in the WAL",
         EventKind::Key => "another key came to name its rows",
         _ => "its rows were rewritten, without a word in the WAL",
     }

@@ -538,7 +538,13 @@ async fn unknown(archive: &Archive, table: &TableHistory, name: &str, inexact: b
         unknown.push(Unknown { from, to, why, dropped: false });
     }
     for &(from, to) in &table.updates_unseen {
-        let Some(from) = archive.time_of_place(from).await? else { continue };
+        // As with doubts, all times of which it is not certain that they lie before.
+        let known = archive.place_known_until(Lsn(from.0.saturating_sub(1))).await?;
+        let from = match known {
+            Some(known) => Some(Timestamp(known.0.saturating_add(1))),
+            None => archive.time_of_place(from).await?,
+        };
+        let Some(from) = from else { continue };
         let to = match to {
             Some(to) => archive.time_of_place(to).await?,
             None => None,

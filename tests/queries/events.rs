@@ -3,6 +3,7 @@
 //! The events stand in commits that the tests append themselves, so that each lies where the test wants it.
 
 use std::fs;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -57,7 +58,7 @@ impl Shop {
     /// What `as-of` says on stderr, beside a result.
     #[track_caller]
     fn warned(&self, table: &str, place: u64) -> String {
-        self.bygone.ask(&["as-of", table, "--at", &shown(place), "--format", "csv"]).well().stderr
+        self.answered(table, &shown(place)).1
     }
 }
 
@@ -162,6 +163,14 @@ fn a_rewrite_that_is_not_settled_yet_leaves_the_present_in_doubt() {
     let now = shop.bygone.ask(&["as-of", "orders", "--at", "now"]).well();
     assert!(now.stderr.contains("not in the history yet"), "{}", now.stderr);
     shop.tell(&[json!({"kind": "reconcile", "table": "public.orders", "lsn": 0x100})]);
+    let now = shop.bygone.ask(&["as-of", "orders", "--at", "now"]).well();
+    assert!(!now.stderr.contains("not known exactly"), "{}", now.stderr);
+    // Nor does a table that is captured anew go on with the doubts of before.
+    shop.tell(&[
+        json!({"kind": "rewrite", "table": "public.orders", "lsn": 0x100, "doubt": true}),
+        json!({"kind": "detach", "table": "public.orders", "lsn": 0x200}),
+        json!({"kind": "snapshot", "table": "public.orders", "lsn": 0x300}),
+    ]);
     let now = shop.bygone.ask(&["as-of", "orders", "--at", "now"]).well();
     assert!(!now.stderr.contains("not known exactly"), "{}", now.stderr);
 }
@@ -348,4 +357,134 @@ fn what_an_application_does_to_its_tables_is_read_as_it_was() {
         "select total from purchases order by id;\nselect note from notes;\n",
     );
     assert_eq!(told, [json!(["13.50 EUR"]), json!([null]), json!(["new"])]);
+}
+
+/// What the catalog told of, and no message of the stream: it happened at some time between two looks.
+#[test]
+fn until_a_look_at_the_catalog_tells_of_it_what_came_or_went_leaves_rows_in_doubt() {
+    let mut shop = Shop::with(
+        "create table part (id int, r text, primary key (id, r)) partition by list (r);
+         create table part_eu partition of part for values in ('eu'); insert into part values (1, 'eu');
+         create table part_us partition of part for values in ('us');
+         create table stray (like part including all); insert into stray values (9, 'asia');
+         create table gone (id int primary key); insert into gone values (1);
+         create table other (id int primary key)",
+    );
+    let (before, _) = shop.save("part", "before");
+    shop.server.run("insert into other values (1)");
+    shop.capture();
+    // While nobody looks.
+    shop.server.run("alter table part attach partition stray for values in ('asia')");
+    let (attached, time) = shop.save("part", "attached");
+    shop.server.run("alter table part detach partition part_eu; drop table part_us; drop table gone");
+    let (went, _) = shop.save("part", "went");
+    shop.server.run("insert into other values (2)");
+    shop.capture();
+
+    let (rows, said) = shop.answered("part", &before);
+    assert_eq!(said, "");
+    shop.assert_saved(&rows, "before");
+    for moment in [&attached, &time, &went] {
+        let (_, said) = shop.answered("part", moment);
+        let words = [
+            "are not known exactly: a partition came",
+            "a partition was detached",
+            "a partition was dropped",
+        ];
+        assert!(words.iter().all(|word| said.contains(word)), "{moment}: {said}");
+        let (rows, said) = shop.answered("gone", moment);
+        assert!(said.contains("not known exactly: it was dropped"), "{moment}: {said}");
+        assert_eq!(rows, "id\n1\n");
+        let (_, said) = shop.answered("stray", moment);
+        assert!(said.contains("not known exactly: it went out of capture"), "{moment}: {said}");
+        assert_eq!(shop.answered("other", moment).1, "");
+        for asked in [
+            vec!["diff", "part", "--from", &before, "--to", moment],
+            vec!["sql", &format!("select * from part_as_of('{moment}')")],
+        ] {
+            let said = shop.bygone.ask(&asked).well().stderr;
+            assert!(said.contains("a partition was detached"), "{asked:?}: {said}");
+        }
+    }
+    // Once that is noticed, and what came is compared, all is known.
+    shop.server.run("insert into other values (3)");
+    let (after, _) = shop.save("part", "after");
+    shop.capture();
+    let (rows, said) = shop.answered("part", &after);
+    assert_eq!(said, "");
+    shop.assert_saved(&rows, "after");
+    shop.refused(&["as-of", "gone", "--at", &after], &["public.gone was dropped at"]);
+
+    let told = shop.bygone.ask(&["views", "duckdb"]).well();
+    let asked = [
+        format!("from part_as_of('{time}')"),
+        format!("from gone_as_of('{time}')"),
+        "from part".to_owned(),
+        format!("from other_as_of('{time}')"),
+    ];
+    let said = duckdb_says(&told.stdout, &asked);
+    assert!(said[0].contains("not known exactly at this moment: a partition"), "{said:?}");
+    assert!(said[1].contains("not known exactly at this moment: it was dropped"), "{said:?}");
+    assert_eq!(said[2..], ["1 rows", "1 rows"], "{said:?}");
+}
+
+/// The event triggers tell of it in the stream: nothing is in doubt.
+#[test]
+fn a_drop_that_the_event_triggers_tell_leaves_no_doubt() {
+    let mut shop = Shop::with(
+        "create table gone (id int primary key); insert into gone values (1);
+         create table empty (id int primary key); create table other (id int primary key)",
+    );
+    let source = shop.server.url();
+    shop.bygone.command(&["install", "ddl", "--source", &source]).well();
+    shop.server.run("insert into other values (1)");
+    shop.capture();
+    let (there, then) = shop.save("gone", "there");
+    shop.server.run("drop table gone");
+    shop.server.run("drop table empty");
+    let (dropped, time) = shop.save("other", "dropped");
+    shop.server.run("insert into other values (2)");
+    shop.capture();
+    for moment in [&there, &then] {
+        assert_eq!(shop.answered("gone", moment), ("id\n1\n".to_owned(), String::new()), "{moment}");
+    }
+    for moment in [&dropped, &time] {
+        shop.refused(&["as-of", "gone", "--at", moment], &["public.gone was dropped at"]);
+    }
+    shop.refused(&["as-of", "empty", "--at", &dropped], &["public.empty was dropped at"]);
+    // Without a row that ended then, a time tells no more than that it was about here.
+    let (_, said) = shop.answered("empty", &time);
+    assert!(said.contains("public.empty was dropped at"), "{said}");
+}
+
+/// A time lies somewhere between two positions, and what was lost between them may have been lost before it.
+#[test]
+fn a_time_just_after_a_table_lost_its_identity_is_refused_as_a_position_is() {
+    let mut shop = Shop::with(
+        "create table loose (id int primary key, v text); insert into loose values (1, 'seen');
+         create table other (id int primary key)",
+    );
+    let source = shop.server.url();
+    shop.bygone.command(&["install", "ddl", "--source", &source]).well();
+    shop.server.run("insert into other values (1)");
+    shop.capture();
+    let (_, before) = shop.save("loose", "before");
+    shop.server.run("insert into other values (2)");
+    std::thread::sleep(Duration::from_millis(20));
+    shop.server.run("alter table loose drop constraint loose_pkey");
+    shop.server.run("update loose set v = 'unseen'");
+    let (place, time) = shop.save("loose", "changed");
+    shop.server.run("insert into other values (3)");
+    shop.capture();
+    assert_eq!(shop.answered("loose", &before), ("id,v\n1,seen\n".to_owned(), String::new()));
+    for moment in [&place, &time, &"now".to_owned()] {
+        let words = ["public.loose has no primary key", "cannot be seen", "--inexact"];
+        shop.refused(&["as-of", "loose", "--at", moment], &words);
+        shop.refused(&["sql", &format!("select * from loose_as_of('{moment}')")], &words);
+    }
+    let views = shop.bygone.ask(&["views", "duckdb"]).well().stdout;
+    let asked = [&before, &time].map(|time| format!("from loose_as_of('{time}')"));
+    let said = duckdb_says(&views, &asked);
+    assert_eq!(said[0], "1 rows");
+    assert!(said[1].contains("cannot be seen"), "{said:?}");
 }

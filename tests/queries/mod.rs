@@ -84,6 +84,13 @@ impl Shop {
         rows
     }
 
+    /// The rows of `as-of`, and what it says beside them.
+    #[track_caller]
+    fn answered(&self, table: &str, at: &str) -> (String, String) {
+        let outcome = self.bygone.ask(&["as-of", table, "--at", at, "--format", "csv"]).well();
+        (outcome.stdout, outcome.stderr)
+    }
+
     /// A command that must fail without printing a result.
     #[track_caller]
     fn refused(&self, arguments: &[&str], words: &[&str]) {

@@ -183,3 +183,31 @@ fn moments_before_now_give_the_rows_of_then() {
         assert_eq!(told, format!("status\n{status}\n"), "{moment}");
     }
 }
+
+/// What a look at the catalog tells has no transaction that would tell when it was: its facts tell it, in whichever file they are.
+#[test]
+fn a_time_lies_where_it_did_once_files_are_merged() {
+    let mut shop = Shop::with(
+        "create table part (id int, r text, primary key (id, r)) partition by list (r);
+         create table part_eu partition of part for values in ('eu');
+         create table part_us partition of part for values in ('us');
+         insert into part values (1, 'eu'), (2, 'us')",
+    );
+    // What is detached is a table of its own, and its first copy ends the commit later than the look. Then its rows come back, so that
+    // one file has facts of before and after.
+    for sql in ["detach partition part_us", "attach partition part_us for values in ('us')"] {
+        shop.server.run(&format!("alter table part {sql}"));
+        shop.capture();
+    }
+    let found = shop.json(&["sql", "select _valid_from from part_history where _deleted_at is not null"]);
+    let went = found[0]["_valid_from"].as_str().unwrap();
+    let told = || {
+        let then = shop.answered("part", went);
+        (then, shop.bygone.ask(&["views", "duckdb"]).well().stderr)
+    };
+    let apart = told();
+    assert_eq!(apart.0, ("id,r\n1,eu\n".to_owned(), String::new()));
+    assert!(apart.1.contains("the rows of public.part are not known exactly from"), "{}", apart.1);
+    shop.bygone.ask(&["compact", "--all"]).well();
+    assert_eq!(told(), apart);
+}

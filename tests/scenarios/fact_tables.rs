@@ -417,31 +417,17 @@ fn where_rows_are_not_known_exactly_or_not_yet_a_notice_says_so() {
     let url = source.url();
     let mut bygone = Bygone::new(&url, scratch.join("history")).without_files().options(&["--facts", &url]);
     bygone.until_current();
-    let now = || {
-        let time = source
-            .value("select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.US+00')");
-        let place = source.value("select pg_current_wal_insert_lsn()");
-        std::thread::sleep(Duration::from_millis(20));
-        [format!("timestamptz '{}'", time.unwrap()), format!("pg_lsn '{}'", place.unwrap())]
-    };
     source.run("update orders set customer = 'before' where id = 1");
-    let before = now();
+    let before = both_ways(&source);
     bygone.until_current();
     source.run("alter table orders alter total type text using total || ' EUR'");
-    let inside = now();
+    let inside = both_ways(&source);
     bygone.until_current();
     source.run("update orders set customer = 'after' where id = 1");
-    let after = now();
+    let after = both_ways(&source);
     bygone.until_current();
     let behind = [format!("{} + interval '1 day'", after[0]), "pg_lsn 'F0/0'".to_owned()];
-    let told = Arc::new(Mutex::new(Vec::<String>::new()));
-    let hear = Arc::clone(&told);
-    let mut client = url
-        .parse::<postgres::Config>()
-        .unwrap()
-        .notice_callback(move |notice| hear.lock().unwrap().push(notice.message().to_owned()))
-        .connect(postgres::NoTls)
-        .unwrap();
+    let (mut client, told) = listening(&url);
     for (moments, words) in [
         (before, &[][..]),
         (
@@ -463,6 +449,81 @@ fn where_rows_are_not_known_exactly_or_not_yet_a_notice_says_so() {
         .query("select kind from bygone.doubts('public.orders') where known_again is not null", &[])
         .unwrap();
     assert_eq!(doubts.iter().map(|row| row.get(0)).collect::<Vec<String>>(), ["rewrite"]);
+}
+
+/// This moment as a time and as a position, in SQL.
+fn both_ways(source: &Postgres) -> [String; 2] {
+    let time =
+        source.value("select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.US+00')");
+    let place = source.value("select pg_current_wal_insert_lsn()");
+    std::thread::sleep(Duration::from_millis(20));
+    [format!("timestamptz '{}'", time.unwrap()), format!("pg_lsn '{}'", place.unwrap())]
+}
+
+/// A client, and the notices that the server sends it.
+fn listening(url: &str) -> (postgres::Client, Arc<Mutex<Vec<String>>>) {
+    let told = Arc::new(Mutex::new(Vec::<String>::new()));
+    let hear = Arc::clone(&told);
+    let client = url
+        .parse::<postgres::Config>()
+        .unwrap()
+        .notice_callback(move |notice| hear.lock().unwrap().push(notice.message().to_owned()))
+        .connect(postgres::NoTls)
+        .unwrap();
+    (client, told)
+}
+
+#[test]
+fn until_a_look_at_the_catalog_tells_of_it_a_notice_says_what_may_have_come_or_gone() {
+    let source = Postgres::start();
+    source.run(
+        "create table part (id int, r text, primary key (id, r)) partition by list (r);
+         create table part_eu partition of part for values in ('eu'); insert into part values (1, 'eu');
+         create table part_us partition of part for values in ('us');
+         create table stray (like part including all); insert into stray values (9, 'asia');
+         create table gone (id int primary key); insert into gone values (1);
+         create table beat (id int primary key)",
+    );
+    let scratch = Scratch::new("facts");
+    let url = source.url();
+    let mut bygone = Bygone::new(&url, scratch.join("history")).without_files().options(&["--facts", &url]);
+    bygone.until_current();
+    let before = both_ways(&source);
+    source.run("insert into beat values (1)");
+    bygone.until_current();
+    source.run(
+        "alter table part attach partition stray for values in ('asia'); alter table part detach partition part_eu;
+         drop table part_us; drop table gone",
+    );
+    let inside = both_ways(&source);
+    source.run("insert into beat values (2)");
+    bygone.until_current();
+    source.run("insert into beat values (3)");
+    let after = both_ways(&source);
+    source.run("insert into beat values (4)");
+    bygone.until_current();
+    let (mut client, told) = listening(&url);
+    let mut said = |table: &str, moment: &str| {
+        let rows = client.query(&format!("select id from bygone.{table}_as_of({moment})"), &[]);
+        (rows.map(|rows| rows.len()).ok(), std::mem::take(&mut *told.lock().unwrap()).join("\n"))
+    };
+    for moment in &before {
+        assert_eq!(said("part", moment), (Some(1), String::new()));
+        assert_eq!(said("gone", moment), (Some(1), String::new()));
+    }
+    for moment in &inside {
+        let (_, notices) = said("part", moment);
+        for word in ["a partition came", "a partition was detached", "a partition was dropped"] {
+            assert!(notices.contains(&format!("not known exactly: {word}")), "{moment}: {notices}");
+        }
+        let (rows, notices) = said("gone", moment);
+        assert_eq!(rows, Some(1));
+        assert!(notices.contains("not known exactly: their table was dropped"), "{moment}: {notices}");
+    }
+    for moment in &after {
+        assert_eq!(said("part", moment), (Some(1), String::new()));
+        assert_eq!(said("gone", moment).0, None, "nothing is known of a table that was dropped");
+    }
 }
 
 #[test]

@@ -241,6 +241,7 @@ fn restored(goes_past: bool) {
     diary.server.start_again();
     // What only the history will know.
     diary.change("update items set a = 'undone' where id between 20 and 23; insert into items (id, a) values (700, 'undone')", &[]);
+    let undone = diary.server.value("select pg_current_wal_insert_lsn()").unwrap();
     diary.save("items");
     diary.check();
     diary.forget_last();
@@ -275,6 +276,16 @@ fn restored(goes_past: bool) {
     assert_eq!(ops, ["insert", "reconcile"], "{:?}", of("700"));
     assert_eq!(of("21").last().unwrap().1, "a21");
     assert_eq!(diary.history().commits.last().unwrap()["epoch"], 1);
+    // A position may be meant as the source's.
+    let at = |place: &str| diary.bygone.ask(&["as-of", "items", "--at", place, "--format", "csv"]).well();
+    let before = at(&undone);
+    assert!(before.stdout.contains("undone"), "{}", before.stdout);
+    if goes_past {
+        assert!(before.stderr.contains("lies before the fork at"), "{}", before.stderr);
+    } else {
+        let now = format!("what the source calls {undone} since then is 1/{}", &undone[2..]);
+        assert!(before.stderr.contains(&now), "{}", before.stderr);
+    }
     diary.change("update items set a = 'after' where id = 21", &[]);
     diary.save("items");
     diary.check();

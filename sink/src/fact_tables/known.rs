@@ -32,18 +32,23 @@ pub(super) fn functions(schema: &str) -> String {
             order by g.seq, g.lsn $bygone$;
         create or replace function {s}.doubts(captured text)
             returns table (kind text, why text, known_until timestamptz, after pg_lsn, known_again pg_lsn) language sql stable as $bygone$
-            select d.kind, case d.kind when 'partition' then 'a partition came' when 'key' then 'another key came to name them'
-                    else 'they were rewritten' end || ', without a word in the WAL',
+            select d.kind, case d.kind when 'partition' then case d.detail ->> 'action' when 'detach' then 'a partition was detached'
+                        when 'drop' then 'a partition was dropped' else 'a partition came' end
+                    when 'key' then 'another key came to name them' when 'drop' then 'their table was dropped'
+                    when 'detach' then 'their table went out of capture' else 'they were rewritten' end || ', without a word in the WAL',
                 greatest((select c.known_until from {s}.commits c where c.wal_to <= d.after and c.known_until is not null
                     order by c.wal_to desc, c.seq desc limit 1),
                     (select t.valid_from from {s}.transactions t where t.lsn <= d.after order by t.lsn desc limit 1)),
-                d.after, (select l.lsn from {s}.events l where l.table_name = $1 and l.seq >= d.seq and l.lsn >= d.lsn
+                d.after, coalesce(d.noticed, (select l.lsn from {s}.events l where l.table_name = $1 and l.seq >= d.seq and l.lsn >= d.lsn
                     and l.detail -> 'verified' is null
-                    and (l.kind = 'drop' or l.kind = 'reconcile' and (d.kind = 'partition' or l.detail -> 'leaf' is null))
-                    order by l.seq, l.lsn limit 1)
-            from (select e.*, {before} as after
+                    and (l.kind in ('drop', 'detach') or l.kind = 'reconcile' and (d.kind = 'partition' or l.detail -> 'leaf' is null))
+                    order by l.seq, l.lsn limit 1))
+            from (select e.*, {before} as after, null::pg_lsn as noticed
                 from {s}.events e where e.table_name = $1 and e.lsn is not null and e.kind not in ('gap', 'fork')
-                    and (e.kind = 'rewrite' or e.detail ->> 'doubt' = 'true')) d
+                    and (e.kind = 'rewrite' or e.detail ->> 'doubt' = 'true')
+                union all select e.*, (e.detail ->> 'since')::pg_lsn, e.lsn
+                from {s}.events e where e.table_name = $1 and e.kind in ('partition', 'detach', 'drop')
+                    and (e.detail ->> 'since')::pg_lsn < e.lsn) d
             order by d.seq, d.lsn $bygone$;
         create or replace function {s}.is_known(captured text, moment timestamptz) returns boolean language plpgsql stable as $bygone$
         declare first record; since timestamptz; gap record; doubt record; known timestamptz; begin

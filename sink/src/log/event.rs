@@ -11,6 +11,9 @@ use super::lsn_text;
 /// The detail of a `reconcile` event that only compared a table with the source, and set nothing right: true where they agreed.
 pub const VERIFIED: &str = "verified";
 
+/// The detail of an event that a look at the catalog tells of: the last position at which it was known not to have happened.
+pub const SINCE: &str = "since";
+
 /// Something in the life of a table or of the history.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {

@@ -17,7 +17,7 @@ pub use commit::{
     ASIDE, Add, CATALOG_SEEN, COMMITS, Commit, CommitBody, FORMAT, LARGE, LEAF, LSN_OFFSET, Source, Wal,
 };
 pub(crate) use commit::{from_bytes, to_bytes};
-pub use event::{Event, EventKind, EventLsn, VERIFIED};
+pub use event::{Event, EventKind, EventLsn, SINCE, VERIFIED};
 pub use hash::ContentHash;
 pub use manifest::{MANIFEST, Manifest, ManifestSource};
 pub use path::{parse_table_text, table_dir, table_text};

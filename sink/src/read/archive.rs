@@ -1,5 +1,6 @@
 //! A history opened for reading: the log, and where in the WAL and in time its commits lie.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -294,7 +295,7 @@ impl Archive {
     /// The last position whose facts, and events, lie at or before a time.
     ///
     /// # Errors
-    /// Where a file of transactions cannot be read.
+    /// Where a file that tells of it cannot be read.
     pub async fn place_of_time(&self, time: Timestamp) -> Result<Lsn> {
         let early = |at: Option<Timestamp>| at.is_none_or(|at| at <= time);
         let commits = self.commits.iter().filter(|place| early(place.server_time) && early(place.high_water));
@@ -303,8 +304,8 @@ impl Archive {
             let [first, latest] = file.add.valid_from;
             if latest <= time {
                 last = last.max(file.add.lsn[1]);
-            } else if file.add.table == TRANSACTIONS && first <= time {
-                let within = self.transaction_places(&file.add).await?;
+            } else if first <= time {
+                let within = self.places(&file.add).await?;
                 let covered = within.into_iter().filter(|(_, valid_from)| *valid_from <= time);
                 last = covered.map(|(lsn, _)| lsn).max().map_or(last, |lsn| last.max(lsn));
             }
@@ -315,7 +316,7 @@ impl Archive {
     /// The first time at which a position is passed; `None` where that is not known yet.
     ///
     /// # Errors
-    /// Where a file of transactions cannot be read.
+    /// Where a file that tells of it cannot be read.
     pub async fn time_of_place(&self, place: Lsn) -> Result<Option<Timestamp>> {
         let commits = self.commits.iter().filter(|commit| commit.wal_to >= place);
         let mut first = commits.filter_map(CommitPlace::known_until).min();
@@ -323,8 +324,8 @@ impl Archive {
             let [from, to] = file.add.lsn;
             if from >= place {
                 first = first.into_iter().chain([file.add.valid_from[0]]).min();
-            } else if file.add.table == TRANSACTIONS && to >= place {
-                let within = self.transaction_places(&file.add).await?;
+            } else if to >= place {
+                let within = self.places(&file.add).await?;
                 let later = within.into_iter().filter(|(lsn, _)| *lsn >= place).map(|(_, time)| time);
                 first = first.into_iter().chain(later).min();
             }
@@ -335,7 +336,7 @@ impl Archive {
     /// The last time by the source's clock of which it is known that it does not lie behind a position.
     ///
     /// # Errors
-    /// Where a file of transactions cannot be read.
+    /// Where a file that tells of it cannot be read.
     pub async fn place_known_until(&self, place: Lsn) -> Result<Option<Timestamp>> {
         let commits = self.commits.iter().filter(|commit| commit.wal_to <= place);
         let mut last = commits.filter_map(CommitPlace::known_until).max();
@@ -343,8 +344,8 @@ impl Archive {
             let [from, to] = file.add.lsn;
             if to <= place {
                 last = last.max(Some(file.add.valid_from[1]));
-            } else if file.add.table == TRANSACTIONS && from <= place {
-                let within = self.transaction_places(&file.add).await?;
+            } else if from <= place {
+                let within = self.places(&file.add).await?;
                 let earlier = within.into_iter().filter(|(lsn, _)| *lsn <= place).map(|(_, time)| time);
                 last = last.max(earlier.max());
             }
@@ -352,28 +353,41 @@ impl Archive {
         Ok(last)
     }
 
-    async fn transaction_places(&self, add: &log::Add) -> Result<Vec<(Lsn, Timestamp)>> {
-        let store = match &self.kept {
-            Kept::Files(store) => store,
-            Kept::Rows(rows) => return rows.places(add.lsn).await,
-        };
-        let builder = file::open(store, &add.path, add.bytes).await?;
-        let mask = ProjectionMask::columns(builder.parquet_schema(), ["lsn", "valid_from"]);
-        let mut batches = file::read(&add.path, builder.with_projection(mask))?;
-        let mut places = Vec::new();
-        while let Some(batch) = file::next(&add.path, &mut batches).await? {
-            let lsn: &Int64Array = column(&add.path, &batch, "lsn")?;
-            let valid_from: &TimestampMicrosecondArray = column(&add.path, &batch, "valid_from")?;
-            let pairs = lsn.values().iter().zip(valid_from.values());
-            places.extend(pairs.map(|(lsn, time)| (Lsn::from_i64(*lsn), Timestamp(*time))));
+    /// Positions that a file tells the time of: both of its ends, and within it those that nothing else tells.
+    async fn places(&self, add: &log::Add) -> Result<Vec<(Lsn, Timestamp)>> {
+        let ([first, last], [earliest, latest]) = (add.lsn, add.valid_from);
+        let mut places = vec![(first, earliest), (last, latest)];
+        match &self.kept {
+            _ if add.table == TRANSACTIONS => places.extend(self.transaction_places(add).await?),
+            Kept::Files(store) => {
+                // What a look at the catalog ended has no transaction, and its commit may end later.
+                let noticed: BTreeSet<Lsn> = self
+                    .events(&add.table)
+                    .filter(|(_, event)| noticed_since(event).is_some())
+                    .filter_map(|(_, event)| event.lsn.map(EventLsn::latest))
+                    .filter(|place| first < *place && *place < last)
+                    .collect();
+                if !noticed.is_empty() {
+                    let of_it = |place: &Lsn| noticed.contains(place);
+                    places.extend(places_in(store, add, ["_lsn", "_valid_from"], of_it).await?);
+                }
+            }
+            Kept::Rows(_) => {}
         }
         Ok(places)
+    }
+
+    async fn transaction_places(&self, add: &log::Add) -> Result<Vec<(Lsn, Timestamp)>> {
+        match &self.kept {
+            Kept::Files(store) => places_in(store, add, ["lsn", "valid_from"], |_| true).await,
+            Kept::Rows(rows) => rows.places(add.lsn).await,
+        }
     }
 
     /// The first position that is known to lie after a time; `None` where nothing is known after it.
     ///
     /// # Errors
-    /// Where a file of transactions cannot be read.
+    /// Where a file that tells of it cannot be read.
     pub async fn place_after_time(&self, time: Timestamp) -> Result<Option<Lsn>> {
         let late = self.commits.iter().filter(|place| place.known_until().is_some_and(|until| until > time));
         let mut next = late.map(|place| place.wal_to).min();
@@ -381,8 +395,8 @@ impl Archive {
             let [first, latest] = file.add.valid_from;
             if first > time {
                 next = next.into_iter().chain([file.add.lsn[0]]).min();
-            } else if file.add.table == TRANSACTIONS && latest > time {
-                let within = self.transaction_places(&file.add).await?;
+            } else if latest > time {
+                let within = self.places(&file.add).await?;
                 let later = within.into_iter().filter(|(_, valid_from)| *valid_from > time);
                 next = next.into_iter().chain(later.map(|(lsn, _)| lsn)).min();
             }
@@ -394,6 +408,10 @@ impl Archive {
     pub fn doubts<'a>(&'a self, table: &'a str) -> impl Iterator<Item = Doubt<'a>> {
         self.events(table).enumerate().filter_map(move |(at, (_, event))| {
             let lsn = event.lsn?;
+            if let Some(after) = noticed_since(event) {
+                let until = lsn.latest();
+                return (after < until).then_some(Doubt { event, after, until: Some(until), whole: false });
+            }
             let whole = matches!(event.kind, EventKind::Gap | EventKind::Fork);
             let told = event.detail.get("doubt").and_then(serde_json::Value::as_bool) == Some(true);
             if !whole && !told && event.kind != EventKind::Rewrite {
@@ -409,7 +427,7 @@ impl Archive {
                 let settles = match later.kind {
                     EventKind::Reconcile => of_leaf || !later.detail.contains_key("leaf"),
                     // Nothing is left to be known.
-                    EventKind::Drop => later.table.is_some(),
+                    EventKind::Drop | EventKind::Detach => later.table.is_some(),
                     // It came after the loss, or had no first copy when that came.
                     EventKind::Snapshot => event.table.is_none(),
                     _ => false,
@@ -426,6 +444,41 @@ impl Archive {
     }
 }
 
+/// Positions that are wanted, with their times, as two columns of a file have them.
+async fn places_in(
+    store: &Store,
+    add: &log::Add,
+    columns: [&str; 2],
+    is_wanted: impl Fn(&Lsn) -> bool,
+) -> Result<Vec<(Lsn, Timestamp)>> {
+    let builder = file::open(store, &add.path, add.bytes).await?;
+    let mask = ProjectionMask::columns(builder.parquet_schema(), columns);
+    let mut batches = file::read(&add.path, builder.with_projection(mask))?;
+    let mut places = Vec::new();
+    while let Some(batch) = file::next(&add.path, &mut batches).await? {
+        let lsn: &Int64Array = column(&add.path, &batch, columns[0])?;
+        let time: &TimestampMicrosecondArray = column(&add.path, &batch, columns[1])?;
+        let pairs = lsn.values().iter().zip(time.values());
+        let pairs = pairs.map(|(lsn, time)| (Lsn::from_i64(*lsn), Timestamp(*time)));
+        places.extend(pairs.filter(|(lsn, _)| is_wanted(lsn)));
+        // Each of a thousand rows may say the same.
+        places.dedup();
+    }
+    Ok(places)
+}
+
+/// The last position at which a table, or a leaf of it, was there for sure, if a look at the catalog found it gone: the stream tells of
+/// a drop exactly, where it does.
+fn noticed_since(event: &log::Event) -> Option<Lsn> {
+    event.table.as_ref()?;
+    match event.kind {
+        EventKind::Partition | EventKind::Detach | EventKind::Drop => {
+            event.detail.get(log::SINCE)?.as_str()?.parse().ok()
+        }
+        _ => None,
+    }
+}
+
 /// A stretch of the WAL in which a table's rows are not known, or not exactly.
 #[derive(Clone, Copy, Debug)]
 pub struct Doubt<'a> {
@@ -436,7 +489,7 @@ pub struct Doubt<'a> {
     /// The first position at which they are known again; none where that has not come yet.
     pub until: Option<Lsn>,
     /// Changes are missing altogether: a gap, or a fork of the timeline. Else the facts are right but for what the event
-    /// stands for: rows rewritten, or a partition that came or went.
+    /// stands for: rows rewritten, a partition that came or went, or the table's own end.
     pub whole: bool,
 }
 

@@ -69,6 +69,14 @@ impl TableHistory {
     pub fn are_updates_unseen(&self) -> bool {
         self.updates_unseen.last().is_some_and(|(_, to)| to.is_none())
     }
+
+    /// Its updates and deletes could not be seen at one of the positions from `place` to before `next`.
+    #[must_use]
+    pub fn were_updates_unseen(&self, place: Lsn, next: Lsn) -> bool {
+        let meets =
+            |(from, to): &(Lsn, Option<Lsn>)| overlaps(place, next, Lsn(from.0.saturating_sub(1)), *to);
+        self.updates_unseen.iter().any(meets)
+    }
 }
 
 impl Archive {
