@@ -2,12 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 
+use bygone_replication::Lsn;
 use bygone_sink::read::{Columns, Fact, FactFilter, Flow, Head};
 use bygone_sink::schema::TableSchema;
 use bygone_sink::timestamp::Timestamp;
 
 use super::arguments::Find;
-use super::changes::is_unknown;
+use super::changes::{Shaper, is_unknown};
 use super::comparable::{Wanted, tell_of_hashes};
 use super::row::xid_cell;
 use super::sheet::{Cell, Sheet, left, right, when};
@@ -15,6 +16,13 @@ use super::value::{fields, moment_cell};
 use super::{counted, lookup, open};
 use crate::cli::Format;
 use crate::error::Result;
+
+/// A version that held the value.
+struct Found {
+    head: Head,
+    /// It is older than the column, which is there from here on.
+    from: Option<Lsn>,
+}
 
 pub(super) async fn find(arguments: &Find) -> Result<()> {
     let archive = open(&arguments.reading.history).await?;
@@ -44,7 +52,8 @@ pub(super) async fn find(arguments: &Find) -> Result<()> {
         .iter()
         .filter_map(|version| Some(version.schema.columns.get(position(&version.schema)?)?.column.attnum));
     let columns = Columns::Some(attnums.collect());
-    let (mut found, mut not_known): (Vec<Head>, usize) = (Vec::new(), 0);
+    let (mut found, mut not_known): (Vec<Found>, usize) = (Vec::new(), 0);
+    let mut shaper = Shaper::new(&table, schema);
     let mut look = |fact: &Fact<'_>| {
         let at = position(fact.schema);
         let row = fields(fact.row, fact.schema.kinds()).ok();
@@ -54,7 +63,18 @@ pub(super) async fn find(arguments: &Find) -> Result<()> {
             if is_unknown(&field) {
                 not_known += 1;
             } else if wanted.is(kind, field) {
-                found.push(fact.head.clone());
+                found.push(Found { head: fact.head.clone(), from: None });
+            }
+        }
+        // A row that is older than the column reads as its default, once the column is there.
+        if let (false, None, Some((version, _))) =
+            (fact.head.tombstone, at, table.added_after(column.column.attnum, fact.schema.version))
+        {
+            let row = shaper.row(fact.schema, fact.row).ok();
+            let row = row.and_then(|row| fields(row, schema.kinds()).ok());
+            let field = position(schema).and_then(|at| Some((schema.kinds().get(at)?, *row?.get(at)?)));
+            if field.is_some_and(|(kind, field)| !is_unknown(&field) && wanted.is(kind, field)) {
+                found.push(Found { head: fact.head.clone(), from: Some(version.from.latest()) });
             }
         }
         Flow::Continue(())
@@ -64,17 +84,22 @@ pub(super) async fn find(arguments: &Find) -> Result<()> {
         let (name, versions) = (&column.column.name, counted(not_known, "version"));
         eprintln!("bygone: {name} is not known in {versions} of {}, which may have held it", table.log_name);
     }
-    let entities: HashSet<String> = found.iter().map(|head| head.entity_id.clone()).collect();
-    let mut begins: HashMap<(String, i64), Timestamp> = HashMap::new();
+    let entities: HashSet<String> = found.iter().map(|found| found.head.entity_id.clone()).collect();
+    let mut begins: HashMap<(String, i64), (Lsn, Timestamp)> = HashMap::new();
     if !entities.is_empty() {
         let filter = FactFilter { entities: Some(entities), ..FactFilter::default() };
         let mut note = |fact: &Fact<'_>| {
-            begins.insert((fact.head.entity_id.clone(), fact.head.version), fact.head.valid_from);
+            let Head { entity_id, version, lsn, valid_from, .. } = fact.head;
+            begins.insert((entity_id.clone(), *version), (*lsn, *valid_from));
             Flow::Continue(())
         };
         archive.facts(&table, &filter, &Columns::Some(Vec::new()), &mut note).await?;
     }
-    found.sort_by_key(|fact| (fact.lsn, fact.seq, fact.version));
+    let next = |head: &Head| begins.get(&(head.entity_id.clone(), head.version + 1)).copied();
+    found.retain(|Found { head, from }| {
+        from.is_none_or(|from| next(head).is_none_or(|(ends, _)| ends > from))
+    });
+    found.sort_by_key(|Found { head, .. }| (head.lsn, head.seq, head.version));
     let headings = vec![
         left("key"),
         right("version"),
@@ -85,13 +110,13 @@ pub(super) async fn find(arguments: &Find) -> Result<()> {
         right("xid"),
     ];
     let mut sheet = Sheet::new(arguments.reading.format, headings)?;
-    for head in found {
-        let until = begins.get(&(head.entity_id.clone(), head.version + 1));
+    for Found { head, .. } in found {
+        let until = next(&head);
         sheet.row(vec![
             Cell::Text(head.entity_id),
             Cell::number(head.version),
             moment_cell(head.valid_from),
-            until.map_or(Cell::Null, |until| moment_cell(*until)),
+            until.map_or(Cell::Null, |(_, until)| moment_cell(until)),
             Cell::Text(head.op),
             Cell::optional(head.actor),
             xid_cell(head.xid),

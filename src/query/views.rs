@@ -194,7 +194,7 @@ impl Slabs {
         dialect: Dialect,
         location: &Location,
     ) -> Result<Option<Self>> {
-        let set = SlabSet::load(archive.store()?, &table.log_name).await?;
+        let set = SlabSet::load(archive.store()?, &table.log_name).await?.up_to(archive.known_until().0);
         let (Some(last), all) = (set.all().last(), set.all()) else { return Ok(None) };
         let begins = all.first().is_some_and(|first| first.from == Lsn::ZERO);
         let whole = all.iter().zip(all.iter().skip(1)).all(|(one, next)| one.to == next.from);

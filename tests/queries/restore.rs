@@ -476,3 +476,29 @@ fn what_is_not_known_is_refused_without_an_option_that_restore_does_not_have() {
     let told = shop.bygone.ask(&arguments).refused(&["its updates and deletes cannot be seen"]);
     assert!(!told.stderr.contains("--inexact"), "{}", told.stderr);
 }
+
+/// A type that changed without a rewrite: the value of then is read as the one that it is now.
+#[test]
+fn values_of_before_a_change_of_type_come_back_as_they_read_now() {
+    let mut shop = Shop::with(
+        "create table e (id int primary key, at timestamp not null, price money);
+         insert into e values (1, '2026-01-01 10:00', '1234.56'), (2, '2026-01-02 10:00', '2')",
+    );
+    let before = shop.server.value("select pg_current_wal_insert_lsn()").unwrap();
+    shop.server.run("update e set price = price where id = 2");
+    shop.capture();
+    shop.server.run("set timezone = 'UTC'; alter table e alter at type timestamptz");
+    shop.capture();
+    shop.server.run("delete from e where id = 1");
+    shop.capture();
+    shop.restore(&["e", "1", "--at", &before, "--apply"]).well();
+    let row =
+        "select string_agg((at at time zone 'UTC')::text || ' ' || price::numeric, ',') from e where id = 1";
+    assert_eq!(shop.server.value(row).as_deref(), Some("2026-01-01 10:00:00 1234.56"));
+    shop.capture();
+    // What is printed for psql does not depend on the session's locale, either.
+    shop.server.run("delete from e where id = 2");
+    shop.capture();
+    let printed = shop.restore(&["e", "2"]).well().stdout;
+    assert!(printed.contains("set local lc_monetary = 'C';"), "{printed}");
+}

@@ -316,3 +316,19 @@ fn a_row_is_found_by_a_key_in_another_spelling() {
     );
     shop.refused(&["restore", "days", "2026-11-25"], &["never had a row", "the nearest keys are 2026-11-24"]);
 }
+
+/// Rows that are older than a column read as its default for as long as they live, once the column is there.
+#[test]
+fn a_value_is_found_in_rows_that_are_older_than_their_column() {
+    let mut shop =
+        Shop::with("create table t (id int primary key, n int); insert into t values (1, 0), (2, 0), (3, 0)");
+    shop.server.run("update t set n = 1 where id = 2; delete from t where id = 3");
+    shop.capture();
+    shop.server.run("alter table t add column c int default 7");
+    shop.server.run("update t set c = 8 where id = 2");
+    shop.capture();
+    let found = shop.json(&["find", "t", "c", "7"]);
+    let found: Vec<_> =
+        found.iter().map(|row| (row["key"].as_str().unwrap(), row["version"].as_i64().unwrap())).collect();
+    assert_eq!(found, [("1", 1), ("2", 2)]);
+}

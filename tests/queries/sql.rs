@@ -370,3 +370,26 @@ fn standard_input_is_a_script() {
     assert_eq!((code, told.as_str()), (Some(1), "a\n1\n"));
     assert!(said.contains("nope"), "{said}");
 }
+
+/// What a union or a default puts beside documents is none, though the column is one of documents.
+#[test]
+fn a_text_beside_documents_is_a_string_in_json() {
+    let shop =
+        Shop::with("create table d (id int primary key, doc jsonb); insert into d values (1, '{\"a\": 1}')");
+    let mut rows = shop.json(&["sql", "select doc as x from d union all select 'plain text'"]);
+    rows.sort_by_key(|row| row["x"].is_string());
+    assert_eq!(rows, [serde_json::json!({"x": {"a": 1}}), serde_json::json!({"x": "plain text"})]);
+}
+
+/// Among the rows of a table a name of bygone's own is the user's.
+#[test]
+fn a_column_called_like_one_of_ours_is_the_users_among_rows() {
+    let mut shop = Shop::with("create table t (id int primary key); insert into t values (1), (2)");
+    shop.server.run("alter table t add column _entity_id text default 'x', add column _lsn bigint default 7");
+    shop.capture();
+    for condition in ["_entity_id = 'x'", "_lsn = 7", "_lsn <= 7"] {
+        let rows =
+            shop.ask(&["sql", "--format", "csv", &format!("select id from t where {condition} order by id")]);
+        assert_eq!(rows, "id\n1\n2\n", "{condition}");
+    }
+}

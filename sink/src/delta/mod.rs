@@ -65,6 +65,21 @@ impl DeltaView {
             let bytes = view.archive.store()?.get(&path).await?;
             let (seq, schema) =
                 actions::read_back(&bytes, &view.archive.manifest().id).ok_or_else(|| foreign(&path))?;
+            let is_later = |view: &Self| view.archive.log().last_seq().is_none_or(|last| seq > last);
+            // Somebody else may show commits that came since the log was read.
+            if is_later(&view) {
+                view.archive.refresh().await?;
+            }
+            if is_later(&view) {
+                return Err(Error::new(
+                    ErrorKind::Conflict,
+                    "the Delta view is of a later log",
+                    format!(
+                        "{path} shows commit {seq}, which the log does not have: it was put back, or cut off; remove the \
+                         directories _delta_log, and the view is made anew"
+                    ),
+                ));
+            }
             view.tables.insert(root, Written { version: version + 1, seq: Some(seq), schema });
         }
         view.next = view.first_lacking();

@@ -112,15 +112,14 @@ impl Archive {
                 continue;
             }
             let builder = file::open(store, &add.path, add.bytes).await?;
-            let wanted = filter.xid.filter(|xid| *xid > LOW);
             let groups: Vec<usize> = builder
                 .metadata()
                 .row_groups()
                 .iter()
                 .enumerate()
                 .filter(|(_, group)| {
-                    let bounds = wanted.and_then(|xid| Some((xid, integer_bounds(group, "xid")?)));
-                    bounds.is_none_or(|(xid, (min, max))| (min..=max).contains(&xid))
+                    let bounds = filter.xid.and_then(|xid| Some((xid, integer_bounds(group, "xid")?)));
+                    bounds.is_none_or(|(xid, bounds)| is_within(xid, bounds))
                 })
                 .map(|(at, _)| at)
                 .collect();
@@ -142,6 +141,17 @@ impl Archive {
         }
         Ok(())
     }
+}
+
+/// The number of a transaction, or that of one whose lower half it is, lies between two.
+fn is_within(xid: i64, (min, max): (i64, i64)) -> bool {
+    if xid > LOW {
+        return (min..=max).contains(&xid);
+    }
+    let epoch = LOW + 1;
+    let first = min.div_euclid(epoch) * epoch + xid;
+    // Of the epoch in which the first one lies, or of the next.
+    (min..=max).contains(&first) || first.checked_add(epoch).is_some_and(|next| next <= max)
 }
 
 /// Walks over the transactions of one file, in its order.
@@ -192,4 +202,28 @@ fn transaction(path: &str, batch: &RecordBatch, at: usize) -> Result<Transaction
         origin: text("origin")?,
         tables: tables.collect(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_of_32_bits_is_looked_for_in_each_epoch() {
+        let epoch = LOW + 1;
+        for (xid, bounds, held) in [
+            (700, (600, 800), true),
+            (700, (701, 800), false),
+            (700, (600, 699), false),
+            (700, (epoch + 600, epoch + 800), true),
+            (700, (epoch + 701, epoch + 800), false),
+            (700, (LOW - 5, epoch + 700), true),
+            (700, (LOW - 5, epoch + 699), false),
+            (700, (701, 3 * epoch), true),
+            (epoch + 700, (600, 800), false),
+            (epoch + 700, (600, epoch + 700), true),
+        ] {
+            assert_eq!(is_within(xid, bounds), held, "{xid} in {bounds:?}");
+        }
+    }
 }

@@ -62,8 +62,10 @@ impl Slab {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SlabSet {
     slabs: Vec<Slab>,
-    /// Files of others: unfinished ones, and such as overlap one of these.
-    strays: Vec<Object>,
+    /// The newest file of each of them.
+    newest: Vec<Object>,
+    /// Files of others, with their stretches: unfinished ones, and such as overlap one of these.
+    strays: Vec<(Lsn, Lsn, Object)>,
 }
 
 impl SlabSet {
@@ -89,12 +91,15 @@ impl SlabSet {
                 wholes.entry(whole).or_default().insert(name.part, (name.schema, object));
             }
         }
-        let (mut slabs, mut strays): (Vec<Slab>, Vec<Object>) = Default::default();
+        let (mut slabs, mut newest, mut strays): (Vec<Slab>, Vec<Object>, Vec<_>) = Default::default();
         for ((from, begun, std::cmp::Reverse(to), times, _, parts), files) in wholes {
             // Two makers at once may have come to different cuts: of stretches that overlap one is taken.
             let behind = slabs.last().is_none_or(|last| last.to <= from && last.times[1] <= times[0]);
             let whole = (1..=parts).eq(files.keys().copied());
             if behind && whole && from < to && times[0] <= times[1] {
+                newest.extend(
+                    files.values().map(|(_, object)| object).max_by_key(|object| object.modified).cloned(),
+                );
                 let file = |(schema, object): (i32, Object)| SlabFile {
                     path: object.path,
                     bytes: object.bytes,
@@ -102,21 +107,30 @@ impl SlabSet {
                 };
                 slabs.push(Slab { from, to, times, files: files.into_values().map(file).collect(), begun });
             } else {
-                strays.extend(files.into_values().map(|(_, object)| object));
+                strays.extend(files.into_values().map(|(_, object)| (from, to, object)));
             }
         }
-        Self { slabs, strays }
+        Self { slabs, newest, strays }
     }
 
-    /// Files that no reader takes, and no maker that is still at work has: left for longer than an hour.
+    /// Files that no reader takes, and no maker that is still at work has: left for longer than an hour, as is what took their place, for
+    /// somebody may have opened the table before that.
     pub(super) fn left_behind(&self) -> impl Iterator<Item = &str> {
-        self.strays.iter().filter(|object| object.is_left_behind()).map(|object| object.path.as_str())
+        let is_old = |from: Lsn, to: Lsn| {
+            let mut taken = self.slabs.iter().zip(&self.newest);
+            !taken.any(|(slab, newest)| slab.from < to && from < slab.to && !newest.is_left_behind())
+        };
+        let old =
+            self.strays.iter().filter(move |(from, to, stray)| stray.is_left_behind() && is_old(*from, *to));
+        old.map(|(_, _, stray)| stray.path.as_str())
     }
 
     /// Those that end at a position or before: of others the log as it was read says nothing.
     #[must_use]
     pub fn up_to(mut self, known: Lsn) -> Self {
-        self.slabs.retain(|slab| slab.to <= known);
+        // They are in order, and do not overlap.
+        self.slabs.truncate(self.slabs.partition_point(|slab| slab.to <= known));
+        self.newest.truncate(self.slabs.len());
         self
     }
 

@@ -22,6 +22,9 @@ pub(super) async fn verify(store: &Store, report: &mut Report) -> Result<()> {
         checkpoint::all(store).await?.into_iter().filter(|(seq, _)| archive.log().last_seq() >= Some(*seq))
     {
         let proof = alone(checkpoint::prove(store, seq, &path)).await;
+        if is_gone(&proof) {
+            continue;
+        }
         match fault(proof, || "it is not what the log says".to_owned())? {
             None => report.checkpoints += 1,
             Some(what) => {
@@ -53,6 +56,9 @@ async fn verify_indexes(store: &Store, table: &TableHistory, report: &mut Report
     let indexes = Indexes::load(store, &table.log_name, adds()).await?;
     for (add, index) in adds().filter_map(|add| Some((add, indexes.of(&add.path)?))) {
         let proof = alone(index::prove(store, add, index)).await;
+        if is_gone(&proof) {
+            continue;
+        }
         match fault(proof, || format!("the index is not of the facts in {}", add.path))? {
             None => report.indexes += 1,
             Some(what) => {
@@ -80,11 +86,14 @@ fn fault(proof: Result<bool>, differs: impl FnOnce() -> String) -> Result<Option
     match proof {
         Ok(true) => Ok(None),
         Ok(false) => Ok(Some(differs())),
-        Err(err) if matches!(err.kind(), ErrorKind::Damaged | ErrorKind::NotFound) => {
-            Ok(Some(err.to_string()))
-        }
+        Err(err) if err.kind() == ErrorKind::Damaged => Ok(Some(err.to_string())),
         Err(err) => Err(err),
     }
+}
+
+/// It, or what it is held against, was replaced meanwhile.
+fn is_gone(proof: &Result<bool>) -> bool {
+    proof.as_ref().is_err_and(|err| err.kind() == ErrorKind::NotFound)
 }
 
 /// Says whether the slab holds what the facts say.
@@ -121,7 +130,12 @@ async fn verify_slab(
             report.warning(ProblemKind::UnprovenSlab, path, &what);
             Ok(false)
         }
-        Err(err) if matches!(err.kind(), ErrorKind::Damaged | ErrorKind::NotFound) => {
+        Err(err) if err.kind() == ErrorKind::NotFound => {
+            let what = format!("{err}: it, or what it is held against, was replaced meanwhile");
+            report.warning(ProblemKind::UnprovenSlab, path, &what);
+            Ok(false)
+        }
+        Err(err) if err.kind() == ErrorKind::Damaged => {
             report.problem(ProblemKind::FalseSlab, path, &format!("{err}; {}", remedy(path)));
             Ok(false)
         }

@@ -1,6 +1,6 @@
 //! The live files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use parquet::file::metadata::ParquetMetaDataReader;
@@ -13,7 +13,7 @@ use crate::content::Proof;
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::INDEX;
 use crate::log::path::{DATA, commit_seq, fact_seq};
-use crate::log::{ContentHash, MANIFEST};
+use crate::log::{self, ContentHash, MANIFEST};
 use crate::read::file;
 use crate::slabs::SLABS;
 use crate::store::Store;
@@ -88,6 +88,23 @@ pub(super) async fn verify(
         state.bytes = state.bytes.saturating_add(add.bytes);
         progress(&state);
     }
+    excuse_merged(store, report).await
+}
+
+/// A file that is missing because others hold its facts by now, as commits say that came meanwhile, is no problem: those are for the next
+/// verification.
+async fn excuse_merged(store: &Store, report: &mut Report) -> Result<()> {
+    let is_missing = |problem: &Problem| problem.kind == ProblemKind::MissingFile;
+    let Some(head) = report.head.filter(|_| report.problems.iter().any(is_missing)) else { return Ok(()) };
+    let mut removed = HashSet::new();
+    for seq in head.seq + 1.. {
+        match log::read(store, seq).await {
+            Ok(stored) => removed.extend(stored.commit.body.remove),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Damaged) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    report.problems.retain(|problem| !(is_missing(problem) && removed.contains(&problem.path)));
     Ok(())
 }
 

@@ -93,7 +93,12 @@ fn script(plan: &Plan, message: &str, remedy: Option<&str>) -> String {
     if plan.steps.len() > 1 {
         sql.push_str("set constraints all deferred;\n");
     }
-    for statement in plan.statements() {
+    let statements = plan.statements();
+    if statements.iter().any(|statement| statement.contains("::money")) {
+        // Values are printed so, whatever the session's locale.
+        sql.push_str("set local lc_monetary = 'C';\n");
+    }
+    for statement in statements {
         sql.push_str(&statement);
         sql.push_str(";\n");
     }

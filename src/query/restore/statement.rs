@@ -288,14 +288,15 @@ impl<'a> Settable<'a> {
             Value::Null => None,
             Value::Unknown => Some(""),
             Value::Text(_) if before.column.hashed.is_some() => Some(" (hashed)"),
-            Value::Text(text) if before.kind != column.kind => match reread(&column.kind, text) {
-                Some(read) => {
-                    *text = read;
-                    None
-                }
-                None => Some(" (which its type of now does not take)"),
-            },
-            Value::Text(_) => None,
+            Value::Text(text) => {
+                // As rows of then read under the columns of now.
+                let read = before.cast_to(column).apply(std::mem::take(text));
+                let reread =
+                    if before.kind == column.kind { None } else { Some(reread(&column.kind, &read)) };
+                let lost = matches!(reread, Some(None)).then_some(" (which its type of now does not take)");
+                *text = reread.flatten().unwrap_or(read);
+                lost
+            }
         };
         Ok(Self { column, value, lost })
     }

@@ -36,7 +36,8 @@ pub(super) async fn print(
                 let is_json =
                     field.metadata().get("ARROW:extension:name").is_some_and(|name| name == "arrow.json");
                 match cell(array, row) {
-                    Ok(Cell::Text(text)) if is_json => Ok(Cell::document(Some(&text))),
+                    // A union or a default may have put a text beside documents.
+                    Ok(Cell::Text(text)) if is_json && is_document(&text) => Ok(Cell::document(Some(&text))),
                     other => other,
                 }
             });
@@ -49,6 +50,10 @@ pub(super) async fn print(
         eprintln!("{}", counted(rows, "row"));
     }
     Ok(())
+}
+
+fn is_document(text: &str) -> bool {
+    serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()
 }
 
 fn heading(field: &Field) -> Heading {

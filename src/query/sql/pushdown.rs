@@ -10,16 +10,20 @@ use datafusion::scalar::ScalarValue;
 
 use bygone_replication::Lsn;
 use bygone_sink::read::{Cut, FactFilter, TableHistory};
+use bygone_sink::schema::SYSTEM_COLUMNS;
 use bygone_sink::timestamp::Timestamp;
 use bygone_sink::value::Kind;
 
 use super::super::lookup::canonical;
+use super::relation::VALID_TO;
 
 /// The conditions that can be told, over a table.
 #[derive(Debug)]
 pub(super) struct Pushdown {
     /// The one column of the key, where the table always had that one.
     key: Option<(String, Kind)>,
+    /// The relation has bygone's own columns: elsewhere one of these names is the user's.
+    of_facts: bool,
 }
 
 /// One condition as facts have it.
@@ -31,7 +35,8 @@ enum Told {
 }
 
 impl Pushdown {
-    pub(super) fn of(table: &TableHistory) -> Self {
+    /// Those over the facts of a table, or over its rows.
+    pub(super) fn of(table: &TableHistory, of_facts: bool) -> Self {
         let newest = table.newest();
         let key = |at: &[usize]| match at {
             [one] => Some(*one),
@@ -54,7 +59,9 @@ impl Pushdown {
             let base = column.column.data_type.base();
             column.kind != Kind::Text || matches!(base.name.as_str(), "text" | "varchar" | "name")
         });
-        Self { key: column.map(|column| (column.column.name.clone(), column.kind.clone())) }
+        let is_ours = |name: &str| of_facts && (SYSTEM_COLUMNS.contains(&name) || name == VALID_TO);
+        let column = column.filter(|column| !is_ours(&column.column.name));
+        Self { key: column.map(|column| (column.column.name.clone(), column.kind.clone())), of_facts }
     }
 
     /// The condition narrows what is read.
@@ -105,6 +112,10 @@ impl Pushdown {
     fn compared(&self, column: &str, operator: Operator, value: &ScalarValue) -> Option<Told> {
         let before = matches!(operator, Operator::Lt | Operator::LtEq);
         match (column, operator) {
+            (_, Operator::Eq) if !self.of_facts => {
+                self.entity(column, value).map(|id| Told::Entities(HashSet::from([id])))
+            }
+            _ if !self.of_facts => None,
             ("_lsn", Operator::Eq) => whole(value).map(Told::Lsn),
             ("_lsn", _) if before => {
                 whole(value).filter(|lsn| *lsn >= 0).map(|lsn| Told::Until(Cut::Lsn(Lsn::from_i64(lsn))))
@@ -123,7 +134,7 @@ impl Pushdown {
 
     /// The entity that a column's value names.
     fn entity(&self, column: &str, value: &ScalarValue) -> Option<String> {
-        if column == "_entity_id" {
+        if self.of_facts && column == "_entity_id" {
             return text(value).map(str::to_owned);
         }
         let (name, kind) = self.key.as_ref()?;
