@@ -145,6 +145,11 @@ fn conditions_that_skip_files_leave_no_row_out() {
         }),
         (format!("_valid_from <= timestamp '{time}'"), &|fact| fact["_valid_from"].as_str().unwrap() <= time),
         (format!("_valid_from > timestamp '{time}'"), &|fact| fact["_valid_from"].as_str().unwrap() > time),
+        (format!("timestamp '{time}' <= _valid_from"), &|fact| fact["_valid_from"].as_str().unwrap() >= time),
+        (format!("_lsn > {lsn}"), &|fact| fact["_lsn"].as_i64().unwrap() > lsn),
+        (format!("_lsn >= {lsn} and _valid_from >= timestamp '{time}'"), &|fact| {
+            fact["_lsn"].as_i64().unwrap() >= lsn
+        }),
     ] {
         let told = shop
             .json(&["sql", &format!("select * from orders_history where {condition} order by _lsn, _seq")]);

@@ -235,6 +235,7 @@ impl Rows {
         let mut wanted = vec!["true".to_owned()];
         wanted.extend(filter.until.map(|cut| before(cut, "h")));
         wanted.extend(filter.lsn.map(|lsn| format!("h._lsn = '{lsn}'")));
+        wanted.extend(filter.since.map(|since| format!("h._valid_from >= '{since}'")));
         wanted.extend(filter.within.map(|[from, to]| format!("h._lsn between '{from}' and '{to}'")));
         wanted.extend(filter.actor.as_ref().map(|actor| format!("h._actor = {}", quote_literal(actor))));
         wanted.extend(filter.entities.as_ref().map(|ids| {

@@ -18,7 +18,7 @@ use super::facts::facts_at;
 use super::file::{self, Builder, column};
 use super::slab_scan::{Lived, Wanted, read_ahead};
 use super::{Archive, Columns, Cut, Fact, FactFilter, Flow, OwnedFact, TableHistory};
-use crate::entity::{StateKey, state_key};
+use crate::entity::{StateKey, entity_id_of, state_key};
 use crate::error::Result;
 use crate::fact_file::{RowColumns, damaged};
 use crate::fact_tables::Rows;
@@ -90,18 +90,51 @@ impl Winners {
 
     /// Finds them among the facts behind a position.
     async fn find_after(archive: &Archive, table: &TableHistory, after: Lsn, cut: Cut) -> Result<Self> {
+        let may_have = |add: &Add| add.lsn[1] > after;
+        let wanted = |lsn: i64, time: i64, _: &StateKey| lsn > after.as_i64() && cut.covers(lsn, time);
+        Self::among(archive, table, cut, may_have, wanted).await
+    }
+
+    /// Finds them among the facts behind one moment and up to another.
+    async fn find_between(archive: &Archive, table: &TableHistory, from: Cut, to: Cut) -> Result<Self> {
+        let may_have = |add: &Add| !from.covers(add.lsn[1].as_i64(), add.valid_from[1].0);
+        let wanted = |lsn: i64, time: i64, _: &StateKey| !from.covers(lsn, time) && to.covers(lsn, time);
+        Self::among(archive, table, to, may_have, wanted).await
+    }
+
+    /// Finds those of some entities.
+    async fn find_of(
+        archive: &Archive,
+        table: &TableHistory,
+        cut: Cut,
+        entities: &HashMap<StateKey, Winner>,
+    ) -> Result<Self> {
+        let wanted =
+            |lsn: i64, time: i64, key: &StateKey| cut.covers(lsn, time) && entities.contains_key(key);
+        Self::among(archive, table, cut, |_| true, wanted).await
+    }
+
+    /// Finds them among the facts that are `wanted` by position, time and entity, all of which lie in files that `may_have` some, and
+    /// up to a moment.
+    async fn among(
+        archive: &Archive,
+        table: &TableHistory,
+        until: Cut,
+        may_have: impl Fn(&Add) -> bool,
+        wanted: impl Fn(i64, i64, &StateKey) -> bool,
+    ) -> Result<Self> {
         let mut found = Self { last: HashMap::new() };
-        let filter = FactFilter { until: Some(cut), ..FactFilter::default() };
+        let filter = FactFilter { until: Some(until), ..FactFilter::default() };
         let files = (0u32..).zip(&table.files);
         let files: Vec<(u32, &Add)> = files
-            .filter(|(_, file)| filter.may_take_file(file) && file.add.lsn[1] > after)
+            .filter(|(_, file)| filter.may_take_file(file) && may_have(&file.add))
             .map(|(number, file)| (number, &file.add))
             .collect();
         let adds: Vec<&Add> = files.iter().map(|(_, add)| *add).collect();
         let mut opened = std::pin::pin!(file::opened(archive.store()?, &adds));
         for (number, add) in files {
             let Some(builder) = opened.try_next().await? else { break };
-            found.take_file(builder, number, add, after, cut).await?;
+            found.take_file(builder, number, add, &wanted).await?;
         }
         Ok(found)
     }
@@ -111,8 +144,7 @@ impl Winners {
         builder: Builder,
         number: u32,
         add: &Add,
-        after: Lsn,
-        cut: Cut,
+        wanted: impl Fn(i64, i64, &StateKey) -> bool,
     ) -> Result<()> {
         const NEEDED: [&str; 5] = ["_entity_id", "_version", "_deleted_at", "_lsn", "_valid_from"];
         let mask = ProjectionMask::columns(builder.parquet_schema(), NEEDED);
@@ -125,14 +157,15 @@ impl Winners {
             let lsn: &Int64Array = column(&add.path, &batch, "_lsn")?;
             let valid_from: &TimestampMicrosecondArray = column(&add.path, &batch, "_valid_from")?;
             for at in 0..batch.num_rows() {
-                if lsn.value(at) > after.as_i64() && cut.covers(lsn.value(at), valid_from.value(at)) {
+                let key = state_key(entity_id.value(at));
+                if wanted(lsn.value(at), valid_from.value(at), &key) {
                     let winner = Winner {
                         version: version.value(at),
                         file: number,
                         row,
                         live: deleted_at.is_null(at),
                     };
-                    match self.last.entry(state_key(entity_id.value(at))) {
+                    match self.last.entry(key) {
                         Entry::Vacant(free) => {
                             free.insert(winner);
                         }
@@ -429,33 +462,45 @@ pub async fn diff(archive: &Archive, table: &TableHistory, from: Cut, to: Cut) -
         changes.sort_by_cached_key(|change| state_key(&change.entity_id));
         return Ok(changes);
     }
-    let before = Winners::find(archive, table, from).await?.last;
-    let after = Winners::find(archive, table, to).await?.last;
-    let mut sides: HashMap<(u32, u32), (StateKey, bool)> = HashMap::new();
-    for (one, other, is_after) in [(&before, &after, false), (&after, &before, true)] {
-        for (key, winner) in one.iter().filter(|(_, winner)| winner.live) {
-            if other.get(key) != Some(winner) {
-                sides.insert((winner.file, winner.row), (key.clone(), is_after));
-            }
-        }
-    }
-    let mut places: Vec<(u32, u32)> = sides.keys().copied().collect();
-    places.sort_unstable();
+    // The others are as they were, and nothing of theirs is read.
+    let touched = Winners::find_between(archive, table, from, to).await?;
     let mut changes: HashMap<StateKey, Change> = HashMap::new();
-    let mut take = |place: (u32, u32), fact: &Fact<'_>| {
-        if let Some((key, is_after)) = sides.get(&place) {
-            let change = changes.entry(key.clone()).or_insert_with(|| Change {
-                entity_id: fact.head.entity_id.clone(),
-                before: None,
-                after: None,
-            });
-            let side = if *is_after { &mut change.after } else { &mut change.before };
+    let mut take = |fact: &Fact<'_>, is_after: bool| {
+        let change = changes.entry(state_key(&fact.head.entity_id)).or_insert_with(|| Change {
+            entity_id: fact.head.entity_id.clone(),
+            before: None,
+            after: None,
+        });
+        let side = if is_after { &mut change.after } else { &mut change.before };
+        // Of several versions the last one counts.
+        if side.as_ref().is_none_or(|known| known.head.version < fact.head.version) {
             *side = Some(fact.to_owned());
         }
         Flow::Continue(())
     };
-    walk(archive, table, &places, &Columns::All, &mut take).await?;
-    let mut changes: Vec<(StateKey, Change)> = changes.into_iter().collect();
+    let after = touched.places();
+    walk(archive, table, &after, &Columns::All, &mut |_, fact| take(fact, true)).await?;
+    match few_ids(&touched.last) {
+        Some(entities) => {
+            let filter = FactFilter { until: Some(from), entities: Some(entities), ..FactFilter::default() };
+            archive.facts(table, &filter, &Columns::All, &mut |fact| take(fact, false)).await?;
+        }
+        None => {
+            let before = Winners::find_of(archive, table, from, &touched.last).await?.places();
+            walk(archive, table, &before, &Columns::All, &mut |_, fact| take(fact, false)).await?;
+        }
+    }
+    for change in changes.values_mut() {
+        change.before.take_if(|fact| fact.head.tombstone);
+    }
+    let mut changes: Vec<(StateKey, Change)> =
+        changes.into_iter().filter(|(_, change)| change.before.is_some() || change.after.is_some()).collect();
     changes.sort_by(|(a, _), (b, _)| a.cmp(b));
     Ok(changes.into_iter().map(|(_, change)| change).collect())
+}
+
+/// The ids of entities that are few enough to be looked up one by one; none where they are not, or a key does not tell its id.
+fn few_ids(entities: &HashMap<StateKey, Winner>) -> Option<HashSet<String>> {
+    const FEW: usize = 1_000;
+    (entities.len() <= FEW).then(|| entities.keys().map(|key| entity_id_of(key)).collect()).flatten()
 }

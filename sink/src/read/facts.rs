@@ -49,6 +49,8 @@ pub struct FactFilter {
     pub within: Option<[Lsn; 2]>,
     /// Those of this actor.
     pub actor: Option<String>,
+    /// Those at or after this time.
+    pub since: Option<Timestamp>,
 }
 
 /// What is said of a fact beside its row.
@@ -248,6 +250,7 @@ impl FactFilter {
 
     fn takes(&self, head: &Head) -> bool {
         self.until.is_none_or(|cut| cut.covers(head.lsn.as_i64(), head.valid_from.0))
+            && self.since.is_none_or(|since| head.valid_from >= since)
             && self.lsn.is_none_or(|lsn| head.lsn == lsn)
             && self.within.is_none_or(|[from, to]| from <= head.lsn && head.lsn <= to)
             && self.entities.as_ref().is_none_or(|wanted| wanted.contains(&head.entity_id))
@@ -257,6 +260,7 @@ impl FactFilter {
     pub(super) fn may_take_file(&self, file: &LiveFile) -> bool {
         let [first, last] = file.add.lsn;
         self.until.is_none_or(|cut| cut.covers(first.as_i64(), file.add.valid_from[0].0))
+            && self.since.is_none_or(|since| file.add.valid_from[1] >= since)
             && self.lsn.is_none_or(|lsn| first <= lsn && lsn <= last)
             && self.within.is_none_or(|[from, to]| first <= to && from <= last)
     }
@@ -272,7 +276,10 @@ impl FactFilter {
             }
             None => true,
         };
+        let lasts =
+            |since: Timestamp| integer_bounds(group, "_valid_from").is_none_or(|(_, max)| max >= since.0);
         begun
+            && self.since.is_none_or(lasts)
             && self.lsn.is_none_or(|lsn| meets([lsn; 2]))
             && self.within.is_none_or(meets)
             && self.actor.as_ref().is_none_or(|actor| !excludes_text(group, "_actor", actor))

@@ -32,6 +32,7 @@ enum Told {
     Actor(String),
     Lsn(i64),
     Until(Cut),
+    Since(Cut),
 }
 
 impl Pushdown {
@@ -83,6 +84,10 @@ impl Pushdown {
                 Told::Actor(actor) => filter.actor = Some(actor),
                 Told::Lsn(lsn) => filter.lsn = Some(Lsn::from_i64(lsn)),
                 Told::Until(cut) => filter.until = filter.until.or(Some(cut)),
+                Told::Since(Cut::Lsn(lsn)) => {
+                    filter.within = filter.within.or(Some([lsn, Lsn(u64::MAX >> 1)]))
+                }
+                Told::Since(Cut::Time(time)) => filter.since = filter.since.or(Some(time)),
             }
         }
         filter
@@ -110,24 +115,26 @@ impl Pushdown {
     }
 
     fn compared(&self, column: &str, operator: Operator, value: &ScalarValue) -> Option<Told> {
-        let before = matches!(operator, Operator::Lt | Operator::LtEq);
+        let bound: fn(Cut) -> Told = match operator {
+            Operator::Lt | Operator::LtEq | Operator::Eq => Told::Until,
+            Operator::Gt | Operator::GtEq => Told::Since,
+            _ => return None,
+        };
         match (column, operator) {
             (_, Operator::Eq) if !self.of_facts => {
                 self.entity(column, value).map(|id| Told::Entities(HashSet::from([id])))
             }
             _ if !self.of_facts => None,
             ("_lsn", Operator::Eq) => whole(value).map(Told::Lsn),
-            ("_lsn", _) if before => {
-                whole(value).filter(|lsn| *lsn >= 0).map(|lsn| Told::Until(Cut::Lsn(Lsn::from_i64(lsn))))
-            }
-            ("_valid_from", _) if before => match value {
-                ScalarValue::TimestampMicrosecond(Some(us), _) => {
-                    Some(Told::Until(Cut::Time(Timestamp(*us))))
-                }
-                _ => None,
-            },
             ("_actor", Operator::Eq) => text(value).map(|actor| Told::Actor(actor.to_owned())),
             (_, Operator::Eq) => self.entity(column, value).map(|id| Told::Entities(HashSet::from([id]))),
+            ("_lsn", _) => {
+                whole(value).filter(|lsn| *lsn >= 0).map(|lsn| bound(Cut::Lsn(Lsn::from_i64(lsn))))
+            }
+            ("_valid_from", _) => match value {
+                ScalarValue::TimestampMicrosecond(Some(us), _) => Some(bound(Cut::Time(Timestamp(*us)))),
+                _ => None,
+            },
             _ => None,
         }
     }
