@@ -74,7 +74,7 @@ pub(super) async fn find(arguments: &Find) -> Result<()> {
             let row = row.and_then(|row| fields(row, schema.kinds()).ok());
             let field = position(schema).and_then(|at| Some((schema.kinds().get(at)?, *row?.get(at)?)));
             if field.is_some_and(|(kind, field)| !is_unknown(&field) && wanted.is(kind, field)) {
-                found.push(Found { head: fact.head.clone(), from: Some(version.from.latest()) });
+                found.push(Found { head: fact.head.clone(), from: Some(version.from.earliest()) });
             }
         }
         Flow::Continue(())
