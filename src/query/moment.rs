@@ -103,7 +103,7 @@ fn since_the_fork(archive: &Archive, lsn: Lsn) -> Option<String> {
     let (offset, from) = (archive.log().lsn_offset, fork.earliest());
     if offset == 0 {
         return (lsn <= from).then(|| {
-            format!("{lsn} lies before the fork at {from}: what the source had at this position since is not known")
+            format!("{lsn} lies before the fork at {from}, and is answered so, whatever the source had at this position since")
         });
     }
     let now = Lsn(lsn.0.saturating_add(offset));
