@@ -200,6 +200,9 @@ impl Lived {
 }
 
 /// The rows of parts, part by part; some parts are read ahead by tasks of their own.
+///
+/// The end of a channel is the end of its part. A task that panics would look alike: in the program a panic of any thread ends the
+/// process, and `verify`, which goes on, does not read by this.
 pub(super) fn read_ahead(
     parts: &[Lived],
     is_wanted: &dyn Fn(&str) -> bool,
