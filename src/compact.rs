@@ -198,6 +198,10 @@ impl Background {
                             tracing::warn!(%error, "small files could not be merged: tried again later");
                         }
                     }
+                    // After an error of the store it may not be known what the log says: nothing is to be made from that.
+                    if compactor.state().last_seq().is_none() {
+                        continue;
+                    }
                     let Some(ready) = derived.take() else { continue };
                     let (ready, made) = derived_pass(ready, compactor.state().clone()).await;
                     derived = ready;

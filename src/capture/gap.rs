@@ -22,7 +22,7 @@ use tokio_postgres::Client;
 
 use super::attach::export;
 use super::commit::Said;
-use super::pipeline::Until;
+use super::pipeline::{Told, Until};
 use super::{ACTIVE_SLOT_PATIENCE, ACTIVE_SLOT_PAUSE, Capture, source, watcher};
 use crate::cli::OnGap;
 use crate::error::{Error, Result};
@@ -257,7 +257,9 @@ impl Capture {
     /// Has a commit of its own say what was lost.
     async fn write_down(&mut self, event: Event) -> Result<()> {
         let pipeline = self.pipeline()?;
-        let said = Said { events: vec![event], ..pipeline.said_nothing() };
+        // Of what was taken since the last commit the history knows nothing yet.
+        let Told { server_time, high_water } = pipeline.told;
+        let said = Said { events: vec![event], server_time, high_water, ..pipeline.said_nothing() };
         let log = Arc::clone(&pipeline.committer.log);
         let appended = log.lock().await.append(said.body(&[])).await?;
         let pipeline = self.pipeline()?;

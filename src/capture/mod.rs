@@ -58,7 +58,7 @@ use attach::Attached;
 use axis::Axis;
 pub(crate) use column_rules::{ColumnRules, read_hash_key};
 use commit::Committer;
-use pipeline::{CutAt, Pipeline, Rest, Until};
+use pipeline::{CutAt, Pipeline, Rest, Told, Until};
 pub(crate) use registry::Registry;
 use relations::Follower;
 pub(crate) use retention::Retention;
@@ -407,6 +407,10 @@ impl Capture {
             axis,
             high_water: log.state().high_water.map(|at| at.0),
             server_time: log.state().server_time.map(|at| at.0),
+            told: Told {
+                server_time: log.state().server_time.map(|at| at.0),
+                high_water: log.state().high_water.map(|at| at.0),
+            },
             committer: Committer {
                 log: Arc::new(Mutex::new(log)),
                 state,

@@ -74,6 +74,15 @@ pub(crate) enum Rest {
     Reached,
 }
 
+/// Up to when the history knows what was, as a commit tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Told {
+    /// The source's clock.
+    pub(crate) server_time: Option<i64>,
+    /// The latest `_valid_from`.
+    pub(crate) high_water: Option<i64>,
+}
+
 /// What the thread works with.
 pub(crate) struct Pipeline {
     /// The captured tables, and what makes facts of their changes.
@@ -106,6 +115,8 @@ pub(crate) struct Pipeline {
     pub(crate) high_water: Option<i64>,
     /// The source's clock at the latest message.
     pub(crate) server_time: Option<i64>,
+    /// The two of these that the last commit has, or the one on its way.
+    pub(crate) told: Told,
     /// By which 32 bits of a transaction id are widened to 64 [10].
     pub(crate) next_xid: u64,
     /// Where to stop.
@@ -320,6 +331,7 @@ impl Pipeline {
             events: std::mem::take(&mut self.follower.registry.new_events),
             ..self.said_nothing()
         };
+        self.told = Told { server_time: said.server_time, high_water: said.high_water };
         self.covered = self.position;
         self.uncommitted = 0;
         self.pending = Some(self.committer.start(files, said, sealed));

@@ -11,7 +11,8 @@
 
 mod actions;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
@@ -32,6 +33,8 @@ pub struct DeltaView {
     tables: BTreeMap<String, Written>,
     /// The next commit of the log to be shown.
     next: u64,
+    /// The columns of tables up to a schema version, as far as they were asked for: to gather them takes a walk over all files.
+    columns: HashMap<(String, i32), Arc<Columns>>,
 }
 
 /// How far a Delta table is.
@@ -51,7 +54,7 @@ impl DeltaView {
     /// # Errors
     /// Where the store does not answer, or holds something else under the view's names.
     pub async fn open(archive: Archive) -> Result<Self> {
-        let mut view = Self { archive, tables: BTreeMap::new(), next: 0 };
+        let mut view = Self { archive, tables: BTreeMap::new(), next: 0, columns: HashMap::new() };
         let mut newest: BTreeMap<String, u64> = BTreeMap::new();
         for directory in log::path::DATA {
             for object in view.archive.store()?.list(directory).await? {
@@ -199,13 +202,21 @@ impl DeltaView {
     }
 
     /// The columns of a table's files up to a schema version.
-    fn columns(&self, table: &str, up_to: i32) -> Result<Columns> {
-        if table == TRANSACTIONS {
-            return Ok(Columns::of([crate::transactions::schema()]));
+    fn columns(&mut self, table: &str, up_to: i32) -> Result<Arc<Columns>> {
+        let asked = (table.to_owned(), up_to);
+        if let Some(known) = self.columns.get(&asked) {
+            return Ok(Arc::clone(known));
         }
-        let history = self.archive.table(table)?;
-        let versions = history.versions.iter().filter(|version| version.schema.version <= up_to);
-        Ok(Columns::of(versions.map(|version| std::sync::Arc::clone(version.schema.arrow()))))
+        let columns = if table == TRANSACTIONS {
+            Columns::of([crate::transactions::schema()])
+        } else {
+            let history = self.archive.table(table)?;
+            let versions = history.versions.iter().filter(|version| version.schema.version <= up_to);
+            Columns::of(versions.map(|version| Arc::clone(version.schema.arrow())))
+        };
+        let columns = Arc::new(columns);
+        self.columns.insert(asked, Arc::clone(&columns));
+        Ok(columns)
     }
 }
 

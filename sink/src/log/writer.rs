@@ -123,7 +123,7 @@ impl LogWriter {
         loop {
             match self.try_append(&body).await {
                 Err(err) if err.kind() == ErrorKind::Fenced => {
-                    if !self.pass().await {
+                    if !self.pass().await? {
                         return Err(err);
                     }
                 }
@@ -136,15 +136,22 @@ impl LogWriter {
     }
 
     /// Goes on behind the next commit where that is one of somebody who does not capture, and keeps what it says in mind.
-    async fn pass(&mut self) -> bool {
-        let Ok(next) = read(&self.store, self.state.next_seq).await else { return false };
+    ///
+    /// # Errors
+    /// Where the store does not say what stands there: then nobody knows whose it is.
+    async fn pass(&mut self) -> Result<bool> {
+        let next = match read(&self.store, self.state.next_seq).await {
+            Ok(next) => next,
+            Err(error) if error.kind().is_of_object() => return Ok(false),
+            Err(error) => return Err(error),
+        };
         if !self.state.is_aside(&next.commit.body) || self.state.apply(&next.commit, next.hash).is_err() {
-            return false;
+            return Ok(false);
         }
         self.latched = None;
         tracing::debug!(seq = next.commit.seq, "going on behind a commit that captures nothing");
         self.passed.extend(next.commit.body.events);
-        true
+        Ok(true)
     }
 
     async fn try_append(&mut self, body: &CommitBody) -> Result<Appended> {
@@ -264,7 +271,7 @@ impl LogWriter {
     /// [`ErrorKind::Fenced`].
     pub async fn check_fence(&mut self) -> Result<()> {
         while self.store.exists(&commit_path(self.state.next_seq)).await? {
-            if self.pass().await {
+            if self.pass().await? {
                 continue;
             }
             self.latched = Some("somebody else writes to this history");

@@ -451,7 +451,7 @@ impl RemoteStore {
             Ok(bytes) => Ok(bytes),
             Err(err) => {
                 // A range beyond the end is answered with 416 by some stores, with what there is by others.
-                let beyond = err.to_string().contains("416") || err.to_string().contains("range");
+                let beyond = is_beyond(&err.to_string());
                 let err = self.translate("cannot read an object", path, err);
                 if beyond && err.kind() == ErrorKind::Io { Ok(Bytes::new()) } else { Err(err) }
             }
@@ -617,4 +617,9 @@ async fn md5_of(mut body: HttpRequestBody) -> Result<String, HttpError> {
         }
     }
     Ok(BASE64.encode(sum.finalize()))
+}
+
+/// A store says so of a range beyond the end of an object. The error has the object's name in it, too, which may be anything.
+fn is_beyond(error: &str) -> bool {
+    ["status code: 416", "Range Not Satisfiable", "InvalidRange"].iter().any(|said| error.contains(said))
 }
