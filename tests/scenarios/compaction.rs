@@ -12,6 +12,7 @@ use crate::support::comparison::assert_flawless;
 use crate::support::history::History;
 use crate::support::moto::Moto;
 use crate::support::postgres::Postgres;
+use crate::support::process::eventually;
 use crate::support::scratch::Scratch;
 use crate::support::store::Store;
 use crate::support::workload::{Habits, Workload};
@@ -110,6 +111,36 @@ fn readers_see_each_transaction_whole_all_through_writing_and_merging() {
     let mut history = History::read(Store::directory(&path));
     history.verify(true);
     assert_flawless(&history.violations);
+}
+
+/// A capture goes on for long, and removes what each of its passes replaced.
+#[test]
+fn old_files_go_pass_after_pass() {
+    let server = Postgres::start();
+    server.run(ACCOUNTS);
+    let scratch = Scratch::new("history");
+    let path = scratch.join("history");
+    let options = ["--commit-interval", "20ms", "--compact-interval", "100ms", "--grace", "500ms"];
+    let mut bygone = Bygone::new(server.url(), &path).options(&options);
+    bygone.start("");
+    wait_for_commits(&mut bygone, &path, 2);
+    // By commit, the files that it replaced.
+    let replaced = || -> Vec<Vec<String>> {
+        let history = History::read(Store::directory(&path));
+        let removes = history.commits.iter().map(|commit| {
+            let paths = commit["remove"].as_array().into_iter().flatten();
+            paths.map(|path| path.as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        });
+        removes.filter(|paths| !paths.is_empty()).collect()
+    };
+    while replaced().len() < 4 {
+        server.run(TRANSFER);
+    }
+    let replaced = replaced();
+    let left = || replaced.iter().flatten().filter(|file| path.join(file).exists()).count();
+    assert!(eventually(Duration::from_secs(30), || left() == 0), "{} files are left", left());
+    bygone.terminate(Signal::TERM, Duration::from_secs(20));
+    bygone.ask(&["verify"]).well();
 }
 
 #[test]

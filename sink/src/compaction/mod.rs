@@ -24,6 +24,7 @@ use crate::log::{self, Add, Event, EventKind, LogState, LogWriter};
 use crate::store::Store;
 
 use plan::Group;
+use sweep::Sweep;
 
 /// When files are merged, and when the old ones go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +74,7 @@ pub struct Compactor {
     store: Store,
     state: LogState,
     policy: Policy,
+    sweep: Sweep,
     stop: Arc<AtomicBool>,
 }
 
@@ -106,7 +108,7 @@ impl Compactor {
     /// For a history that stands as `state` says, or is further by now. Setting `stop` ends a pass early, with nothing left behind.
     #[must_use]
     pub fn new(store: Store, state: LogState, policy: Policy, stop: Arc<AtomicBool>) -> Self {
-        Self { store, state, policy, stop }
+        Self { store, state, policy, sweep: Sweep::default(), stop }
     }
 
     /// Merges what is due, and removes old objects whose time is up. A file that is not what the log says is left as it is, with those that
@@ -131,7 +133,7 @@ impl Compactor {
             self.merge_all(groups, &mut done, &mut broken).await?;
         }
         if !self.stopped() {
-            sweep::sweep(&self.store, &self.state, self.policy.grace, &mut done).await?;
+            self.sweep.pass(&self.store, &self.state, self.policy.grace, &mut done).await?;
         }
         broken.first.map_or(Ok(done), Err)
     }
