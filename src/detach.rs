@@ -10,10 +10,9 @@ use crate::error::{Error, Result};
 
 /// Removes the slot, then the publications that it reads.
 pub(crate) async fn detach(arguments: &Detach) -> Result<()> {
-    let mut options = ConnectOptions::parse(&arguments.source)?.with_application_name("bygone");
-    if let Some(command) = &arguments.password_command {
-        options = options.with_password_command(command);
-    }
+    let options = ConnectOptions::parse(&arguments.source)?
+        .with_application_name("bygone")
+        .with_password_command(arguments.password_command.as_deref());
     let sql = session::connect_sql(&options).await?;
     slot::check_name(&arguments.name)?;
     let names = Names::new(&arguments.name)?;

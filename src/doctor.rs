@@ -47,10 +47,9 @@ struct Plan<'a> {
 impl<'a> Plan<'a> {
     fn of(arguments: &'a Doctor) -> Result<Self> {
         let captured = &arguments.captured;
-        let mut connect = ConnectOptions::parse(&arguments.source)?.with_application_name("bygone doctor");
-        if let Some(command) = &captured.password_command {
-            connect = connect.with_password_command(command);
-        }
+        let connect = ConnectOptions::parse(&arguments.source)?
+            .with_application_name("bygone doctor")
+            .with_password_command(captured.password_command.as_deref());
         slot::check_name(captured.slot())?;
         arguments.facts.url().map(|url| facts::options("--facts", url)).transpose()?;
         Ok(Self {

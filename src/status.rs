@@ -153,7 +153,10 @@ impl OldestTransaction {
             (None, Some(pid)) => format!("that of server process {pid}"),
             (None, None) => "one of another role".to_owned(),
         };
-        self.age_s.map_or_else(|| who.clone(), |age| format!("{who}, open for {age} s"))
+        match self.age_s {
+            Some(age) => format!("{who}, open for {age} s"),
+            None => who,
+        }
     }
 }
 
@@ -299,10 +302,9 @@ async fn source(
     archive: Option<&Archive>,
     problems: &mut Vec<String>,
 ) -> Result<SourceReport> {
-    let mut connect = ConnectOptions::parse(url)?.with_application_name("bygone status");
-    if let Some(command) = &arguments.password_command {
-        connect = connect.with_password_command(command);
-    }
+    let connect = ConnectOptions::parse(url)?
+        .with_application_name("bygone status")
+        .with_password_command(arguments.password_command.as_deref());
     let sql = session::connect_sql(&connect).await?;
     let server = catalog::server_info(&sql).await?;
     let now = Timestamp(catalog::server_time(&sql).await?);

@@ -416,11 +416,14 @@ impl ConnectOptions {
         self
     }
 
-    /// Has the password be what a shell command prints, without the line's end. It is run at each connect: passwords are rotated.
+    /// Has the password be what a shell command prints, without the line's end, where one is given. It is run at each connect: passwords
+    /// are rotated.
     #[must_use]
-    pub fn with_password_command(mut self, command: &str) -> Self {
-        for host in &mut self.hosts {
-            host.command = Some(command.to_owned());
+    pub fn with_password_command(mut self, command: Option<&str>) -> Self {
+        if let Some(command) = command {
+            for host in &mut self.hosts {
+                host.command = Some(command.to_owned());
+            }
         }
         self
     }

@@ -38,7 +38,20 @@ pub(crate) struct Said {
     pub(crate) events: Vec<Event>,
 }
 
+/// Up to when the history knows what was, as a commit tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Told {
+    /// [`Said::server_time`].
+    pub(crate) server_time: Option<i64>,
+    /// [`Said::high_water`].
+    pub(crate) high_water: Option<i64>,
+}
+
 impl Said {
+    pub(crate) const fn told(&self) -> Told {
+        Told { server_time: self.server_time, high_water: self.high_water }
+    }
+
     /// The document, with the files.
     pub(crate) fn body(self, files: &[WrittenFile]) -> CommitBody {
         let mut extra = serde_json::Map::new();

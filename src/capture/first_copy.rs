@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
 use super::attach::{Exported, export_within, temporary_slot, unreadable};
-use super::pipeline::{Pipeline, Rest, Told, Until};
+use super::pipeline::{Pipeline, Rest, Until};
 use super::snapshot::{self, Copied, CopySettings, Outcome, Wanted};
 use super::source::restrict;
 use super::{Capture, gap};
@@ -296,7 +296,7 @@ impl Capture {
         said.events.extend(std::mem::take(&mut pipeline.follower.registry.new_events));
         pipeline.high_water = said.high_water;
         pipeline.server_time = said.server_time;
-        pipeline.told = Told { server_time: said.server_time, high_water: said.high_water };
+        pipeline.told = said.told();
         let began = Instant::now();
         let (durable, known) = (said.axis.of_source(point), said.high_water);
         let mut log = pipeline.committer.log.lock().await;

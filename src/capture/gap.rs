@@ -21,8 +21,8 @@ use bygone_sink::log::{Event, EventKind, EventLsn};
 use tokio_postgres::Client;
 
 use super::attach::export;
-use super::commit::Said;
-use super::pipeline::{Told, Until};
+use super::commit::{Said, Told};
+use super::pipeline::Until;
 use super::{ACTIVE_SLOT_PATIENCE, ACTIVE_SLOT_PAUSE, Capture, source, watcher};
 use crate::cli::OnGap;
 use crate::error::{Error, Result};

@@ -57,8 +57,8 @@ use assembler::Assembler;
 use attach::Attached;
 use axis::Axis;
 pub(crate) use column_rules::{ColumnRules, read_hash_key};
-use commit::Committer;
-use pipeline::{CutAt, Pipeline, Rest, Told, Until};
+use commit::{Committer, Told};
+use pipeline::{CutAt, Pipeline, Rest, Until};
 pub(crate) use registry::Registry;
 use relations::Follower;
 pub(crate) use retention::Retention;
@@ -161,12 +161,10 @@ impl Memory {
 /// Runs until told to stop, or until current.
 pub(crate) async fn run(mut options: RunOptions) -> Result<()> {
     failpoint::init()?;
-    let mut connect = ConnectOptions::parse(&options.source)?
+    let connect = ConnectOptions::parse(&options.source)?
         .with_application_name("bygone")
-        .with_silence(options.source_timeout);
-    if let Some(command) = &options.password_command {
-        connect = connect.with_password_command(command);
-    }
+        .with_silence(options.source_timeout)
+        .with_password_command(options.password_command.as_deref());
     let store_options = StoreOptions { retry_for: options.store_timeout, ..StoreOptions::default() };
     let stop = Arc::new(AtomicBool::new(false));
     watch_signals(Arc::clone(&stop))?;
@@ -385,6 +383,10 @@ impl Capture {
             whole: false,
             shelf: Some(Arc::clone(state.shelf())),
         };
+        let told = Told {
+            server_time: log.state().server_time.map(|at| at.0),
+            high_water: log.state().high_water.map(|at| at.0),
+        };
         let pipeline = Pipeline {
             follower: Follower::new(versioner, registry),
             binary: false,
@@ -405,12 +407,9 @@ impl Capture {
             encoder,
             epoch: log.state().epoch,
             axis,
-            high_water: log.state().high_water.map(|at| at.0),
-            server_time: log.state().server_time.map(|at| at.0),
-            told: Told {
-                server_time: log.state().server_time.map(|at| at.0),
-                high_water: log.state().high_water.map(|at| at.0),
-            },
+            high_water: told.high_water,
+            server_time: told.server_time,
+            told,
             committer: Committer {
                 log: Arc::new(Mutex::new(log)),
                 state,

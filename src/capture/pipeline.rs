@@ -20,7 +20,7 @@ use tokio::runtime::Handle;
 
 use super::assembler::{Assembled, Assembler, Transaction};
 use super::axis::Axis;
-use super::commit::{Committer, Durable, Pending, Progress, Said};
+use super::commit::{Committer, Durable, Pending, Progress, Said, Told};
 use super::registry::Known;
 use super::relations::{Follower, Place};
 use super::shadow::{self, Shadow};
@@ -74,15 +74,6 @@ pub(crate) enum Rest {
     Reached,
 }
 
-/// Up to when the history knows what was, as a commit tells it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Told {
-    /// The source's clock.
-    pub(crate) server_time: Option<i64>,
-    /// The latest `_valid_from`.
-    pub(crate) high_water: Option<i64>,
-}
-
 /// What the thread works with.
 pub(crate) struct Pipeline {
     /// The captured tables, and what makes facts of their changes.
@@ -115,7 +106,7 @@ pub(crate) struct Pipeline {
     pub(crate) high_water: Option<i64>,
     /// The source's clock at the latest message.
     pub(crate) server_time: Option<i64>,
-    /// The two of these that the last commit has, or the one on its way.
+    /// What the last commit says of both, or the one on its way.
     pub(crate) told: Told,
     /// By which 32 bits of a transaction id are widened to 64 [10].
     pub(crate) next_xid: u64,
@@ -331,7 +322,7 @@ impl Pipeline {
             events: std::mem::take(&mut self.follower.registry.new_events),
             ..self.said_nothing()
         };
-        self.told = Told { server_time: said.server_time, high_water: said.high_water };
+        self.told = said.told();
         self.covered = self.position;
         self.uncommitted = 0;
         self.pending = Some(self.committer.start(files, said, sealed));
@@ -367,7 +358,7 @@ impl Pipeline {
             source: self.source.clone(),
             epoch: self.epoch,
             axis: self.axis,
-            seen: self.shared.held(self.noticed.unwrap_or(0)).map(|seen| self.axis.of_history(seen)),
+            seen: self.seen(),
             server_time: self.server_time,
             high_water: self.high_water,
             publication: None,
@@ -376,12 +367,16 @@ impl Pipeline {
         }
     }
 
+    /// Up to where looks at the catalog found nothing that the history does not have; none where they are further than the stream.
+    fn seen(&self) -> Option<Lsn> {
+        self.shared.held(self.noticed.unwrap_or(0)).map(|held| self.axis.of_history(held))
+    }
+
     /// Up to where the catalog is known to have been as the history has it. Whatever it shows that is new, or the stream does, came
     /// behind that.
     pub(super) fn catalog_held(&self) -> Lsn {
-        let held = self.shared.held(self.noticed.unwrap_or(0)).map(|held| self.axis.of_history(held));
-        let pending = self.ahead.front().and_then(|look| look.since);
-        held.or(pending).unwrap_or(self.noticed_at).min(self.position)
+        let pending = || self.ahead.front().and_then(|look| look.since);
+        self.seen().or_else(pending).unwrap_or(self.noticed_at).min(self.position)
     }
 
     /// The metrics are told where the history lacks nothing of what has come.

@@ -490,7 +490,7 @@ impl Objects {
         [
             past("timestamp with time zone", self.at(Some("$1"))),
             past("pg_lsn", self.alive("", false, Moment::Place("$1")) + &self.guard("$1")),
-            // Of a quote_literal without a type PostgreSQL could not tell which of the two it is.
+            // Of a literal without a type PostgreSQL could not tell which of the two it is.
             past("text", format!("select * from {as_of}($1::timestamptz)")),
             Function {
                 suffix: "_blame",

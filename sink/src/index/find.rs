@@ -6,7 +6,7 @@ use arrow::array::Int64Array;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::{HASH, Indexes, ROW, hash};
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::log::LiveFile;
 use crate::read::TableHistory;
 use crate::read::file::{self, column, integer_bounds};
@@ -47,7 +47,7 @@ impl Finder {
                 match task.await.unwrap_or(Ok(None)) {
                     Ok(rows) => Ok(rows.map(|rows| (path.to_owned(), rows))),
                     // Its file is read as a whole instead. An index may go at any time, and holds no truth.
-                    Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Damaged) => {
+                    Err(error) if error.kind().is_of_object() => {
                         tracing::warn!(%error, "an index is left aside");
                         Ok(None)
                     }

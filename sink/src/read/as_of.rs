@@ -16,7 +16,7 @@ use parquet::arrow::ProjectionMask;
 use super::archive::Kept;
 use super::facts::facts_at;
 use super::file::{self, Builder, column};
-use super::slab_scan::{Lived, Wanted, read_ahead};
+use super::slab_scan::{Answering, Lived, read_ahead};
 use super::{Archive, Columns, Cut, Fact, FactFilter, Flow, OwnedFact, TableHistory};
 use crate::entity::{StateKey, entity_id_of, state_key};
 use crate::error::Result;
@@ -24,7 +24,6 @@ use crate::fact_file::{RowColumns, damaged};
 use crate::fact_tables::Rows;
 use crate::log::Add;
 use crate::schema::TableSchema;
-use crate::slabs::SlabSet;
 use crate::timestamp::Timestamp;
 use crate::value::RowBuilder;
 
@@ -91,15 +90,15 @@ impl Winners {
     /// Finds them among the facts behind a position.
     async fn find_after(archive: &Archive, table: &TableHistory, after: Lsn, cut: Cut) -> Result<Self> {
         let may_have = |add: &Add| add.lsn[1] > after;
-        let wanted = |lsn: i64, time: i64, _: &StateKey| lsn > after.as_i64() && cut.covers(lsn, time);
-        Self::among(archive, table, cut, may_have, wanted).await
+        let is_within = |lsn: i64, time: i64| lsn > after.as_i64() && cut.covers(lsn, time);
+        Self::among(archive, table, cut, may_have, is_within, None).await
     }
 
     /// Finds them among the facts behind one moment and up to another.
     async fn find_between(archive: &Archive, table: &TableHistory, from: Cut, to: Cut) -> Result<Self> {
         let may_have = |add: &Add| !from.covers(add.lsn[1].as_i64(), add.valid_from[1].0);
-        let wanted = |lsn: i64, time: i64, _: &StateKey| !from.covers(lsn, time) && to.covers(lsn, time);
-        Self::among(archive, table, to, may_have, wanted).await
+        let is_within = |lsn: i64, time: i64| !from.covers(lsn, time) && to.covers(lsn, time);
+        Self::among(archive, table, to, may_have, is_within, None).await
     }
 
     /// Finds those of some entities.
@@ -109,19 +108,19 @@ impl Winners {
         cut: Cut,
         entities: &HashMap<StateKey, Winner>,
     ) -> Result<Self> {
-        let wanted =
-            |lsn: i64, time: i64, key: &StateKey| cut.covers(lsn, time) && entities.contains_key(key);
-        Self::among(archive, table, cut, |_| true, wanted).await
+        let is_within = |lsn: i64, time: i64| cut.covers(lsn, time);
+        Self::among(archive, table, cut, |_| true, is_within, Some(entities)).await
     }
 
-    /// Finds them among the facts that are `wanted` by position, time and entity, all of which lie in files that `may_have` some, and
-    /// up to a moment.
+    /// Finds them among the facts whose position and time `is_within` takes, all of which lie in files that `may_have` some, and up to a
+    /// moment; of all entities, or of some.
     async fn among(
         archive: &Archive,
         table: &TableHistory,
         until: Cut,
         may_have: impl Fn(&Add) -> bool,
-        wanted: impl Fn(i64, i64, &StateKey) -> bool,
+        is_within: impl Fn(i64, i64) -> bool,
+        entities: Option<&HashMap<StateKey, Winner>>,
     ) -> Result<Self> {
         let mut found = Self { last: HashMap::new() };
         let filter = FactFilter { until: Some(until), ..FactFilter::default() };
@@ -134,7 +133,7 @@ impl Winners {
         let mut opened = std::pin::pin!(file::opened(archive.store()?, &adds));
         for (number, add) in files {
             let Some(builder) = opened.try_next().await? else { break };
-            found.take_file(builder, number, add, &wanted).await?;
+            found.take_file(builder, number, add, &is_within, entities).await?;
         }
         Ok(found)
     }
@@ -144,11 +143,13 @@ impl Winners {
         builder: Builder,
         number: u32,
         add: &Add,
-        wanted: impl Fn(i64, i64, &StateKey) -> bool,
+        is_within: impl Fn(i64, i64) -> bool,
+        entities: Option<&HashMap<StateKey, Winner>>,
     ) -> Result<()> {
         const NEEDED: [&str; 5] = ["_entity_id", "_version", "_deleted_at", "_lsn", "_valid_from"];
         let mask = ProjectionMask::columns(builder.parquet_schema(), NEEDED);
         let mut batches = file::read(&add.path, builder.with_projection(mask))?;
+        let is_wanted = |key: &StateKey| entities.is_none_or(|some| some.contains_key(key));
         let mut row = 0u32;
         while let Some(batch) = file::next(&add.path, &mut batches).await? {
             let entity_id: &StringArray = column(&add.path, &batch, "_entity_id")?;
@@ -157,8 +158,9 @@ impl Winners {
             let lsn: &Int64Array = column(&add.path, &batch, "_lsn")?;
             let valid_from: &TimestampMicrosecondArray = column(&add.path, &batch, "_valid_from")?;
             for at in 0..batch.num_rows() {
-                let key = state_key(entity_id.value(at));
-                if wanted(lsn.value(at), valid_from.value(at), &key) {
+                let key =
+                    is_within(lsn.value(at), valid_from.value(at)).then(|| state_key(entity_id.value(at)));
+                if let Some(key) = key.filter(is_wanted) {
                     let winner = Winner {
                         version: version.value(at),
                         file: number,
@@ -200,19 +202,13 @@ impl<'a> AsOf<'a> {
             found.in_rows = Some((Arc::clone(rows), cut, rows.live_count(table, cut).await?));
             return Ok(found);
         }
-        let slabs = SlabSet::load(archive.store()?, &table.log_name).await?.up_to(archive.known_until().0);
-        let time = if slabs.all().is_empty() { None } else { as_time(archive, table, cut).await? };
-        let (slab, wanted) = if let Some((slab, time)) = time.and_then(|time| Some((slabs.at(time)?, time))) {
-            (slab, Wanted::At(time))
-        } else if let Some(slab) = time.and_then(|time| slabs.before(time)) {
-            let (entities, FactPlaces(places)) = facts_since(archive, table, slab.to, cut).await?;
-            found.in_facts = places;
-            (slab, Wanted::Carried(Arc::new(entities)))
-        } else {
+        let Some(answering) = Answering::find(archive, table, cut).await? else {
             found.in_facts = Winners::find(archive, table, cut).await?.places();
             return Ok(found);
         };
-        for file in &slab.files {
+        let (wanted, FactPlaces(places)) = answering.wanted(archive, table, cut).await?;
+        found.in_facts = places;
+        for file in &answering.slab.files {
             found.in_slab.extend(Lived::in_file(archive.store()?, file, &wanted).await?);
         }
         Ok(found)

@@ -22,7 +22,7 @@ use crate::entity::{StateKey, state_key};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fact_file::{Notes, damaged};
 use crate::schema::TableSchema;
-use crate::slabs::{BEGAN, ENDED, SlabFile, SlabSet};
+use crate::slabs::{BEGAN, ENDED, Slab, SlabFile, SlabSet};
 use crate::store::Store;
 use crate::timestamp::Timestamp;
 
@@ -90,31 +90,55 @@ impl SlabRows {
         columns: &Arc<TableSchema>,
     ) -> Result<Option<Self>> {
         let Kept::Files(store) = archive.kept() else { return Ok(None) };
-        let slabs = SlabSet::load(store, &table.log_name).await?.up_to(archive.known_until().0);
-        let time = if slabs.all().is_empty() { None } else { as_time(archive, table, cut).await? };
-        let Some(time) = time else { return Ok(None) };
-        let within = slabs.at(time);
-        let Some(slab) = within.or_else(|| slabs.before(time)) else { return Ok(None) };
+        let Some(answering) = Answering::find(archive, table, cut).await? else { return Ok(None) };
         let mut files = Vec::new();
-        for file in &slab.files {
+        for file in &answering.slab.files {
             let Some(written) = table.version(file.schema) else { return Ok(None) };
             let reshape = Reshape::new(table, written, columns);
             let Some(columns) = reshape.as_in_files() else { return Ok(None) };
             files.push((file, columns.into_iter().map(str::to_owned).collect::<Vec<String>>()));
         }
-        let (wanted, since) = match within {
-            Some(_) => (Wanted::At(time), FactPlaces::default()),
-            None => {
-                let (entities, places) = facts_since(archive, table, slab.to, cut).await?;
-                (Wanted::Carried(Arc::new(entities)), places)
-            }
-        };
+        let (wanted, since) = answering.wanted(archive, table, cut).await?;
         let mut parts = Vec::new();
         for (file, columns) in files {
             let lived = Lived::in_file(store, file, &wanted).await?;
             parts.extend(lived.into_iter().map(|rows| SlabPart { rows, columns: columns.clone() }));
         }
         Ok(Some(Self { parts, since }))
+    }
+}
+
+/// The slab that answers for a table as of a moment.
+#[derive(Debug)]
+pub(super) struct Answering {
+    pub(super) slab: Slab,
+    /// The moment, where it lies in the slab's stretch; none where it lies behind.
+    within: Option<Timestamp>,
+}
+
+impl Answering {
+    /// None where no slab does: the table has none, or the moment lies before the first or between facts of one time.
+    pub(super) async fn find(archive: &Archive, table: &TableHistory, cut: Cut) -> Result<Option<Self>> {
+        let slabs = SlabSet::load(archive.store()?, &table.log_name).await?.up_to(archive.known_until().0);
+        let time = if slabs.all().is_empty() { None } else { as_time(archive, table, cut).await? };
+        Ok(time.and_then(|time| {
+            let within = slabs.at(time).map(|slab| Self { slab: slab.clone(), within: Some(time) });
+            within.or_else(|| Some(Self { slab: slabs.before(time)?.clone(), within: None }))
+        }))
+    }
+
+    /// Which of its rows are wanted, and where the others stand among the facts since.
+    pub(super) async fn wanted(
+        &self,
+        archive: &Archive,
+        table: &TableHistory,
+        cut: Cut,
+    ) -> Result<(Wanted, FactPlaces)> {
+        if let Some(time) = self.within {
+            return Ok((Wanted::At(time), FactPlaces::default()));
+        }
+        let (entities, places) = facts_since(archive, table, self.slab.to, cut).await?;
+        Ok((Wanted::Carried(Arc::new(entities)), places))
     }
 }
 

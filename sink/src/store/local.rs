@@ -259,15 +259,7 @@ impl LocalStore {
 
     pub(super) async fn has_stale_staging(&self) -> Result<bool> {
         let directory = self.root.join(STAGING);
-        blocking(move || {
-            let entries = match fs::read_dir(&directory) {
-                Ok(entries) => entries,
-                Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(false),
-                Err(err) => return Err(Error::from_io("cannot list a directory", &directory, err)),
-            };
-            Ok(entries.filter_map(std::result::Result::ok).any(|entry| is_left_over(&entry.path())))
-        })
-        .await
+        blocking(move || Ok(entries_of(&directory)?.iter().any(|entry| is_left_over(&entry.path())))).await
     }
 
     pub(super) async fn remove_stale_staging(&self) -> Result<usize> {
@@ -318,17 +310,21 @@ fn remove_unless_locked(path: &Path) -> io::Result<bool> {
     }
 }
 
+/// What a directory holds; nothing where it is missing.
+fn entries_of(directory: &Path) -> Result<Vec<fs::DirEntry>> {
+    let failed = |err| Error::from_io("cannot list a directory", directory, err);
+    match fs::read_dir(directory) {
+        Ok(entries) => entries.collect::<io::Result<_>>().map_err(failed),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(err) => Err(failed(err)),
+    }
+}
+
 /// Removes the files of a directory whose name is chosen and that nobody writes any more; says how many. A missing directory holds
 /// none.
 pub(super) fn remove_files_of_others(directory: &Path, chosen: impl Fn(&str) -> bool) -> Result<usize> {
-    let entries = match fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(0),
-        Err(err) => return Err(Error::from_io("cannot list a directory", directory, err)),
-    };
     let mut removed = 0;
-    for entry in entries {
-        let entry = entry.map_err(|err| Error::from_io("cannot list a directory", directory, err))?;
+    for entry in entries_of(directory)? {
         if entry.file_name().to_str().is_some_and(&chosen) {
             match remove_unless_locked(&entry.path()) {
                 Ok(gone) => removed += usize::from(gone),

@@ -100,7 +100,7 @@ async fn excuse_merged(store: &Store, report: &mut Report) -> Result<()> {
     for seq in head.seq + 1.. {
         match log::read(store, seq).await {
             Ok(stored) => removed.extend(stored.commit.body.remove),
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Damaged) => break,
+            Err(error) if error.kind().is_of_object() => break,
             Err(error) => return Err(error),
         }
     }
