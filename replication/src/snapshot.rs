@@ -3,9 +3,9 @@
 //! Each piece is copied in a transaction of its own that imports the slot's exported snapshot:
 //!
 //! 1. [`import_statements`], for all pieces that are going to run at once, while the export still lives;
-//! 2. [`lock_statements`], then [`read_stamp`] in this transaction (the catalog at the consistent point) and on another
-//!    connection (the catalog now, which the lock keeps from changing): if they differ, the table was rewritten or
-//!    altered in between, the old snapshot may see it empty, and it has to be redone under a new snapshot;
+//! 2. [`lock_statements`], then [`read_stamp`] (the catalog at the consistent point) and [`resolve_statement`] (what the names
+//!    mean now, which the lock keeps from changing): if they differ, the table was rewritten or altered in between, the old
+//!    snapshot may see it empty, or the names lead to others, and it has to be redone under a new snapshot;
 //! 3. [`copy_statement`], whose payloads [`copy_text`] and [`copy_binary`] take apart;
 //! 4. commit. A table in several pieces is whole only if its stamp was the same under each one's lock.
 
@@ -115,6 +115,17 @@ pub fn copy_statement<'a>(
     }
     let format = if binary { "binary" } else { "text" };
     format!("copy ({query}) to stdout (format {format})")
+}
+
+/// What resolves the names of [`copy_statement`] as that does, and reads nothing: for [`Connection::describe`], under the lock. A
+/// transaction's snapshot shows the catalog of then, its statements take names as they are now.
+///
+/// [`Connection::describe`]: crate::wire::Connection::describe
+#[must_use]
+pub fn resolve_statement<'a>(table: &Table, columns: impl IntoIterator<Item = &'a Column>) -> String {
+    let columns = columns.into_iter().filter(|column| !column.left_out);
+    let columns: Vec<String> = columns.map(|column| quote_identifier(&column.name)).collect();
+    format!("select {} from only {} limit 0", columns.join(", "), table.name.quoted())
 }
 
 /// The statements that open a transaction on the exported snapshot, to be run in order.

@@ -65,6 +65,17 @@ const LIMITS: &str = "-c statement_timeout=0 -c lock_timeout=0 \
 /// The rows of a result, as text.
 pub type Rows = Vec<Vec<Option<String>>>;
 
+/// A column of a result, as the server resolved it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResultColumn {
+    /// `pg_class.oid` of the table that it is of; 0 where it is of none.
+    pub table: u32,
+    /// Its number there.
+    pub attnum: i16,
+    /// Its type; of a domain, the type below.
+    pub type_oid: u32,
+}
+
 /// A connection, between two commands.
 #[derive(Debug)]
 pub struct Connection {
@@ -257,14 +268,26 @@ impl Connection {
     /// # Errors
     /// The server's, after which the connection can still be used; a lost connection.
     pub async fn simple_query(&mut self, sql: &str) -> Result<Rows> {
+        self.query(sql).await.map(|(_, rows)| rows)
+    }
+
+    /// Runs SQL, and gives the columns of its last result set: what its names mean now, whatever the transaction's snapshot shows.
+    ///
+    /// # Errors
+    /// As [`Connection::simple_query`].
+    pub async fn describe(&mut self, sql: &str) -> Result<Vec<ResultColumn>> {
+        self.query(sql).await.map(|(columns, _)| columns)
+    }
+
+    async fn query(&mut self, sql: &str) -> Result<(Vec<ResultColumn>, Rows)> {
         self.start(sql).await?;
-        let mut rows = Rows::new();
+        let (mut columns, mut rows) = (Vec::new(), Rows::new());
         let mut failure = None;
         loop {
             let frame = self.next().await?;
             match frame.tag {
                 TAG_READY => break,
-                TAG_ROW_DESCRIPTION => rows.clear(),
+                TAG_ROW_DESCRIPTION => (columns, rows) = (result_columns(&frame.body)?, Rows::new()),
                 TAG_DATA_ROW => rows.push(data_row(&frame.body)?),
                 TAG_ERROR => failure = Some(server_error("the server refused a command", &frame)),
                 TAG_COMMAND_COMPLETE | TAG_EMPTY_QUERY => {}
@@ -274,7 +297,7 @@ impl Connection {
             }
         }
         self.state = State::Ready;
-        failure.map_or(Ok(rows), Err)
+        failure.map_or(Ok((columns, rows)), Err)
     }
 
     /// Sends a simple query.
@@ -439,6 +462,21 @@ pub(crate) fn log_notice(frame: &Frame) {
     } else {
         tracing::debug!(notice = %notice, "notice of the server");
     }
+}
+
+/// Of each column: name, table, number there, type, its length and modifier, format.
+fn result_columns(body: &[u8]) -> Result<Vec<ResultColumn>> {
+    let mut body = Body(body);
+    let count = body.i16()?;
+    (0..count)
+        .map(|_| {
+            body.text()?;
+            let (table, attnum) = (body.i32()?.cast_unsigned(), body.i16()?);
+            let type_oid = body.i32()?.cast_unsigned();
+            body.bytes(8)?;
+            Ok(ResultColumn { table, attnum, type_oid })
+        })
+        .collect()
 }
 
 fn data_row(body: &[u8]) -> Result<Vec<Option<String>>> {

@@ -20,9 +20,10 @@ use crate::error::{Error, ErrorKind, Result};
 pub const VARIABLE: &str = "BYGONE_FAILPOINTS";
 
 /// Every failpoint there is, roughly in the order of a capture's life.
-pub const NAMES: [&str; 29] = [
+pub const NAMES: [&str; 30] = [
     "catalog.asked",
     "snapshot.after_slot",
+    "snapshot.before_lock",
     "gap.after_slot",
     "copy.begun",
     "copy.ready",

@@ -61,11 +61,18 @@ impl History {
             Err(err) if err.kind() == ErrorKind::NoHistory => create(store, identity).await?,
             Err(err) => return Err(err),
         };
-        check_identity(store, &manifest, identity)?;
-        store.check_writable().await?;
-        let stands = store.get(MANIFEST).await?;
-        store.check_put_if_absent(MANIFEST, stands).await?;
+        check_for_writing(store, &manifest, identity).await?;
         Ok(Self { store: store.clone(), manifest, state: load(store).await? })
+    }
+
+    /// Makes a history that was opened for reading one for writing, with what has come since.
+    ///
+    /// # Errors
+    /// As [`History::open_or_create`].
+    pub async fn for_writing(mut self, identity: &Identity) -> Result<Self> {
+        check_for_writing(&self.store, &self.manifest, identity).await?;
+        self.refresh().await?;
+        Ok(self)
     }
 
     /// Where it is kept.
@@ -99,6 +106,14 @@ impl History {
     pub fn into_writer(self) -> LogWriter {
         LogWriter::new(self.store, self.state)
     }
+}
+
+/// The history is of this source, and the place has what a writer needs.
+async fn check_for_writing(store: &Store, manifest: &Manifest, identity: &Identity) -> Result<()> {
+    check_identity(store, manifest, identity)?;
+    store.check_writable().await?;
+    let stands = store.get(MANIFEST).await?;
+    store.check_put_if_absent(MANIFEST, stands).await
 }
 
 /// Publishes a file under the first free one of the paths that `path` gives for 0, 1, 2 …, beginning at `from`. Gives the

@@ -84,6 +84,7 @@ pub(super) async fn attach(
         Err(error) if error.kind() == SinkErrorKind::NoHistory => None,
         Err(error) => return Err(error.into()),
     };
+    let has_manifest = history.is_some();
     let begun = history.as_ref().is_some_and(|history| history.state().last_seq().is_some());
     preflight::check_server(&server, u32::from(!begun && options.slot.is_none()), 1).map_err(|refused| {
         let lines: Vec<String> = refused.iter().map(ToString::to_string).collect();
@@ -152,11 +153,12 @@ pub(super) async fn attach(
         source: &source,
         stop,
     };
-    let (log, registry, recorded, exported, history_id) = if begun {
-        drop(replication);
-        begin.again(&identity, &loaded.tables).await?
-    } else {
-        begin.first(&identity, &loaded.tables, history.is_some(), replication).await?
+    let (log, registry, recorded, exported, history_id) = match history.filter(|_| begun) {
+        Some(history) => {
+            drop(replication);
+            begin.again(history, &identity, &loaded.tables).await?
+        }
+        None => begin.first(&identity, &loaded.tables, has_manifest, replication).await?,
     };
     // The timeline that the history follows, which the first connect compares with the server's [2].
     let source = log.state().source.clone().unwrap_or(source);
@@ -401,8 +403,8 @@ impl Begin<'_> {
     }
 
     /// Goes on where the log ends. What has become of the tables in the meantime is found by the watcher.
-    async fn again(&mut self, identity: &Identity, tables: &[Table]) -> Result<Begun> {
-        let history = History::open_or_create(self.store, identity).await?;
+    async fn again(&mut self, history: History, identity: &Identity, tables: &[Table]) -> Result<Begun> {
+        let history = history.for_writing(identity).await?;
         let history_id = history.manifest().id.clone();
         let mut registry = Registry::of_log(history.state())?;
         let recorded = recorded(history.state())?.ok_or_else(not_recorded)?;

@@ -17,13 +17,13 @@ use tokio::time::MissedTickBehavior;
 
 use super::attach::{Exported, export_within, temporary_slot, unreadable};
 use super::pipeline::{Pipeline, Rest, Until};
-use super::snapshot::{self, Copied, CopySettings, Outcome, Wanted};
+use super::snapshot::{self, Copied, CopySettings, Missed, Outcome, Wanted};
 use super::source::restrict;
 use super::{Capture, gap};
 use crate::error::{Error, Result};
 
-/// A table that is altered each time it is copied is given up after so many tries.
-const ATTEMPTS: usize = 5;
+/// A table that cannot be copied at so many points is copied beside the stream, which does not wait for it.
+const ATTEMPTS: usize = 3;
 /// How long the stream waits, at a start, for transactions that keep tables from being copied first.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Copied tables are committed together, so that thousands of small ones do not make thousands of commits.
@@ -58,13 +58,13 @@ impl Capture {
             exported.connection.close().await;
         }
         let left = self.pipeline()?.follower.registry.to_copy_first().len();
-        if left == 0 {
-            return Ok(());
+        if left > 0 {
+            tracing::warn!(
+                tables = left,
+                "tables that could not be copied first are copied beside the stream"
+            );
         }
-        Err(Error::other(format!(
-            "{left} tables were altered or rewritten each of the {ATTEMPTS} times that they were copied: start again when no \
-             ALTER TABLE, VACUUM FULL, CLUSTER or TRUNCATE runs on them"
-        )))
+        Ok(())
     }
 
     /// A point for tables to be copied at, with those of them that can be read; none where there are none, or no point comes about.
@@ -76,7 +76,7 @@ impl Capture {
         Ok(self.point_beside_stream().await?.map(|exported| (exported, readable)))
     }
 
-    /// Leaves out what the role cannot read whole: it is tried again beside the stream.
+    /// Leaves out what is gone, and what the role cannot read whole: it is tried again beside the stream.
     async fn readable(&mut self, mut missing: Vec<usize>) -> Result<Vec<usize>> {
         let sql = session::connect_sql(&self.connect).await?;
         let registry = &self.pipeline()?.follower.registry;
@@ -84,6 +84,8 @@ impl Capture {
         let mut oids: Vec<u32> = missing.iter().filter_map(|index| oid_of(*index)).collect();
         oids.extend(registry.leaves_of(&missing));
         let tables = catalog::load_tables_by_oid(&sql, &oids).await?;
+        let is_there = |oid: u32| tables.iter().any(|table| table.oid == oid);
+        missing.retain(|index| oid_of(*index).is_some_and(is_there));
         if let Some((error, hidden)) = unreadable(&sql, &tables).await? {
             tracing::warn!(%error, "the others are copied");
             missing.retain(|index| oid_of(*index).is_none_or(|oid| !hidden.contains(&oid)));
@@ -192,7 +194,7 @@ impl Capture {
             tokio::select! {
                 outcome = outcomes.recv() => match outcome {
                     Some(Outcome::Copied(copied)) => ready.push(*copied),
-                    Some(Outcome::Altered(index)) => self.tell_altered(index)?,
+                    Some(Outcome::Missed { index, why }) => self.tell_missed(index, why)?,
                     None => return Ok(ready),
                 },
                 // A table that takes an hour keeps those that took a second from being lost no longer than this.
@@ -213,10 +215,10 @@ impl Capture {
         }
     }
 
-    fn tell_altered(&mut self, index: usize) -> Result<()> {
+    fn tell_missed(&mut self, index: usize, why: Missed) -> Result<()> {
         let table = self.pipeline()?.follower.registry.tables().get(index);
         let table = table.map(|table| table.schema().log_name.clone());
-        tracing::warn!(table, "altered during the snapshot: it is copied once more");
+        tracing::warn!(table, "could not be copied: {why}; it is copied once more");
         Ok(())
     }
 
@@ -239,11 +241,11 @@ impl Capture {
                 Some(Arc::clone(pipeline.follower.registry.tables().get(*index)?.schema()))
             };
             let Some(before) = of(pipeline) else { continue };
+            // One that was dropped is noticed by the watcher: that it had no rows is not said.
+            let Some(now) = tables.iter().find(|table| table.oid == before.oid) else { continue };
             // Copied is by the names that columns have now, whatever they were called when the table was first seen [30].
-            if let Some(now) = tables.iter().find(|table| table.oid == before.oid) {
-                let here = pipeline.position;
-                pipeline.columns(*index, now, false, Lsn(u64::MAX), [here, here])?;
-            }
+            let here = pipeline.position;
+            pipeline.columns(*index, now, false, Lsn(u64::MAX), [here, here])?;
             roots.extend(of(pipeline).map(|schema| (*index, schema.oid, schema)));
         }
         Ok(roots

@@ -301,6 +301,7 @@ impl Capture {
         pipeline.noticed_at = pipeline.position;
         pipeline.shadow = None;
         pipeline.copy_again = None;
+        pipeline.verdict = None;
         Ok(())
     }
 }

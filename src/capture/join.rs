@@ -68,6 +68,9 @@ impl Pipeline {
 
     /// Takes what the watcher has seen, or what it ended with.
     pub(super) fn take_looks(&mut self) -> Result<()> {
+        if let Some(verdict) = self.verdict.take() {
+            return Err(verdict);
+        }
         let Some(looks) = &self.looks else { return Ok(()) };
         // A run that ends by itself takes the first look alone, which is of its beginning: on a busy source there is
         // always another.
@@ -157,7 +160,8 @@ impl Pipeline {
         let announced = self.follower.announcements(relations.iter().copied());
         tracing::info!(tables = tables.len(), "copying tables beside the stream");
         let rules = self.copies.rules.with_known(&self.follower.registry);
-        let copies = shadow::Settings { rules, ..self.copies.clone() };
+        let keys = self.follower.registry.keys();
+        let copies = shadow::Settings { rules, keys, ..self.copies.clone() };
         self.shadow = Some(Shadow::start(copies, tables, relations, announced, &self.runtime)?);
         Ok(())
     }
@@ -174,11 +178,18 @@ impl Pipeline {
         let Some(mut copied) = shadow.catch_up(&mut self.catalog)? else { return Ok(()) };
         let valid_from = self.time_here(copied.at);
         let origin = Origin { lsn: self.position, xid: 0, committed_at: valid_from, valid_from };
+        let mut settled = 0;
         for index in shadow.tables.keys() {
-            self.join_table(*index, &mut copied, &origin)?;
+            settled += u32::from(self.join_table(*index, &mut copied, &origin)?);
+        }
+        if settled > 0 {
+            self.fruitless.reset();
         }
         if copied.is_part {
             self.copy_again = Some(Instant::now() + COPY_AGAIN);
+        } else if settled == 0 {
+            // Whatever stands in the way, the source is not asked for the same rows without a pause.
+            self.copy_again = Some(Instant::now() + self.fruitless.next_pause());
         }
         self.high_water = Some(valid_from);
         self.server_time = self.server_time.max(Some(copied.at));
@@ -186,10 +197,11 @@ impl Pipeline {
         self.cut(feedback)
     }
 
-    fn join_table(&mut self, index: usize, copied: &mut Copied, origin: &Origin) -> Result<()> {
-        let Some(table) = self.follower.registry.tables().get(index) else { return Ok(()) };
+    /// Says whether the table is as the source has it now.
+    fn join_table(&mut self, index: usize, copied: &mut Copied, origin: &Origin) -> Result<bool> {
+        let Some(table) = self.follower.registry.tables().get(index) else { return Ok(false) };
         if table.dropped {
-            return Ok(());
+            return Ok(false);
         }
         let schema = std::sync::Arc::clone(table.schema());
         let first = table.snapshot.is_none();
@@ -199,7 +211,7 @@ impl Pipeline {
         let Some((observed, place)) = observed else {
             // The copy does not show what has become of it since, and the stream may not tell: it is copied once more.
             tracing::debug!(table = schema.log_name, "altered while it was copied");
-            return Ok(());
+            return Ok(false);
         };
         let op = match (first, &doubt.old_key) {
             (true, _) => Op::Snapshot,
@@ -212,7 +224,8 @@ impl Pipeline {
         let facts = self.follower.versioner.summary().facts;
         self.uncommitted += facts;
         self.facts += facts;
-        self.joined(index, first, &doubt, found, origin.lsn)
+        self.joined(index, first, &doubt, found, origin.lsn)?;
+        Ok(true)
     }
 
     /// A table is as the source has it.

@@ -380,6 +380,7 @@ impl Capture {
             store: store.clone(),
             axis,
             rules: options.column_rules.clone(),
+            keys: HashMap::new(),
             whole: false,
             shelf: Some(Arc::clone(state.shelf())),
         };
@@ -404,6 +405,8 @@ impl Capture {
             copies,
             shadow: None,
             copy_again: None,
+            fruitless: Backoff::default(),
+            verdict: None,
             encoder,
             epoch: log.state().epoch,
             axis,
@@ -550,7 +553,10 @@ impl Capture {
             let pause = if in_use { ACTIVE_SLOT_PAUSE } else { backoff.next_pause() };
             self.metrics.reconnects.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(error = %error, pause = pause.as_secs_f64(), "connecting again");
-            tokio::time::sleep(pause).await;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = attach::stopped(&self.stop, Duration::ZERO) => return Ok(Rest::Stopped),
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use bygone_sink::log::{Event, EventKind, EventLsn, SINCE, table_text};
 
 use super::evolve::{differ, filled_from};
 use super::pipeline::Pipeline;
-use super::registry::{Doubt, Part, is_unseen, pinned_key};
+use super::registry::{Doubt, Part, is_unseen, key_after};
 use super::watcher::{Families, Look};
 use crate::error::Result;
 
@@ -29,9 +29,11 @@ impl Pipeline {
             committed_at: look.clock,
             valid_from: self.time_here(look.clock),
         };
+        // What outgrows memory goes to disk, and that must not happen behind a commit on its way.
+        self.settle(feedback)?;
         let before = self.follower.registry.new_events.len();
-        self.gone(look, &origin, since, feedback)?;
-        self.altered(look, &origin, within, feedback)?;
+        self.gone(look, &origin, since)?;
+        self.altered(look, &origin, within)?;
         self.appeared(look)?;
         self.enums(look, within);
         self.published(look, within);
@@ -59,7 +61,7 @@ impl Pipeline {
     }
 
     /// Tables that were dropped.
-    fn gone(&mut self, look: &Look, origin: &Origin, since: Lsn, feedback: &Feedback) -> Result<()> {
+    fn gone(&mut self, look: &Look, origin: &Origin, since: Lsn) -> Result<()> {
         let there: BTreeSet<u32> = look.tables.iter().map(|table| table.oid).collect();
         let leaves: BTreeSet<u32> = look
             .tables
@@ -78,8 +80,11 @@ impl Pipeline {
             .filter(|(_, oid)| !there.contains(oid) || leaves.contains(oid))
             .collect();
         for (index, oid) in gone {
+            let table = self.follower.registry.tables().get(index);
+            let parts = table.into_iter().flat_map(|table| table.parts.keys());
+            let joined = !there.contains(&oid) && parts.copied().any(|part| leaves.contains(&part));
             // A table that became a partition goes on as a part of its root; one that is left out goes on without us.
-            let reason = if leaves.contains(&oid) {
+            let reason = if leaves.contains(&oid) || joined {
                 Some("it became a partition")
             } else if self.shared.left_out.contains(&oid) {
                 Some("--table leaves it out")
@@ -87,7 +92,7 @@ impl Pipeline {
                 None
             };
             let op = if reason.is_some() { Op::Reconcile } else { Op::Drop };
-            let facts = self.bury(index, op, None, origin, feedback)?;
+            let facts = self.bury(index, op, None, origin)?;
             let relations = self.follower.registry.relations_of(index);
             for oid in relations {
                 self.follower.registry.forget_relation(oid);
@@ -113,7 +118,7 @@ impl Pipeline {
     }
 
     /// Captured tables that are not as they were.
-    fn altered(&mut self, look: &Look, origin: &Origin, within: [Lsn; 2], feedback: &Feedback) -> Result<()> {
+    fn altered(&mut self, look: &Look, origin: &Origin, within: [Lsn; 2]) -> Result<()> {
         let families = Families::of(&look.tables);
         for table in look.tables.iter().filter(|table| !matches!(table.kind, TableKind::Leaf { .. })) {
             let Some(index) = self.follower.registry.by_oid(table.oid) else { continue };
@@ -122,8 +127,8 @@ impl Pipeline {
             self.renamed(index, table, within);
             let keyed = self.key(index, table, &family, within);
             self.columns(index, table, keyed, look.at, within)?;
-            self.identity(index, table, &family, within);
-            self.parts(index, &family, &families, origin, within, feedback)?;
+            self.identity(index, table, &family, look.hidden.contains(&table.oid), within);
+            self.parts(index, &family, &families, origin, within)?;
         }
         Ok(())
     }
@@ -142,11 +147,9 @@ impl Pipeline {
 
     /// Another key names the entities from now on [16]. True where a new schema version has to say so.
     fn key(&mut self, index: usize, now: &Table, family: &[Table], within: [Lsn; 2]) -> bool {
-        let key = pinned_key(now, family);
         let Some(table) = self.follower.registry.table_mut(index) else { return false };
-        // A table that lost its identity goes on with the key that it had: nothing better names its rows.
-        let lost = key.is_empty() && is_unseen(now, family);
-        if key == table.key() || lost {
+        let key = key_after(table.key(), now, family);
+        if key == table.key() {
             return false;
         }
         let old = table.key().to_vec();
@@ -186,18 +189,26 @@ impl Pipeline {
         self.follower.map_again(relations)
     }
 
-    /// Whether updates and deletes of the table can be seen [9].
-    fn identity(&mut self, index: usize, now: &Table, family: &[Table], within: [Lsn; 2]) {
+    /// Whether updates and deletes of the table can be seen [9]; of a partition that is `hidden`, nothing can.
+    fn identity(&mut self, index: usize, now: &Table, family: &[Table], hidden: bool, within: [Lsn; 2]) {
         let Some(table) = self.follower.registry.table_mut(index) else { return };
         // Leaves that hold rows of one key go on to, until the table has a key of its own.
         table.twins &= now.key().is_empty();
-        let unseen = table.twins || is_unseen(now, family);
+        let unseen = hidden || table.twins || is_unseen(now, family);
         if table.unseen == unseen {
             return;
         }
         table.unseen = unseen;
         let name = table.schema().log_name.clone();
-        if unseen {
+        if hidden {
+            tracing::warn!(
+                table = name,
+                "a partition of it cannot be published: what becomes of its rows is not seen until then"
+            );
+            let event = Event::at(EventKind::UpdatesUnseen, Some(name), within[0])
+                .with("until", within[1].to_string());
+            self.follower.registry.new_events.push(event.with("reason", "a partition cannot be published"));
+        } else if unseen {
             tracing::warn!(
                 "{}: updates and deletes cannot be seen any more, for it has neither a primary key nor another replica \
                  identity now; to change that, add a primary key or run: alter table {} replica identity full;",
@@ -222,7 +233,6 @@ impl Pipeline {
         families: &Families<'_>,
         origin: &Origin,
         within: [Lsn; 2],
-        feedback: &Feedback,
     ) -> Result<()> {
         let found: BTreeMap<u32, &Table> = family
             .iter()
@@ -238,12 +248,11 @@ impl Pipeline {
         }
         let rewritten =
             found.iter().any(|(oid, part)| known.get(oid).is_some_and(|known| was_rewritten(known, part)));
-        let unknown = known.is_empty();
         let mut told = Vec::new();
         for oid in known.keys().filter(|oid| !found.contains_key(oid)) {
             let detached = families.get(*oid).is_some();
             let (action, op) = if detached { ("detach", Op::Reconcile) } else { ("drop", Op::Drop) };
-            let facts = self.bury(index, op, Some(*oid), origin, feedback)?;
+            let facts = self.bury(index, op, Some(*oid), origin)?;
             self.follower.registry.forget_relation(*oid);
             self.follower.versioner.ignore_relation(*oid);
             told.push(
@@ -255,7 +264,8 @@ impl Pipeline {
             );
         }
         let mut doubts = Vec::new();
-        for (oid, leaf) in found.iter().filter(|(oid, _)| !unknown && !known.contains_key(oid)) {
+        let is_leaf = |part: &Table| matches!(part.kind, TableKind::Leaf { .. });
+        for (oid, leaf) in found.iter().filter(|(oid, part)| is_leaf(part) && !known.contains_key(oid)) {
             doubts.push(Doubt { leaf: Some(*oid), ..Doubt::at(within[1]) });
             told.push(
                 Event::placed(EventKind::Partition, Some(name.clone()), EventLsn::Within(within))
@@ -384,16 +394,7 @@ impl Pipeline {
     }
 
     /// Ends all entities of a table, or those of a leaf.
-    fn bury(
-        &mut self,
-        index: usize,
-        op: Op,
-        leaf: Option<u32>,
-        origin: &Origin,
-        feedback: &Feedback,
-    ) -> Result<u64> {
-        // What outgrows memory goes to disk, and that must not happen behind a commit on its way.
-        self.settle(feedback)?;
+    fn bury(&mut self, index: usize, op: Op, leaf: Option<u32>, origin: &Origin) -> Result<u64> {
         self.follower.versioner.begin(origin.clone());
         let facts = self.follower.versioner.bury_table(index, op, leaf)?;
         self.uncommitted += facts;

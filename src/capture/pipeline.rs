@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bygone_replication::Lsn;
+use bygone_replication::backoff::Backoff;
 use bygone_replication::catalog::widen_xid;
 use bygone_replication::ddl;
 use bygone_replication::pgoutput::Message;
@@ -163,6 +164,10 @@ pub(crate) struct Pipeline {
     pub(crate) shadow: Option<Shadow>,
     /// A copy has failed: not before then is it tried again.
     pub(crate) copy_again: Option<Instant>,
+    /// After copies that settled nothing.
+    pub(crate) fruitless: Backoff,
+    /// What a look ended with that was taken within a transaction: it waits for the end of that.
+    pub(crate) verdict: Option<Error>,
 }
 
 /// A transaction by which the source's past is known to be the history's. A source that was put back to an earlier copy of its
@@ -215,9 +220,9 @@ impl Pipeline {
             match stream.blocking_next_timeout(self.patience()) {
                 Ok(Some(chunk)) => {
                     let chunk = chunk?;
-                    let waits = self.witness.is_some();
                     assembler.push(&chunk, self)?;
-                    if waits && self.witness.is_none() {
+                    // It may have waited for a commit, or for what has to come before the stream is trusted.
+                    if self.witness.is_none() {
                         feedback.set_flushed(self.axis.of_source(self.durable));
                     }
                     if chunk.reply_requested() {
@@ -390,7 +395,7 @@ impl Pipeline {
     fn look(&mut self, feedback: &Feedback) -> Result<()> {
         let Some(pending) = &mut self.pending else { return Ok(()) };
         match pending.look() {
-            Ok(progress) => self.took(progress, feedback),
+            Ok(progress) => self.took(progress, Some(feedback)),
             Err(error) => {
                 self.pending = None;
                 Err(error)
@@ -419,7 +424,7 @@ impl Pipeline {
                         verdict = Some(error);
                     }
                 }
-                Ok(progress) => self.took(progress, feedback)?,
+                Ok(progress) => self.took(progress, Some(feedback))?,
                 Err(error) => {
                     self.pending = None;
                     return Err(error);
@@ -429,7 +434,44 @@ impl Pipeline {
         verdict.map_or(Ok(()), Err)
     }
 
-    fn took(&mut self, progress: Progress, feedback: &Feedback) -> Result<()> {
+    /// The same within a transaction, which outgrows memory and cannot go to disk behind a commit on its way. It is never left half
+    /// done: what ends the capture meanwhile waits for its end, and the transaction then for more memory.
+    fn settle_within(&mut self) -> Result<()> {
+        while self.verdict.is_none()
+            && let Some(pending) = &mut self.pending
+        {
+            match pending.wait(&self.runtime, LOOK_EVERY) {
+                Ok(Progress::Waiting) => self.verdict = self.take_looks().err(),
+                Ok(progress) => self.took(progress, None)?,
+                Err(error) => {
+                    self.pending = None;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A message of a transaction may outgrow the memory that changes may take.
+    fn is_heavy(&self, body: &[u8]) -> Result<bool> {
+        let versioner = &self.follower.versioner;
+        if !versioner.is_sealed() {
+            return Ok(false);
+        }
+        Ok(match body.first() {
+            Some(b'T') => true,
+            // Rows without a key are all found anew where their columns have changed.
+            Some(b'R') => match Message::decode(body)? {
+                Message::Relation(relation) => {
+                    matches!(self.follower.registry.look_up(&relation), Known::Changed { .. })
+                }
+                _ => false,
+            },
+            _ => versioner.pending_bytes() > self.cut_at.pending,
+        })
+    }
+
+    fn took(&mut self, progress: Progress, feedback: Option<&Feedback>) -> Result<()> {
         match progress {
             Progress::Waiting => {}
             Progress::Durable(durable) => self.acknowledge(&durable, feedback)?,
@@ -441,11 +483,11 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Tells the source that a commit is durable: the only way in which its slot moves.
-    fn acknowledge(&mut self, durable: &Durable, feedback: &Feedback) -> Result<()> {
+    /// Tells the source that a commit is durable: the only way in which its slot moves. Within a transaction, that waits for its end.
+    fn acknowledge(&mut self, durable: &Durable, feedback: Option<&Feedback>) -> Result<()> {
         failpoint::hit("ack.before")?;
         self.durable = durable.resume;
-        if self.witness.is_none() {
+        if let Some(feedback) = feedback.filter(|_| self.witness.is_none()) {
             feedback.set_flushed(self.axis.of_source(durable.resume));
         }
         failpoint::hit("ack.after")?;
@@ -531,6 +573,9 @@ impl Assembled for Pipeline {
             xid: Some(transaction.begin.xid),
         };
         transaction.for_each(|body| {
+            if self.is_heavy(body)? {
+                self.settle_within()?;
+            }
             if let Some(shadow) = &mut self.shadow {
                 shadow.keep(end, body)?;
             }

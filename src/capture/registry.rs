@@ -235,6 +235,8 @@ pub(crate) struct Registry {
     by_name: BTreeMap<String, usize>,
     /// Relations of the stream: table or leaf partition, to the table's index and the leaf's oid (or 0).
     relations: HashMap<u32, (usize, u32)>,
+    /// Whoever makes facts knows which tables are in doubt.
+    doubts_told: bool,
     /// Schema versions and events that the next commit has to tell.
     pub(crate) new_schemas: Vec<SchemaVersion>,
     pub(crate) new_events: Vec<Event>,
@@ -303,14 +305,15 @@ impl Registry {
 
     /// Takes what somebody else has had the log say.
     pub(crate) fn hear(&mut self, event: &Event) {
-        let at = event.table.as_ref().and_then(|name| self.by_name.get(name));
-        if let Some(table) = at.and_then(|at| self.tables.get_mut(*at)) {
+        let at = event.table.as_ref().and_then(|name| self.by_name.get(name)).copied();
+        if let Some(table) = at.and_then(|at| self.table_mut(at)) {
             table.recall(event);
         }
     }
 
     /// Something is lost of all tables: each has to be compared with the source.
     pub(crate) fn doubt_all(&mut self) {
+        self.doubts_told = false;
         // The others get a first copy anyway.
         for table in self.tables.iter_mut().filter(|table| !table.dropped && table.snapshot.is_some()) {
             table.raise(Doubt::default());
@@ -327,7 +330,7 @@ impl Registry {
     /// A relation of a table has this file and columns from the end of a transaction on: another file of other columns is a
     /// rewrite, whose rows the stream does not tell [24].
     pub(crate) fn part_is(&mut self, index: usize, oid: u32, part: Part, end: Lsn) {
-        let Some(table) = self.tables.get_mut(index) else { return };
+        let Some(table) = self.table_mut(index) else { return };
         let Some(known) = table.parts.get_mut(&oid) else { return };
         let rewritten = known.filenode != part.filenode && known.stamp != part.stamp;
         *known = part;
@@ -342,7 +345,7 @@ impl Registry {
 
     /// A table is gone from the source, with so many rows that it had.
     pub(crate) fn dropped(&mut self, index: usize, at: Lsn, rows: u64) {
-        let Some(table) = self.tables.get_mut(index) else { return };
+        let Some(table) = self.table_mut(index) else { return };
         table.dropped = true;
         table.doubt = None;
         let (name, oid) = (table.schema().log_name.clone(), table.schema().oid);
@@ -392,12 +395,17 @@ impl Registry {
 
     /// State does not know a row that the stream names. What the source has, the stream has told: any copy settles it.
     pub(crate) fn missed(&mut self, index: usize, lsn: Lsn) {
+        // Until the table has been compared, many a row may be missed.
+        let doubt = self.tables.get(index).and_then(|table| table.doubt.as_ref());
+        if doubt.is_some_and(|doubt| doubt.leaf.is_none()) {
+            return;
+        }
         let reason = "a row is not known by the columns that the stream names it by";
         self.compare(EventKind::Gap, index, EventLsn::At(lsn), Doubt::default(), reason);
     }
 
     fn compare(&mut self, kind: EventKind, index: usize, place: EventLsn, doubt: Doubt, reason: &str) {
-        let Some(table) = self.tables.get_mut(index) else { return };
+        let Some(table) = self.table_mut(index) else { return };
         table.raise(doubt);
         table.unsure = false;
         let name = table.schema().log_name.clone();
@@ -446,8 +454,13 @@ impl Registry {
     /// # Errors
     /// Where columns are to be left out or hashed by which its rows are named.
     pub(crate) fn attach(&mut self, table: &Table, all: &[Table], lsn: Lsn) -> Result<usize> {
+        self.attach_by(table, all, &pinned_key(table, all), lsn)
+    }
+
+    /// The same, with a key that names the table's entities.
+    pub(crate) fn attach_by(&mut self, table: &Table, all: &[Table], key: &[i16], lsn: Lsn) -> Result<usize> {
         let name = self.free_name(&table.name);
-        let key = pinned_key(table, all);
+        let key = key.to_vec();
         self.rules.check_table(table, &key)?;
         let index = match self.by_name.get(&name).copied() {
             Some(index) => index,
@@ -458,6 +471,7 @@ impl Registry {
                 index
             }
         };
+        self.doubts_told = false;
         let captured = self.tables.get_mut(index).ok_or_else(|| Error::other("a table is not known"))?;
         let number =
             captured.versions.first().map_or(u32::try_from(index).unwrap_or(u32::MAX), |first| first.number);
@@ -529,8 +543,15 @@ impl Registry {
             .unwrap_or_else(|| table_text(own))
     }
 
+    /// The doubts about tables, where they may not be as they were when this was last asked.
+    pub(crate) fn new_doubts(&mut self) -> Option<impl Iterator<Item = Option<&Doubt>>> {
+        let told = std::mem::replace(&mut self.doubts_told, true);
+        (!told).then(|| self.tables.iter().map(|table| table.doubt.as_ref()))
+    }
+
     /// A captured table for changing what is known of it.
     pub(crate) fn table_mut(&mut self, index: usize) -> Option<&mut Captured> {
+        self.doubts_told = false;
         self.tables.get_mut(index)
     }
 
@@ -655,6 +676,7 @@ impl Registry {
         table: &Table,
         place: EventLsn,
     ) -> Result<Arc<TableSchema>> {
+        self.doubts_told = false;
         let captured = self.tables.get_mut(index).ok_or_else(|| Error::other("a table is not known"))?;
         let old = Arc::clone(captured.schema());
         let mut marked = rules.mark(table, &captured.key);
@@ -803,6 +825,12 @@ impl Registry {
         leaves
     }
 
+    /// The keys that name the rows of tables, by oid.
+    pub(crate) fn keys(&self) -> HashMap<u32, Vec<i16>> {
+        let there = self.tables.iter().filter(|table| !table.dropped);
+        there.map(|table| (table.schema().oid, table.key.clone())).collect()
+    }
+
     /// Every captured table's columns can be read in binary form.
     pub(crate) fn reads_binary(&self) -> bool {
         self.tables.iter().all(|table| table.dropped || table.schema().reads_binary())
@@ -834,6 +862,15 @@ pub(crate) fn pinned_key(table: &Table, all: &[Table]) -> Vec<i16> {
     let attnum =
         |name: &String| table.columns.iter().find(|column| column.name == *name).map(|column| column.attnum);
     first.iter().map(attnum).collect::<Option<Vec<i16>>>().unwrap_or_default()
+}
+
+/// The key by which a table's rows are named from now on, that were named by another before. One that lost its identity goes on with
+/// that: nothing better names its rows.
+pub(crate) fn key_after(known: &[i16], now: &Table, all: &[Table]) -> Vec<i16> {
+    let key = pinned_key(now, all);
+    let lost = key.is_empty() && is_unseen(now, all);
+    let is_there = |attnum: &i16| now.column(*attnum).is_some();
+    if lost && known.iter().all(is_there) { known.to_vec() } else { key }
 }
 
 /// Updates and deletes of the table cannot be followed: they are not published [9], or name rows of a partitioned table by

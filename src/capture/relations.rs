@@ -109,6 +109,11 @@ impl Follower {
 
     /// Takes a message of a transaction whose facts are being made.
     pub(crate) fn message(&mut self, body: &[u8], catalog: &mut CatalogReader, place: &Place) -> Result<()> {
+        if let Some(doubts) = self.registry.new_doubts() {
+            for (index, doubt) in doubts.enumerate() {
+                self.versioner.set_doubt(index, doubt.map(|doubt| doubt.leaf.unwrap_or(0)));
+            }
+        }
         match Message::decode(body)? {
             Message::Logical { transactional: true, prefix: ddl::PREFIX, content, .. } => {
                 match Ddl::parse(&in_unicode(ddl::PREFIX, content, catalog)?) {

@@ -5,7 +5,7 @@
 //! what was kept is applied to it, and so it shows the tables as of the very place where the stream stands: between two
 //! transactions, of which none is torn [4]. Nothing of it is a fact yet: see [`Pipeline::join`](super::pipeline).
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
@@ -29,7 +29,7 @@ use bygone_sink::versioning::Versioner;
 use super::attach::{self, export, temporary_slot};
 use super::axis::Axis;
 use super::column_rules::ColumnRules;
-use super::registry::Registry;
+use super::registry::{Registry, key_after};
 use super::relations::{Follower, Place};
 use super::retention::Retention;
 use super::snapshot::{self, CopySettings, Outcome, Wanted};
@@ -59,6 +59,8 @@ pub(super) struct Settings {
     pub(super) axis: Axis,
     /// Which columns are left out, hashed, or not watched.
     pub(super) rules: ColumnRules,
+    /// The keys that name the rows of captured tables, by oid.
+    pub(super) keys: HashMap<u32, Vec<i16>>,
     /// All of the tables have to be copied: none is left for another time.
     pub(super) whole: bool,
     /// Where large values go; the copy's own, where rows of it go nowhere else.
@@ -239,20 +241,22 @@ pub(super) async fn copy(
     tables: &BTreeMap<usize, u32>,
     stop: &Arc<AtomicBool>,
 ) -> Result<Copied> {
+    let mut told = String::new();
     for _ in 0..ATTEMPTS {
-        if let Some(copied) = copy_once(settings, tables, stop).await? {
-            return Ok(copied);
+        match copy_once(settings, tables, stop).await? {
+            Ok(copied) => return Ok(copied),
+            Err(missed) => told = missed,
         }
     }
-    Err(Error::other(format!("tables were altered each of the {ATTEMPTS} times that they were copied")))
+    Err(Error::other(format!("tables could not be copied, at {ATTEMPTS} tries; the last time: {told}")))
 }
 
-/// Copies the tables at the point of a new temporary slot; none where one was altered meanwhile.
+/// Copies the tables at the point of a new temporary slot; or says which of them could not be read as of that, and why.
 async fn copy_once(
     settings: &Settings,
     tables: &BTreeMap<usize, u32>,
     stop: &Arc<AtomicBool>,
-) -> Result<Option<Copied>> {
+) -> Result<std::result::Result<Copied, String>> {
     let sql = session::connect_sql(&settings.options).await?;
     let connection = Connection::connect(&settings.options, Mode::Replication).await?;
     let version = connection.server_version();
@@ -290,7 +294,9 @@ async fn copy_once(
         // One that was dropped is noticed by the watcher.
         let Some(table) = families.get(*oid) else { continue };
         let family = families.family(table);
-        let place = registry.attach(table, &family, exported.point)?;
+        let known = settings.keys.get(oid).map(Vec::as_slice).unwrap_or_default();
+        let key = key_after(known, table, &family);
+        let place = registry.attach_by(table, &family, &key, exported.point)?;
         places.insert(*index, place);
         registry.snapshot_done(place, exported.point);
         let Some(captured) = registry.tables().get(place) else { continue };
@@ -318,12 +324,12 @@ async fn copy_once(
     let running =
         tokio::spawn(async move { snapshot::copy(&copying, &store, &into, &numbers, wanted, done).await });
     let mut seq = 0;
-    let mut altered = BTreeSet::new();
+    let mut missed = BTreeMap::new();
     while let Some(outcome) = outcomes.recv().await {
         let table = match outcome {
             Outcome::Copied(table) => table,
-            Outcome::Altered(place) => {
-                altered.insert(place);
+            Outcome::Missed { index, why } => {
+                missed.insert(index, why);
                 continue;
             }
         };
@@ -344,14 +350,21 @@ async fn copy_once(
     running.await.map_err(|error| Error::other(format!("a copy has failed: {error}")))??;
     exported.connection.close().await;
     failpoint::hit("copy.ready")?;
-    places.retain(|_, place| !altered.contains(place));
-    if !altered.is_empty() && (settings.whole || places.is_empty()) {
-        return Ok(None);
+    places.retain(|_, place| !missed.contains_key(place));
+    if !missed.is_empty() {
+        let names = missed.iter().filter_map(|(place, why)| {
+            registry.tables().get(*place).map(|table| format!("{}: {why}", table.schema().log_name))
+        });
+        let told = names.collect::<Vec<_>>().join(", ");
+        tracing::warn!("not copied: {told}");
+        if settings.whole || places.is_empty() {
+            return Ok(Err(told));
+        }
     }
-    Ok(Some(Copied {
+    Ok(Ok(Copied {
         point: exported.point,
         at: exported.at,
-        is_part: !altered.is_empty() || !left_out.is_empty(),
+        is_part: !missed.is_empty() || !left_out.is_empty(),
         follower: Follower::new(versioner, registry),
         places,
         _directory: directory,

@@ -2,15 +2,15 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bygone_replication::conninfo::ConnectOptions;
 use bygone_replication::pgoutput::Cell;
 use bygone_replication::snapshot::copy_binary::BinaryCopy;
 use bygone_replication::snapshot::{self, Chunk, copy_text};
-use bygone_replication::table::{Table, quote_literal};
-use bygone_replication::wire::{Connection, Mode};
+use bygone_replication::table::{Column, Table, quote_literal};
+use bygone_replication::wire::{Connection, Mode, ResultColumn};
 use bygone_sink::encoder::{Encoder, EncoderLimits, FileNumbers, WrittenFile};
 use bygone_sink::fact::Origin;
 use bygone_sink::failpoint;
@@ -55,8 +55,50 @@ pub(crate) struct Copied {
 #[derive(Debug)]
 pub(crate) enum Outcome {
     Copied(Box<Copied>),
-    /// It was altered or rewritten after the consistent point: it must be copied at another one [30].
-    Altered(usize),
+    /// It cannot be read as it was at the consistent point, and must be copied at another one [30].
+    Missed {
+        /// The captured table's index.
+        index: usize,
+        why: Missed,
+    },
+}
+
+/// Why a table cannot be read as it was at the consistent point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Missed {
+    /// It was altered or rewritten since.
+    Altered,
+    /// It is not there under its name any more.
+    Gone,
+    /// Somebody else has it locked.
+    Locked,
+    /// The role may not read it any more.
+    Forbidden,
+}
+
+impl std::fmt::Display for Missed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Altered => "it was altered or rewritten meanwhile",
+            Self::Gone => "it was dropped or renamed meanwhile",
+            Self::Locked => "somebody else had it locked for 20 seconds",
+            Self::Forbidden => "the role may not read it any more",
+        })
+    }
+}
+
+impl Missed {
+    /// What an error of a statement on one table alone means for that.
+    fn of(error: &bygone_replication::Error) -> Option<Self> {
+        match error.sqlstate()? {
+            // A table or its schema, and a column.
+            "42P01" | "3F000" => Some(Self::Gone),
+            "42703" => Some(Self::Altered),
+            "55P03" => Some(Self::Locked),
+            "42501" => Some(Self::Forbidden),
+            _ => None,
+        }
+    }
 }
 
 /// Where and how to copy.
@@ -97,7 +139,7 @@ struct Shared {
     contents: Mutex<Option<Arc<Mutex<ContentLoader>>>>,
     left: AtomicU64,
     rows: AtomicU64,
-    altered: AtomicBool,
+    missed: OnceLock<Missed>,
     files: Mutex<Vec<WrittenFile>>,
 }
 
@@ -134,7 +176,7 @@ pub(crate) async fn copy(
             contents: Mutex::new(contents),
             left: AtomicU64::new(0),
             rows: AtomicU64::new(0),
-            altered: AtomicBool::new(false),
+            missed: OnceLock::new(),
             files: Mutex::new(Vec::new()),
         };
         shared.insert(table.index, Arc::new(of_table));
@@ -160,10 +202,13 @@ pub(crate) async fn copy(
     let progress = Arc::new(CopyProgress::start(tasks.len(), total, settings.taken));
     let workers = settings.workers.min(tasks.len()).max(1);
     let tasks = Arc::new(Mutex::new(tasks));
+    // The others end with the one that fails; the capture need not.
+    let failed = Arc::new(AtomicBool::new(false));
     let mut running = JoinSet::new();
     for _ in 0..workers {
         let worker = Worker {
             settings: settings.clone(),
+            failed: Arc::clone(&failed),
             store: store.clone(),
             numbers: Arc::clone(numbers),
             tasks: Arc::clone(&tasks),
@@ -179,7 +224,7 @@ pub(crate) async fn copy(
     let mut first = Ok(());
     while let Some(result) = running.join_next().await {
         if let Err(error) = ended(result) {
-            settings.stop.store(true, Ordering::SeqCst);
+            failed.store(true, Ordering::SeqCst);
             if first.is_ok() {
                 first = Err(error);
             }
@@ -196,9 +241,9 @@ async fn finish_table(shared: &Shared, done: &mpsc::Sender<Outcome>) -> Result<(
     let contents = contents
         .and_then(Arc::into_inner)
         .map(|contents| contents.into_inner().unwrap_or_else(PoisonError::into_inner));
-    let outcome = if shared.altered.load(Ordering::SeqCst) {
+    let outcome = if let Some(why) = shared.missed.get() {
         drop(loader);
-        Outcome::Altered(shared.index)
+        Outcome::Missed { index: shared.index, why: *why }
     } else {
         failpoint::hit("snapshot.table_done")?;
         Outcome::Copied(Box::new(Copied {
@@ -245,6 +290,8 @@ fn ended(end: std::result::Result<Result<()>, JoinError>) -> Result<()> {
 
 struct Worker {
     settings: CopySettings,
+    /// Another worker has failed.
+    failed: Arc<AtomicBool>,
     store: Store,
     numbers: Arc<FileNumbers>,
     tasks: Arc<Mutex<VecDeque<Task>>>,
@@ -267,15 +314,15 @@ impl Worker {
         loop {
             let task = self.tasks.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
             let Some(task) = task else { break };
-            if self.settings.stop.load(Ordering::SeqCst) {
+            if self.is_stopped() {
                 return Err(Error::Stopped);
             }
             while let Some(end) = ends.try_join_next() {
                 ended(end)?;
             }
-            let copied = match task.shared.altered.load(Ordering::SeqCst) {
-                true => None,
-                false => self.copy(&mut connection, &encoder, &task)?,
+            let copied = match task.shared.missed.get() {
+                Some(_) => None,
+                None => self.copy(&mut connection, &encoder, &task)?,
             };
             // The next piece does not wait until the files of this one are encoded and durable.
             let end = end_piece(task, copied, self.done.clone(), Arc::clone(&self.progress));
@@ -290,7 +337,11 @@ impl Worker {
         })
     }
 
-    /// Copies one piece in a transaction of its own on the exported snapshot; none where the table has been altered.
+    fn is_stopped(&self) -> bool {
+        self.settings.stop.load(Ordering::Relaxed) || self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Copies one piece in a transaction of its own on the exported snapshot; none where the table is not as it was there.
     fn copy(
         &self,
         connection: &mut Connection,
@@ -298,14 +349,18 @@ impl Worker {
         task: &Task,
     ) -> Result<Option<CopiedPiece>> {
         let begun = Instant::now();
-        for statement in snapshot::import_statements(&self.settings.snapshot_name)
-            .into_iter()
-            .chain(snapshot::lock_statements(&task.part, LOCK_TIMEOUT))
-        {
+        failpoint::hit("snapshot.before_lock")?;
+        for statement in snapshot::import_statements(&self.settings.snapshot_name) {
             self.runtime.block_on(connection.simple_query(&statement))?;
         }
-        if !self.is_as_planned(connection, task)? {
-            task.shared.altered.store(true, Ordering::SeqCst);
+        let missed = match self.lock(connection, task) {
+            Ok(missed) => missed,
+            Err(Error::Source(error)) => Some(Missed::of(&error).ok_or(error)?),
+            Err(error) => return Err(error),
+        };
+        if let Some(missed) = missed {
+            // Another piece of the table may have been told so before.
+            task.shared.missed.get_or_init(|| missed);
             self.runtime.block_on(connection.simple_query("rollback"))?;
             return Ok(None);
         }
@@ -332,14 +387,18 @@ impl Worker {
         let columns = schema.columns.iter().map(|column| &column.column);
         let statement = snapshot::copy_statement(&task.part, columns, task.chunk, binary);
         let width = schema.columns.len();
-        let left_out: Vec<bool> = schema.columns.iter().map(|column| column.column.left_out).collect();
+        // Rows without a key are known by what the stream sends of them.
+        let keyless = schema.key.is_empty();
+        let left_out =
+            schema.columns.iter().map(|column| column.column.left_out || (keyless && !column.sent));
+        let left_out: Vec<bool> = left_out.collect();
         let whole = !left_out.contains(&true);
         let mut rows_read = 0u64;
         let mut bytes_read = 0u64;
         let mut copy = self.runtime.block_on(connection.copy_out(&statement))?;
         let mut format = BinaryCopy::new(width);
         while let Some(chunk) = self.runtime.block_on(copy.next())? {
-            if self.settings.stop.load(Ordering::Relaxed) {
+            if self.is_stopped() {
                 return Err(Error::Stopped);
             }
             for mut payload in chunk.payloads() {
@@ -351,8 +410,8 @@ impl Worker {
                             continue;
                         }
                         writer.row(row.fields().zip(&left_out).map(|(field, left_out)| match field {
+                            _ if *left_out => Cell::Unchanged,
                             Some(value) => Cell::Binary(value),
-                            None if *left_out => Cell::Unchanged,
                             None => Cell::Null,
                         }))?;
                     }
@@ -360,8 +419,8 @@ impl Worker {
                     let row = copy_text::Row::parse(payload, width).map_err(copy_error)?;
                     let fields: Vec<_> = row.fields().collect();
                     writer.row(fields.iter().zip(&left_out).map(|(field, left_out)| match field {
+                        _ if *left_out => Cell::Unchanged,
                         Some(text) => Cell::Text(text),
-                        None if *left_out => Cell::Unchanged,
                         None => Cell::Null,
                     }))?;
                     rows_read += 1;
@@ -394,8 +453,31 @@ impl Worker {
         Ok(Some(CopiedPiece { rows, files }))
     }
 
-    /// The table's file and columns are, under the lock, those of the consistent point and of the plan [30].
+    /// Locks the table; says why it cannot be copied as it was at the consistent point, if so [30].
+    fn lock(&self, connection: &mut Connection, task: &Task) -> Result<Option<Missed>> {
+        for statement in snapshot::lock_statements(&task.part, LOCK_TIMEOUT) {
+            self.runtime.block_on(connection.simple_query(&statement))?;
+        }
+        let is_same = self.was_as_planned(connection, task)? && self.is_as_planned(connection, task)?;
+        Ok((!is_same).then_some(Missed::Altered))
+    }
+
+    /// The names that are copied by lead, under the lock, to the columns of the plan. Others may have them by now, of the table or
+    /// under its name.
     fn is_as_planned(&self, connection: &mut Connection, task: &Task) -> Result<bool> {
+        let columns: Vec<&Column> = task.shared.schema.columns.iter().map(|column| &column.column).collect();
+        let sql = snapshot::resolve_statement(&task.part, columns.iter().copied());
+        let resolved = self.runtime.block_on(connection.describe(&sql))?;
+        let planned = columns.iter().filter(|column| !column.left_out).map(|column| {
+            let own = task.part.columns.iter().find(|own| own.name == column.name)?;
+            let type_oid = own.data_type.base().oid;
+            Some(ResultColumn { table: task.part.oid, attnum: own.attnum, type_oid })
+        });
+        Ok(planned.eq(resolved.into_iter().map(Some)))
+    }
+
+    /// The table's file is that of the consistent point, and its columns were those of the plan.
+    fn was_as_planned(&self, connection: &mut Connection, task: &Task) -> Result<bool> {
         // A column that has come since is told by the stream, and publications may leave some out.
         let attnums: Vec<String> = task.part.columns.iter().map(|column| column.attnum.to_string()).collect();
         let sql = format!(

@@ -102,6 +102,7 @@ pub(crate) async fn reconcile(arguments: &Reconcile, archive: &mut Archive) -> R
         store: archive.store()?.clone(),
         axis: Axis { offset: archive.log().lsn_offset },
         rules: ColumnRules::of(&registry, tables.keys().copied(), hash_key)?,
+        keys: registry.keys(),
         whole: true,
         shelf: None,
     };

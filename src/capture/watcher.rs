@@ -43,6 +43,8 @@ pub(super) struct Look {
     pub(super) tables: Vec<Table>,
     /// Oids among them that match the patterns.
     pub(super) wanted: HashSet<u32>,
+    /// Oids of captured tables of which a partition is not published.
+    pub(super) hidden: HashSet<u32>,
     pub(super) publications: PublicationState,
     /// Labels of enums by the type's oid.
     pub(super) enums: Vec<(u32, Vec<String>)>,
@@ -326,12 +328,15 @@ impl Watcher {
         if !harm.is_empty() {
             return Err(StartRefused::PublicationChanged { differences: harm }.into());
         }
-        let mut altered = HashSet::new();
+        let (mut altered, mut hidden) = (HashSet::new(), HashSet::new());
         match &self.own {
             Some(names) => {
                 let names = names.clone();
                 let left;
                 (left, altered) = self.publish(sql, &names, &tables, &wanted, &captured, &before).await?;
+                let parts =
+                    tables.iter().filter(|table| left.contains(&table.oid) && table.root() != table.oid);
+                hidden = parts.map(Table::root).collect();
                 let is_left = |table: &Table| left.contains(&table.oid) || left.contains(&table.root());
                 tables.retain(|table| !is_left(table));
                 wanted.retain(|oid| !left.contains(oid));
@@ -368,7 +373,17 @@ impl Watcher {
         let enums = watch::enum_labels(sql).await?;
         let clock = catalog::server_time(sql).await?;
         let at = watch::position(sql).await?;
-        Ok(Look { number: 0, since: self.quiet_until, at, clock, tables, wanted, publications, enums })
+        Ok(Look {
+            number: 0,
+            since: self.quiet_until,
+            at,
+            clock,
+            tables,
+            wanted,
+            hidden,
+            publications,
+            enums,
+        })
     }
 
     /// Nothing is altered in a publication of a whole schema when a table leaves that.
@@ -433,9 +448,15 @@ impl Watcher {
         // What waited and is gone, or was published by somebody else, waits no more.
         let waits = |oid: &u32| refused.iter().any(|refused| refused.oid == *oid) || waits_on.contains(oid);
         self.unpublished.retain(|oid, _| waits(oid));
-        // Nothing leads over what goes on being lost of it.
+        let recorded = self.shared.recorded();
+        let was_listed = |oid: u32| {
+            recorded.publications.iter().any(|one| one.tables.iter().any(|member| member.oid == oid))
+        };
+        let is_whole = |oid: u32| tables.iter().any(|table| table.oid == oid && table.root() == oid);
+        // Nothing leads over what goes on being lost of it. A partition that never was published is missing from its root, which is told.
         let lost = |refused: &&publication::Refused| {
-            captured.contains(&refused.oid) && !listed.contains(&refused.oid)
+            let oid = refused.oid;
+            captured.contains(&oid) && !listed.contains(&oid) && (is_whole(oid) || was_listed(oid))
         };
         if let Some(lost) = refused.iter().find(lost) {
             return Err(Error::other(format!(

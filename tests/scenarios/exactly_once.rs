@@ -379,3 +379,35 @@ fn a_transaction_larger_than_the_memory_is_one_commit() {
     let commits: std::collections::BTreeSet<u64> = large.map(|entry| entry.commit).collect();
     assert_eq!(commits.len(), 1, "the transaction lies in the commits {commits:?}");
 }
+
+/// What outgrows memory goes to disk, and cannot behind a commit on its way: that is waited for.
+#[test]
+fn a_change_larger_than_the_memory_behind_a_slow_commit_takes_no_more() {
+    let server = Postgres::start();
+    server.run(
+        "create table small (id int primary key); create table filler (id int primary key, t text);
+         create table large (id int primary key, t text);
+         insert into large select i, repeat('x', 150) || i from generate_series(1, 600000) i",
+    );
+    let scratch = Scratch::new("history");
+    let options = ["--memory", "64MiB", "--commit-interval", "1ms"];
+    let mut bygone = Bygone::new(server.url(), scratch.join("history")).options(&options);
+    bygone.until_current();
+    server.run("insert into small values (1)");
+    // So that the commit of what came before is cut ahead of what comes behind.
+    server.run("insert into filler select i, repeat('x', 100) from generate_series(1, 10000) i");
+    server.run("truncate large");
+    let mut bygone = bygone.env("BYGONE_FAILPOINTS", "commit.before_put=sleep(15000)@1");
+    let outcome = bygone.until_current();
+    eprintln!("peak: {} MiB", outcome.peak >> 20);
+    assert!(
+        outcome.peak < 192 << 20,
+        "{} MiB were resident, 64 were allowed for buffers",
+        outcome.peak >> 20
+    );
+    let history = History::read(Store::directory(scratch.join("history")));
+    assert_eq!(history.events("truncate").len(), 1);
+    assert_eq!(history.fact_count(), 1_200_000 + 10_001);
+    let left = bygone.ask(&["as-of", "large", "--at", "now", "--format", "csv"]).well();
+    assert_eq!(left.stdout, "id,t\n");
+}

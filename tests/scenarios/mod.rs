@@ -6,6 +6,7 @@ mod column_rules;
 mod compaction;
 mod context;
 mod delta;
+mod doubts;
 mod exactly_once;
 mod fact_tables;
 mod fact_tables_columns;

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use super::schema::ITEMS;
 use crate::support::bygone::Bygone;
 use crate::support::history::History;
@@ -160,4 +162,46 @@ fn a_table_whose_publishing_fails_holds_up_no_other() {
     let ended = bygone.ending(SOON);
     assert_eq!(ended.code(), Some(1), "{}", bygone.said());
     assert!(bygone.said().contains("--max-slot-lag"), "{}", bygone.said());
+}
+
+/// A partition that somebody else owns: what becomes of its rows is not seen, and readers are told.
+#[test]
+fn a_partition_that_cannot_be_published_is_told_of_its_root() {
+    let server = Postgres::start();
+    server.run(&format!(
+        "create role app login replication; grant create on database {DATABASE} to app; grant all on schema public to app;
+         set role app;
+         create table parted (id int primary key, v text) partition by range (id);
+         create table parted_1 partition of parted for values from (0) to (50); insert into parted values (1, 'a')"
+    ));
+    let scratch = Scratch::new("history");
+    let options = ["--catalog-interval", "200ms", "--commit-interval", "100ms"];
+    let mut bygone = Bygone::new(server.url_as("app", DATABASE), scratch.join("history")).options(&options);
+    bygone.until_current();
+    bygone.start("");
+    server.run(
+        "create table parted_2 (like parted including all); grant select on parted_2 to app; insert into parted_2 values (60, 'b');
+         alter table parted attach partition parted_2 for values from (50) to (100)",
+    );
+    let told =
+        eventually(SOON, || events(&scratch, "updates_unseen", "public.parted") == 1 || !bygone.alive());
+    assert!(told && bygone.alive(), "{}", bygone.said());
+    server.run("insert into parted values (2, 'c'); insert into parted values (61, 'd')");
+    bygone.terminate(Signal::TERM, SOON);
+    let asked = ["as-of", "parted", "--at", "now", "--format", "csv"];
+    bygone.ask(&asked).refused(&["--inexact"]);
+
+    // The next start looks at the catalog, too.
+    bygone.start("");
+    server.run("set role app; create table later (id int primary key)");
+    let looks = eventually(SOON, || events(&scratch, "attach", "public.later") == 1 || !bygone.alive());
+    assert!(looks && bygone.alive(), "{}", bygone.said());
+    server.run("alter table parted_2 owner to app");
+    let seen = eventually(SOON, || events(&scratch, "reconcile", "public.parted") > 0 || !bygone.alive());
+    assert!(seen && bygone.alive(), "{}", bygone.said());
+    server.run("insert into parted values (62, 'e'); delete from parted where id = 60");
+    bygone.terminate(Signal::TERM, SOON);
+    bygone.until_current();
+    assert_eq!(rows(&bygone, "parted"), "id,v\n1,a\n2,c\n61,d\n62,e\n");
+    bygone.ask(&["verify"]).well();
 }

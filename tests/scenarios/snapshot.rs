@@ -453,3 +453,100 @@ fn columns_that_are_renamed_or_dropped_before_the_first_copy_are_copied_as_they_
         assert_eq!(shown.stdout, rows, "{table}");
     }
 }
+
+/// Between the moment at which it is read what there is to copy, and a table's turn.
+#[test]
+fn names_that_lead_to_others_before_their_turn_are_copied_as_what_they_are() {
+    let server = Postgres::start();
+    server.run(
+        "create table columns (id int primary key, v text, w text); insert into columns values (1, 'v', 'w');
+         create table anew (id int primary key, v text); insert into anew values (1, 'old');
+         create table one (id int primary key, v text); insert into one values (1, 'of one');
+         create table other (id int primary key, v text); insert into other values (1, 'of other');
+         create table parted (id int, v text, w text) partition by range (id);
+         create table parted_1 partition of parted for values from (0) to (50);
+         alter table parted add primary key (id); insert into parted values (1, 'v', 'w');
+         create table gone (id int primary key); insert into gone values (1);
+         create table renamed (id int primary key, v text); insert into renamed values (1, 'there');
+         create table moved (id int primary key); insert into moved values (1); create schema elsewhere",
+    );
+    let scratch = Scratch::new("history");
+    let mut bygone = Bygone::new(server.url(), scratch.join("history"));
+    let options = ["--snapshot-workers", "1", "--catalog-interval", "200ms", "--commit-interval", "200ms"];
+    bygone.start_with(&options, "snapshot.before_lock=sleep(4000)@1");
+    let exported =
+        "select 1 from pg_replication_slots where slot_name = 'bygone' and confirmed_flush_lsn is not null";
+    assert!(eventually(Duration::from_secs(30), || server.value(exported).is_some()), "{}", bygone.said());
+    std::thread::sleep(Duration::from_secs(2));
+    let swapped = |table: &str| {
+        format!(
+            "alter table {table} rename v to x; alter table {table} rename w to v; alter table {table} rename x to w;"
+        )
+    };
+    server.run(&format!(
+        "{} {}
+         alter table anew drop column v; alter table anew add column v text;
+         alter table one rename to neither; alter table other rename to one; alter table neither rename to other;
+         drop table gone; alter table renamed rename to called; alter table moved set schema elsewhere",
+        swapped("columns"),
+        swapped("parted"),
+    ));
+    let done = [
+        "public.anew",
+        "public.columns",
+        "public.moved",
+        "public.one",
+        "public.other",
+        "public.parted",
+        "public.renamed",
+    ];
+    let came = eventually(Duration::from_secs(60), || copied(&scratch) == done || !bygone.alive());
+    assert!(came && bygone.alive(), "{:?}\n{}", copied(&scratch), bygone.said());
+    assert!(bygone.said().contains("could not be copied"), "{}", bygone.said());
+    server.run("update columns set v = 'V'; insert into anew values (2, 'new'); insert into called values (2, 'too')");
+    bygone.terminate(Signal::TERM, Duration::from_secs(20));
+    bygone.until_current();
+    for (table, rows) in [
+        ("columns", "id,w,v\n1,v,V\n"),
+        ("parted", "id,w,v\n1,v,w\n"),
+        ("anew", "id,v\n1,\n2,new\n"),
+        // By the names that they have now.
+        ("one", "id,v\n1,of other\n"),
+        ("other", "id,v\n1,of one\n"),
+        ("called", "id,v\n1,there\n2,too\n"),
+        ("elsewhere.moved", "id\n1\n"),
+    ] {
+        let shown = bygone.ask(&["as-of", table, "--at", "now", "--format", "csv"]).well();
+        assert_eq!(shown.stdout, rows, "{table}");
+    }
+    bygone.ask(&["verify"]).well();
+}
+
+/// Somebody else keeps a table locked for longer than a copy waits.
+#[test]
+fn a_table_that_stays_locked_holds_no_other_up() {
+    let (server, scratch, mut bygone) = four_tables();
+    bygone = bygone.options(&["--catalog-interval", "200ms", "--commit-interval", "200ms"]);
+    bygone.start("snapshot.after_slot=sleep(2000)");
+    let mut client = server.connect();
+    let made =
+        "select 1 from pg_replication_slots where slot_name = 'bygone' and confirmed_flush_lsn is not null";
+    assert!(eventually(Duration::from_secs(30), || client.query_opt(made, &[]).unwrap().is_some()));
+    client.batch_execute("begin; lock table held").unwrap();
+    // The others are there, and followed.
+    let others = eventually(Duration::from_secs(60), || copied(&scratch).len() == 3);
+    assert!(others && bygone.alive(), "{:?}\n{}", copied(&scratch), bygone.said());
+    server.run("insert into a values (1000)");
+    let rows = |table: &str, bygone: &Bygone| {
+        bygone.ask(&["as-of", table, "--at", "now", "--format", "csv"]).well().stdout.lines().count() - 1
+    };
+    let followed = eventually(Duration::from_secs(120), || rows("a", &bygone) == 101 || !bygone.alive());
+    assert!(followed && bygone.alive(), "{}", bygone.said());
+    client.batch_execute("insert into held values (1000); commit").unwrap();
+    let there = eventually(Duration::from_secs(120), || copied(&scratch).len() == 4 || !bygone.alive());
+    assert!(there && bygone.alive(), "{}", bygone.said());
+    // The first signal is heard as the first.
+    bygone.terminate(Signal::TERM, Duration::from_secs(20));
+    assert_eq!(rows("held", &bygone), 101);
+    bygone.ask(&["verify"]).well();
+}

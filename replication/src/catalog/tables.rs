@@ -326,7 +326,8 @@ const TABLES: &str = "
                 order by t.attnum
             ) s
         ) a
-        where c.oid = any ($1::oid[]) and c.relkind in ('r', 'p')
+        -- A partitioned partition has no rows, and is no table of its own: its leaves are those of the root.
+        where c.oid = any ($1::oid[]) and c.relkind in ('r', 'p') and not (c.relkind = 'p' and c.relispartition)
     )";
 
 /// A table whose columns still lack their types.

@@ -40,6 +40,7 @@ impl Change<'_> {
             std::mem::swap(&mut self.scratch.row, &mut self.scratch.filled);
         }
         let Some(twin) = take_twin(self.table, self.entities, self.scratch.old.bytes())? else {
+            self.missed();
             let note = with_note(self.out.context.as_deref(), json!({"unseen": true}));
             return self.first_version(Op::Reconcile, Some(&note));
         };
@@ -74,6 +75,7 @@ impl Change<'_> {
         match take_twin(self.table, self.entities, self.scratch.old.bytes())? {
             Some(twin) => bury_twin(self.table, self.out, twin, Op::Delete, self.scratch.old.bytes()),
             None => {
+                self.missed();
                 let note = with_note(self.out.context.as_deref(), json!({"unseen": true}));
                 let seq = self.out.next_seq(self.table)?;
                 let id = fact_id(self.out.origin.committed_at, self.out.origin.lsn, seq);
@@ -89,6 +91,12 @@ impl Change<'_> {
                 self.out.emit_at(self.table, seq, &said, self.scratch.old.bytes())
             }
         }
+    }
+
+    /// The row was there, and state does not know it as the stream shows it: what it knows in its place lives on, until the table is
+    /// compared with the source.
+    const fn missed(&mut self) {
+        self.table.doubtful = true;
     }
 
     /// Emits the row in `scratch.row` as a new entity.

@@ -105,8 +105,10 @@ impl Change<'_> {
         let rekeyed = self.scratch.old_entity != self.scratch.entity;
         let prior = self.entity(&schema, true)?;
         if unsent {
-            // The old row as sent knows best, then the last row of the entity that had the old key [14].
-            let known = prior.as_ref().map(|prior| &*prior.row);
+            // The old row as sent knows best, then the last row of the entity that had the old key, unless that is of before something
+            // that the stream did not tell [14].
+            let sure = |prior: &&Entity| self.table.is_sure_of(prior.leaf);
+            let known = prior.as_ref().filter(sure).map(|prior| &*prior.row);
             let sent = whole_old.then(|| self.scratch.old.bytes());
             let older: Vec<&[u8]> = sent.into_iter().chain(known).collect();
             self.map.fill(&schema, self.scratch.row.bytes(), &older, &mut self.scratch.filled)?;

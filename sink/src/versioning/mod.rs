@@ -163,6 +163,14 @@ impl Versioner {
         }
     }
 
+    /// Something happened to a table that the stream did not tell, to the rows of one of its leaves or (0) to all: what is known of them
+    /// fills no value that the stream leaves out [14]. None once they have been compared with the source.
+    pub fn set_doubt(&mut self, table: usize, leaf: Option<u32>) {
+        if let Some(table) = self.tables.get_mut(table) {
+            table.doubted = leaf;
+        }
+    }
+
     /// Where the transaction ends that brought the last fact of a captured table; zero before the first.
     #[must_use]
     pub fn last_fact(&self, table: usize) -> Lsn {

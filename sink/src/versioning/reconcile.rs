@@ -111,6 +111,10 @@ impl Versioner {
             done.removed += this.out.facts - before;
             Ok(())
         })?;
+        if let Some(table) = self.tables.get_mut(index) {
+            // State does not know the rows that came by other columns than those of their key.
+            table.aliased = None;
+        }
         Ok(done)
     }
 

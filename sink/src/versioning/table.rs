@@ -29,6 +29,8 @@ pub(crate) struct CapturedTable {
     pub(crate) aliased: Option<Vec<usize>>,
     /// A change could not be followed: the table has to be compared with the source.
     pub(crate) doubtful: bool,
+    /// What is known of the rows of a leaf, or (0) of all, may not be what the source had before the next change.
+    pub(crate) doubted: Option<u32>,
     /// Two leaf partitions have held rows of one key at the same time.
     pub(crate) ambiguous: bool,
     /// Where the large values of its rows are.
@@ -48,6 +50,7 @@ impl CapturedTable {
             start,
             aliased: None,
             doubtful: false,
+            doubted: None,
             ambiguous: false,
             shelf,
             seq: 0,
@@ -77,6 +80,11 @@ impl CapturedTable {
             self.aliased = None;
             self.schema = schema;
         }
+    }
+
+    /// What is known of the rows of a leaf is what the source had before the next change.
+    pub(crate) fn is_sure_of(&self, leaf: u32) -> bool {
+        self.doubted.is_none_or(|doubted| doubted != 0 && doubted != leaf)
     }
 
     /// The batch for facts of a leaf.
