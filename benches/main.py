@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 
+import day
 import drain
 import facts
 import latency
@@ -38,7 +39,7 @@ SUBJECTS = {
     "load": load.pgbench,
 }
 # Only when they are named.
-OTHERS = {"limits": limits.orders}
+OTHERS = {"limits": limits.orders, "day": day.fast_motion}
 RUNS = 3
 
 

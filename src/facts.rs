@@ -163,7 +163,9 @@ impl Alone {
             let Err(error) = Box::pin(self.deliver_once()).await else { return Ok(()) };
             let stopped = self.stop.load(Ordering::SeqCst)
                 && stopping.get_or_insert_with(Instant::now).elapsed() > PATIENCE;
-            if is_final(&error) || stopped {
+            // The spool has no more what the tables have lost: they were put back, which a start finds out about.
+            let is_put_back = matches!(&error, Error::Sink(error) if error.kind() == ErrorKind::NotFound);
+            if is_final(&error) || is_put_back || stopped {
                 return Err(error);
             }
             pause(&mut backoff, &self.stop, |pause| {

@@ -12,13 +12,16 @@ use bygone_replication::Lsn;
 use bygone_replication::pgoutput::Cell;
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::file::metadata::ParquetMetaData;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::TableSchema;
 use crate::value::{self, Kind, RowBuilder};
 
-/// Rows decoded at a time.
+/// Rows decoded at a time, at most.
 const ROWS: usize = 8_192;
+/// Bytes that they may take, about: rows of large values pack well, and all that are decoded at once are in memory.
+const BYTES: u64 = 16 << 20;
 
 /// Opens a fact file.
 ///
@@ -26,8 +29,24 @@ const ROWS: usize = 8_192;
 /// [`ErrorKind::Damaged`] where the bytes are no Parquet file.
 pub(crate) fn open(path: &str, bytes: Bytes) -> Result<ParquetRecordBatchReader> {
     ParquetRecordBatchReaderBuilder::try_new(bytes)
-        .and_then(|builder| builder.with_batch_size(ROWS).build())
+        .and_then(|builder| {
+            let rows = rows_at_once(builder.metadata());
+            builder.with_batch_size(rows).build()
+        })
         .map_err(|error| damaged(path, &error.to_string()).with_source(error))
+}
+
+/// How many rows of a file are decoded at a time.
+pub(crate) fn rows_at_once(metadata: &ParquetMetaData) -> usize {
+    let of_row = metadata.row_groups().iter().map(|group| {
+        // Of a dictionary's values each is stored once, and decoded as often as it comes.
+        let bytes = group.columns().iter().map(|column| {
+            column.unencoded_byte_array_data_bytes().unwrap_or(0).max(column.uncompressed_size())
+        });
+        u64::try_from(bytes.sum::<i64>() / group.num_rows().max(1)).unwrap_or(0)
+    });
+    let widest = of_row.max().unwrap_or(0).max(1);
+    usize::try_from(BYTES / widest).unwrap_or(ROWS).clamp(1, ROWS)
 }
 
 pub(crate) fn damaged(path: &str, what: &str) -> Error {

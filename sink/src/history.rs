@@ -62,7 +62,9 @@ impl History {
             Err(err) => return Err(err),
         };
         check_for_writing(store, &manifest, identity).await?;
-        Ok(Self { store: store.clone(), manifest, state: load(store).await? })
+        let history = Self { store: store.clone(), manifest, state: load(store).await? };
+        history.make_durable().await?;
+        Ok(history)
     }
 
     /// Makes a history that was opened for reading one for writing, with what has come since.
@@ -72,7 +74,16 @@ impl History {
     pub async fn for_writing(mut self, identity: &Identity) -> Result<Self> {
         check_for_writing(&self.store, &self.manifest, identity).await?;
         self.refresh().await?;
+        self.make_durable().await?;
         Ok(self)
+    }
+
+    /// The last commit is about to be acknowledged: it must not go with the machine.
+    async fn make_durable(&self) -> Result<()> {
+        match self.state.last_seq() {
+            Some(last) => self.store.make_durable(&log::path::commit_path(last)).await,
+            None => Ok(()),
+        }
     }
 
     /// Where it is kept.

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use bygone_replication::Lsn;
 use bygone_sink::encoder::WrittenFile;
 use bygone_sink::failpoint;
-use bygone_sink::log::{CATALOG_SEEN, CommitBody, Event, LSN_OFFSET, LogWriter, SchemaVersion, Source, Wal};
+use bygone_sink::log::{
+    CATALOG_SEEN, CommitBody, ContentHash, Event, LSN_OFFSET, LogWriter, SchemaVersion, Source, Wal,
+};
 use bygone_sink::state::State;
 use bygone_sink::timestamp::Timestamp;
 use bygone_sink::versioning::Sealed;
@@ -82,6 +84,8 @@ impl Said {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Durable {
     pub(crate) seq: u64,
+    /// SHA-256 of its bytes.
+    pub(crate) hash: ContentHash,
     pub(crate) resume: Lsn,
     /// What others said about the history since the commit before.
     pub(crate) passed: Vec<Event>,
@@ -123,13 +127,14 @@ impl Committer {
         let this = self.clone();
         self.runtime.spawn(async move {
             let appended = this.append(files, said).await;
-            let seq = appended.as_ref().ok().map(|durable| durable.seq);
+            let commit = appended.as_ref().ok().map(|durable| (durable.seq, durable.hash));
             // Whoever started the commit may have given up in the meantime.
             let _ = tell_durable.send(appended);
-            if let Some(seq) = seq {
+            if let Some((seq, hash)) = commit {
                 let state = Arc::clone(&this.state);
                 let done = tokio::task::spawn_blocking(move || {
                     failpoint::hit("state.before_apply")?;
+                    state.commit_is(seq, hash.to_string());
                     sealed.apply(&state, seq)?;
                     failpoint::hit("state.after_apply")
                 });
@@ -162,7 +167,8 @@ impl Committer {
             alone.deliver().await?;
         }
         self.metrics.committed(appended.seq(), durable, known, &files, began.elapsed());
-        Ok(Durable { seq: appended.seq(), resume, passed: appended.passed().to_vec() })
+        let passed = appended.passed().to_vec();
+        Ok(Durable { seq: appended.seq(), hash: appended.hash(), resume, passed })
     }
 }
 

@@ -21,6 +21,7 @@ use super::snapshot::{self, Copied, CopySettings, Missed, Outcome, Wanted};
 use super::source::restrict;
 use super::{Capture, gap};
 use crate::error::{Error, Result};
+use crate::metrics::Metrics;
 
 /// A table that cannot be copied at so many points is copied beside the stream, which does not wait for it.
 const ATTEMPTS: usize = 3;
@@ -206,13 +207,13 @@ impl Capture {
         }
     }
 
-    /// The watcher measures what the slot holds; nobody takes its looks while tables are copied.
     fn check_slot(&self) -> Result<()> {
-        let held = u64::try_from(self.metrics.slot_held.load(Ordering::Relaxed)).unwrap_or_default();
-        match self.options.max_slot_lag.filter(|limit| held > *limit) {
-            Some(limit) => Err(Error::SlotLag { slot: self.wanted.slot.clone(), held, limit }),
-            None => Ok(()),
-        }
+        self.slot_bound().check()
+    }
+
+    fn slot_bound(&self) -> SlotBound {
+        let (metrics, slot) = (Arc::clone(&self.metrics), self.wanted.slot.clone());
+        SlotBound { metrics, slot, limit: self.options.max_slot_lag }
     }
 
     fn tell_missed(&mut self, index: usize, why: Missed) -> Result<()> {
@@ -272,6 +273,7 @@ impl Capture {
         }
         let numbers = Arc::clone(&self.numbers);
         let store = self.store.clone();
+        let bound = self.slot_bound();
         let pipeline = self.pipeline()?;
         let mut said = pipeline.said_nothing();
         said.from = pipeline.covered;
@@ -305,11 +307,15 @@ impl Capture {
         let appended = log.append(said.body(&files)).await?;
         let seq = appended.seq();
         if let Some(alone) = &pipeline.committer.alone {
-            alone.deliver().await?;
+            tokio::select! {
+                delivered = alone.deliver() => delivered?,
+                error = bound.broken() => return Err(error),
+            }
         }
         pipeline.metrics.committed(seq, durable, known, &files, began.elapsed());
         numbers.start(seq + 1);
         let state = Arc::clone(&pipeline.committer.state);
+        state.commit_is(seq, appended.hash().to_string());
         let installed = tokio::task::spawn_blocking(move || {
             loaders.into_iter().try_for_each(bygone_sink::state::BulkLoader::install)
         });
@@ -331,5 +337,32 @@ impl Capture {
         pipeline.position = pipeline.position.max(point);
         pipeline.durable = point;
         Ok(())
+    }
+}
+
+/// What the source may keep for the slot. The watcher measures it; nobody takes its looks while tables are copied.
+struct SlotBound {
+    metrics: Arc<Metrics>,
+    slot: String,
+    limit: Option<u64>,
+}
+
+impl SlotBound {
+    fn check(&self) -> Result<()> {
+        let held = u64::try_from(self.metrics.slot_held.load(Ordering::Relaxed)).unwrap_or_default();
+        match self.limit.filter(|limit| held > *limit) {
+            Some(limit) => Err(Error::SlotLag { slot: self.slot.clone(), held, limit }),
+            None => Ok(()),
+        }
+    }
+
+    /// Comes back once it keeps more.
+    async fn broken(&self) -> Error {
+        loop {
+            if let Err(error) = self.check() {
+                return error;
+            }
+            tokio::time::sleep(WATCH_EVERY).await;
+        }
     }
 }

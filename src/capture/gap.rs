@@ -149,6 +149,9 @@ impl Capture {
             let now = catalog::watch::position(&sql).await?;
             let event = self.event(EventKind::Gap, &loss, now)?;
             self.write_down(event).await?;
+            if let Some(alone) = self.pipeline()?.committer.alone.clone() {
+                alone.deliver().await?;
+            }
             self.publish_again(&sql).await?;
             failpoint::hit("gap.after_slot")?;
         } else {

@@ -152,6 +152,8 @@ pub(crate) async fn copy(
     wanted: Vec<Wanted>,
     done: mpsc::Sender<Outcome>,
 ) -> Result<()> {
+    // Until they are in files, rows name large values that no state holds.
+    let _hold = state.shelf().hold();
     let mut shared = BTreeMap::new();
     let mut parts = Vec::new();
     let mut owner = BTreeMap::new();

@@ -3,7 +3,7 @@
 
 use bygone_replication::doctor::Check;
 use bygone_replication::table::quote_identifier;
-use bygone_sink::fact_tables::{Inspected, Unguarded, Writer, inspect};
+use bygone_sink::fact_tables::{Inspected, Unguarded, Writer, check_encoding, inspect};
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
@@ -39,7 +39,7 @@ pub(super) async fn check(place: &FactsPlace) -> Vec<Check> {
 async fn target(client: &Client, schema: &str) -> Result<Check, tokio_postgres::Error> {
     let sql =
         "select pg_is_in_recovery() as standby, current_setting('server_version_num')::int4 / 10000 as major,
-            current_user::text as role, current_database()::text as database, n.oid is not null as there,
+            current_setting('server_encoding') as encoding, current_user::text as role, current_database()::text as database, n.oid is not null as there,
             case when n.oid is null then has_database_privilege(current_database(), 'create')
                 else has_schema_privilege(n.oid, 'create') end as may_make
         from (select $1::text as name) wanted left join pg_namespace n on n.nspname = wanted.name";
@@ -54,6 +54,8 @@ async fn target(client: &Client, schema: &str) -> Result<Check, tokio_postgres::
             TARGET,
             format!("the server of --facts is PostgreSQL {major}; fact tables need {OLDEST}"),
         )
+    } else if let Err(error) = check_encoding(row.try_get("encoding")?) {
+        Check::problem(TARGET, error.to_string())
     } else if row.try_get("may_make")? {
         Check::ok(
             TARGET,

@@ -85,6 +85,45 @@ fn rows_without_a_key_are_known_whatever_is_generated_in_them() {
     diary.bygone.ask(&["reconcile", "--source", &url, "--no-record"]).well();
 }
 
+/// Nothing tells them apart, and each costs no more than the one before.
+#[test]
+fn equal_rows_may_be_many() {
+    let mut diary = Diary::begin(
+        false,
+        "create table flags (up boolean); alter table flags replica identity full;
+         insert into flags select true from generate_series(1, 60000)",
+    );
+    diary.change(
+        "delete from flags where ctid in (select ctid from flags limit 30000);
+         insert into flags select true from generate_series(1, 10000)",
+        &[],
+    );
+    diary.save("flags");
+    diary.change("update flags set up = false where ctid in (select ctid from flags limit 15000)", &[]);
+    diary.save("flags");
+    diary.check();
+}
+
+/// Under the columns of now a row has the very bytes that another had under those of before.
+#[test]
+fn rows_without_a_key_that_come_to_read_as_others_did_are_told_apart() {
+    let mut diary = Diary::begin(
+        true,
+        "create table edges (src int, dst int); alter table edges replica identity full;
+         insert into edges select 100 + i, i from generate_series(2, 40) i;
+         insert into edges select i, 1 from generate_series(2, 40) i",
+    );
+    diary.change("alter table edges drop src, add weight int default 1", &[("schema", "public.edges")]);
+    diary.save("edges");
+    diary.change(
+        "update edges set weight = 10 + dst where dst > 1 and dst % 2 = 0; delete from edges where dst % 3 = 0",
+        &[],
+    );
+    diary.save("edges");
+    assert!(diary.events("gap", "public.edges").is_empty(), "{}", diary.bygone.said());
+    diary.check();
+}
+
 /// What the stream calls a row is not what it called it before, and no message says so.
 #[test]
 fn rows_without_a_key_that_read_otherwise_are_compared() {

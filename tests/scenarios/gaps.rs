@@ -11,7 +11,7 @@ use crate::support::bygone::Bygone;
 use crate::support::history::History;
 use crate::support::postgres::{Postgres, Stop};
 use crate::support::process::eventually;
-use crate::support::scratch::Scratch;
+use crate::support::scratch::{Scratch, copy_directory};
 use crate::support::store::Store;
 
 /// Rows that change while nobody hears of it: one of each kind.
@@ -376,6 +376,30 @@ fn a_slot_that_is_invalidated_while_it_runs_is_led_over_in_the_same_run() {
     diary.bygone.terminate(Signal::TERM, Duration::from_secs(20));
     diary.server.run("alter system reset max_slot_wal_keep_size");
     diary.server.run("select pg_reload_conf()");
+    diary.save("items");
+    diary.check();
+}
+
+/// The history was put back, and another machine went on with it past where this one's state is.
+#[test]
+fn state_of_a_line_that_was_given_up_is_not_gone_on_with() {
+    let mut diary = begin();
+    let (root, backup) = (diary.scratch.join("history"), diary.scratch.join("backup"));
+    copy_directory(&root, &backup);
+    diary.server.run("update items set a = 'given up' where id = 1");
+    diary.bygone.until_current();
+    std::fs::remove_dir_all(&root).unwrap();
+    copy_directory(&backup, &root);
+    let mut other = Bygone::new(diary.server.url(), &root).options(&["--commit-interval", "100ms"]);
+    other.attempt(&["--on-gap", "reconcile"]).well();
+    for step in 0..3 {
+        diary
+            .server
+            .run(&format!("update items set a = 'of the other', n = {step} where id between 2 and 20"));
+        other.until_current();
+    }
+    diary.server.run("update items set a = 'again' where id <= 2");
+    diary.bygone.until_current();
     diary.save("items");
     diary.check();
 }

@@ -14,6 +14,7 @@ mod fact_tables_concurrent;
 mod fact_tables_guarded;
 mod fact_tables_limits;
 mod fact_tables_merged;
+mod fact_tables_strange;
 mod fact_tables_types;
 mod faults;
 mod gaps;

@@ -22,6 +22,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::log::{self, Add, Event, EventKind, LogState, LogWriter};
 use crate::store::Store;
+use crate::timestamp::Timestamp;
 
 use plan::Group;
 use sweep::Sweep;
@@ -156,7 +157,7 @@ impl Compactor {
     }
 
     async fn merge_all(&mut self, groups: Vec<Group>, done: &mut Done, broken: &mut Broken) -> Result<()> {
-        let began = Instant::now();
+        let began = Since::now();
         let mut merged: Vec<Merged> = Vec::new();
         let mut outcome = Ok(());
         for group in groups {
@@ -192,18 +193,28 @@ impl Compactor {
         outcome
     }
 
+    /// Nobody has swept up the new files.
+    async fn are_there(&self, merged: &[Merged]) -> Result<bool> {
+        for merged in merged {
+            if !self.store.exists(&merged.add.path).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Has the log name the new files in place of the old ones, whoever else writes to it.
-    async fn commit(&mut self, merged: &[Merged], began: Instant) -> Result<()> {
+    async fn commit(&mut self, merged: &[Merged], began: Since) -> Result<()> {
         if merged.is_empty() {
             return Ok(());
         }
         failpoint::hit("compact.before_commit")?;
         for _ in 0..ATTEMPTS {
-            if began.elapsed() > LEFT_BEHIND / 2 {
+            if began.elapsed() > LEFT_BEHIND / 2 || !self.are_there(merged).await? {
                 return Err(Error::new(
                     ErrorKind::Conflict,
                     "a compaction took too long",
-                    "its files may have been swept up as left behind; they are given up",
+                    "its files were, or may have been, swept up as left behind; they are given up",
                 ));
             }
             let gone =
@@ -244,6 +255,25 @@ impl Compactor {
             "no compaction could be committed",
             "the capture commits too often",
         ))
+    }
+}
+
+/// When something began, by two clocks: the one stands still while the machine sleeps, and the other may be set.
+#[derive(Clone, Copy, Debug)]
+struct Since {
+    steady: Instant,
+    clock: Timestamp,
+}
+
+impl Since {
+    fn now() -> Self {
+        Self { steady: Instant::now(), clock: Timestamp::now() }
+    }
+
+    /// The longer of what the two say.
+    fn elapsed(self) -> Duration {
+        let by_clock = u64::try_from(Timestamp::now().0.saturating_sub(self.clock.0)).unwrap_or(0);
+        self.steady.elapsed().max(Duration::from_micros(by_clock))
     }
 }
 

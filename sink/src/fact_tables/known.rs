@@ -54,8 +54,12 @@ pub(super) fn functions(schema: &str) -> String {
         declare first record; since timestamptz; gap record; doubt record; known timestamptz; begin
             select e.lsn, c.known_until, t.base into first from {s}.events e join {s}.commits c on c.seq = e.seq join {s}.tables t
                 on t.log_name = e.table_name where e.table_name = captured and e.kind = 'snapshot' order by e.seq limit 1;
-            if moment < first.known_until then
-                execute format('select _valid_from from %I.%I where _lsn = $1 limit 1', {name}, first.base || '_history')
+            if moment is null then
+                raise exception 'as of which moment? it is null' using errcode = 'null_value_not_allowed';
+            elsif first.lsn is null then
+                raise exception 'nothing is known of % yet: its first copy is not in the history', captured using errcode = 'no_data_found';
+            elsif moment < first.known_until then
+                execute pg_catalog.format('select _valid_from from %I.%I where _lsn = $1 limit 1', {name}, first.base || '_history')
                     into since using first.lsn;
                 if moment < coalesce(since, first.known_until) then
                     raise exception 'nothing is known of % at %: its history begins at %', captured, moment,
@@ -82,7 +86,11 @@ pub(super) fn functions(schema: &str) -> String {
         create or replace function {s}.is_known(captured text, place pg_lsn) returns boolean language plpgsql stable as $bygone$
         declare since pg_lsn; gap record; doubt record; known pg_lsn; begin
             select e.lsn into since from {s}.events e where e.table_name = captured and e.kind = 'snapshot' order by e.seq limit 1;
-            if place < since then
+            if place is null then
+                raise exception 'as of which position? it is null' using errcode = 'null_value_not_allowed';
+            elsif since is null then
+                raise exception 'nothing is known of % yet: its first copy is not in the history', captured using errcode = 'no_data_found';
+            elsif place < since then
                 raise exception 'nothing is known of % at %: its history begins at %', captured, place, since
                     using errcode = 'no_data_found';
             end if;

@@ -5,6 +5,7 @@
 
 use bygone_replication::table::{quote_identifier, quote_literal};
 
+use super::objects::dollar_quoted;
 use super::{FactTables, Unfit, told};
 use crate::error::{ErrorKind, Result};
 
@@ -93,30 +94,29 @@ fn refusing(schema: &str, base: &str, log_name: &str, seq: u64) -> String {
     let remark =
         quote_literal(&format!("facts of {log_name} are left out from commit {seq} on: see {s}.events"));
     let guard = format!("where (select {s}.is_complete({captured}))");
-    format!(
-        "do $bygone$ declare v text; begin
+    let all = dollar_quoted(&format!(" select * from {current} "));
+    let body = format!(
+        " declare v text; begin
             foreach v in array array[{views}] loop
                 if to_regclass(v) is not null then
-                    execute format('create or replace view %s as select q.* from (%s) q ', v, rtrim(pg_get_viewdef(to_regclass(v)), ';')) ||
+                    execute pg_catalog.format('create or replace view %s as select q.* from (%s) q ', v, rtrim(pg_get_viewdef(to_regclass(v)), ';')) ||
                         {guard_literal};
-                    execute format('comment on view %s is %L', v, {remark});
+                    execute pg_catalog.format('comment on view %s is %L', v, {remark});
                 end if;
             end loop;
             if to_regclass({history_literal}) is not null then
                 comment on table {history} is {remark};
             end if;
             if to_regclass({current_literal}) is not null then
-                create or replace function {as_of}(timestamptz) returns setof {current} language sql stable as $as$ select * from {current} $as$;
-                create or replace function {as_of}(pg_lsn) returns setof {current} language sql stable as $as$ select * from {current} $as$;
-                create or replace function {as_of}(text) returns setof {current} language sql stable as $as$ select * from {current} $as$;
+                create or replace function {as_of}(timestamptz) returns setof {current} language sql stable as {all};
+                create or replace function {as_of}(pg_lsn) returns setof {current} language sql stable as {all};
+                create or replace function {as_of}(text) returns setof {current} language sql stable as {all};
                 create or replace function {blame}(key text) returns table (column_name text, version bigint, valid_from timestamptz,
-                    xid bigint, actor text) language sql stable as $as$
-                    select null::text, null::bigint, null::timestamptz, null::bigint, null::text {guard} $as$;
+                    xid bigint, actor text) language sql stable as {no_blame};
                 create or replace function {diff}(timestamptz, timestamptz) returns table (change text, _entity_id text, old {current},
-                    new {current}) language sql stable as $as$
-                    select null::text, null::text, null::{current}, null::{current} {guard} $as$;
+                    new {current}) language sql stable as {no_diff};
             end if;
-        end $bygone$;\n",
+        end ",
         views = [quote_literal(&current), quote_literal(&name("_timeline"))].join(", "),
         guard_literal = quote_literal(&guard),
         history_literal = quote_literal(&history),
@@ -124,5 +124,10 @@ fn refusing(schema: &str, base: &str, log_name: &str, seq: u64) -> String {
         as_of = name("_as_of"),
         blame = name("_blame"),
         diff = name("_diff"),
-    )
+        no_blame = dollar_quoted(&format!(
+            " select null::text, null::bigint, null::timestamptz, null::bigint, null::text {guard} "
+        )),
+        no_diff = dollar_quoted(&format!(" select null::text, null::text, null::{current}, null::{current} {guard} ")),
+    );
+    format!("do {};\n", dollar_quoted(&body))
 }

@@ -67,7 +67,7 @@ pub const MARK: &str = "bygone: facts of ";
 
 /// Values are printed and read as the source's sessions print them.
 const SESSION: &str = "set client_encoding = 'UTF8'; set datestyle = 'ISO, YMD'; set intervalstyle = 'postgres'; set timezone = 'UTC'; \
-     set bytea_output = 'hex'; set xmloption = content; set lc_monetary = 'C'; set extra_float_digits = 1";
+     set bytea_output = 'hex'; set xmloption = content; set lc_monetary = 'C'; set extra_float_digits = 1; set lock_timeout = '10s'";
 
 /// The column that names the leaf partition of a fact, in the history of a partitioned table.
 const LEAF_COLUMN: &str = "_bygone_leaf";
@@ -206,6 +206,9 @@ impl FactTables {
     async fn prepare(&mut self) -> Result<()> {
         let doing = "preparing the fact tables";
         let id = self.archive.manifest().id.clone();
+        let encoding =
+            self.client.query_one("select pg_catalog.current_setting('server_encoding')", &[]).await;
+        check_encoding(encoding.map_err(|error| told(doing, &error))?.get(0))?;
         ownership::check(&self.client, &self.schema).await?;
         self.execute(doing, &objects::frame(&self.schema, &self.archive.manifest().source.database)).await?;
         // One by one: there may be more than a transaction can lock.
@@ -492,12 +495,30 @@ pub fn objects(archive: &Archive, schema: &str) -> Result<Vec<(String, Objects)>
         .collect()
 }
 
+/// The database can hold every value.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`] where it is in another encoding.
+pub fn check_encoding(encoding: &str) -> Result<()> {
+    if encoding == "UTF8" {
+        return Ok(());
+    }
+    let detail = format!(
+        "its encoding is {encoding}, which has no place for some values of the source: make it one with create database … encoding 'UTF8' \
+         template template0"
+    );
+    Err(Error::new(ErrorKind::Unsupported, "fact tables need a database in UTF8", detail))
+}
+
 /// What the target says; never values.
 fn told(doing: &'static str, error: &tokio_postgres::Error) -> Error {
     match error.as_db_error() {
         Some(db) => {
             let mut hint = db.hint().map_or_else(String::new, |hint| format!("; {hint}"));
             // What depends on something is told in the details alone, which hold no values then.
+            if *db.code() == tokio_postgres::error::SqlState::LOCK_NOT_AVAILABLE {
+                hint = "; a session that reads the table, or is idle in a transaction that did, keeps it from being altered".to_owned();
+            }
             if *db.code() == tokio_postgres::error::SqlState::DEPENDENT_OBJECTS_STILL_EXIST {
                 hint = db
                     .detail()

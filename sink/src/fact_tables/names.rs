@@ -1,6 +1,6 @@
 //! What tables are called on the target.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::objects::FRAME;
 use crate::log::{ContentHash, parse_table_text};
@@ -12,6 +12,8 @@ const LONGEST: usize = 63 - "_history_p202611".len();
 #[derive(Debug, Default)]
 pub(super) struct Names {
     bases: HashMap<String, String>,
+    /// What others are called.
+    taken: HashSet<String>,
 }
 
 impl Names {
@@ -22,6 +24,11 @@ impl Names {
     /// The name that was given to a table is free again.
     pub(super) fn forget(&mut self, log_name: &str) {
         self.bases.remove(log_name);
+    }
+
+    /// Something of somebody else's is called like an object of a table of this name would be.
+    pub(super) fn is_taken(&mut self, base: String) {
+        self.taken.insert(base);
     }
 
     /// All names that are given.
@@ -43,7 +50,10 @@ impl Names {
     pub(super) fn choose(&mut self, log_name: &str) -> String {
         let own = base_of(log_name);
         let taken = |name: &String| {
-            FRAME.contains(&name.as_str()) || self.bases.values().any(|other| clashes(other, name))
+            FRAME.contains(&name.as_str())
+                || INDEXES.contains(&name.as_str())
+                || self.taken.contains(name)
+                || self.bases.values().any(|other| clashes(other, name))
         };
         let mut base = own.clone();
         let mut number = 2;
@@ -56,8 +66,28 @@ impl Names {
     }
 }
 
+/// What the indexes of the frame are called, or were: they share a space of names with tables.
+const INDEXES: [&str; 16] = [
+    "commits_pkey",
+    "commits_wal_to",
+    "events_left_out",
+    "events_of_gaps",
+    "events_table",
+    "history_pkey",
+    "schemas_pkey",
+    "slabs_base_begins_key",
+    "slabs_pkey",
+    "slabs_slab_seq",
+    "tables_base_key",
+    "tables_pkey",
+    "transactions_actor",
+    "transactions_by_actor",
+    "transactions_pkey",
+    "transactions_xid",
+];
+
 /// What the objects of a table are called after its name.
-const SUFFIXES: [&str; 7] = ["", "_history", "_timeline", "_slabs", "_as_of", "_blame", "_diff"];
+pub(super) const SUFFIXES: [&str; 7] = ["", "_history", "_timeline", "_slabs", "_as_of", "_blame", "_diff"];
 
 /// Objects of the one would be called as objects of the other are.
 fn clashes(one: &str, other: &str) -> bool {
@@ -94,6 +124,7 @@ mod tests {
         assert_eq!(names.choose("public.shop_orders"), "shop_orders__2");
         assert_eq!(names.choose("public.orders_history"), "orders_history__2");
         assert_eq!(names.choose("public.commits"), "commits__2");
+        assert_eq!(names.choose("public.events_table"), "events_table__2");
         assert_eq!(names.choose("public.\"a.b\"\"c\""), "a.b\"c");
         let long = names.choose(&format!("public.{}", "é".repeat(31)));
         assert!(long.len() <= LONGEST, "{long}");

@@ -9,8 +9,8 @@ use crate::error::{Error, ErrorKind, Result};
 /// A condition on a row `n` of `pg_namespace`: it is a schema of fact tables. A dump without comments loses the mark, and keeps the tables.
 pub(super) fn is_ours() -> String {
     format!(
-        "(starts_with(coalesce(obj_description(n.oid, 'pg_namespace'), ''), {}) or to_regclass(format('%I.commits', n.nspname)) is not null \
-         and to_regprocedure(format('%I.refuse()', n.nspname)) is not null)",
+        "(starts_with(coalesce(obj_description(n.oid, 'pg_namespace'), ''), {}) or to_regclass(pg_catalog.format('%I.commits', n.nspname)) is not null \
+         and to_regprocedure(pg_catalog.format('%I.refuse()', n.nspname)) is not null)",
         quote_literal(MARK)
     )
 }

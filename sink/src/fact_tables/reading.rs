@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use bygone_replication::Lsn;
 use bygone_replication::table::{DataType, quote_identifier, quote_literal};
 
+use super::refused::is_of_users;
 use crate::log::EventLsn;
 use crate::read::{TableHistory, Version};
 use crate::schema::{SchemaColumn, TableSchema};
@@ -292,7 +293,8 @@ impl Read {
         let is_kept = |kept: &Kept<'_>| {
             kept.declared.iter().all(|declared| is_one_type(declared, &came.column.data_type))
         };
-        let cast = if is_kept(&Kept::of(table, &column.physical)) {
+        // Types that somebody made may not take by now what they took then.
+        let cast = if is_kept(&Kept::of(table, &column.physical)) && !is_of_users(&came.column.data_type) {
             Cast::None
         } else {
             Cast::Try { from: TryFrom::Text }

@@ -47,7 +47,7 @@ fn told_of<'a>(error: &DbError, columns: &BTreeSet<&'a str>) -> BTreeSet<&'a str
 }
 
 /// The type, or that of its elements, is no built-in one.
-fn is_of_users(data_type: &DataType) -> bool {
+pub(super) fn is_of_users(data_type: &DataType) -> bool {
     let base = data_type.base();
     match &base.kind {
         TypeKind::Array(element) => is_of_users(element),

@@ -126,7 +126,7 @@ impl Rows {
             self.columns.entry(row.get(0)).or_default().insert(row.get(1));
         }
         let sql = format!(
-            "select table_name, format('%s, from commit %s on: %s', table_name, seq, detail ->> 'reason') from {}.events where kind = '{LEFT_OUT}' \
+            "select table_name, pg_catalog.format('%s, from commit %s on: %s', table_name, seq, detail ->> 'reason') from {}.events where kind = '{LEFT_OUT}' \
              order by seq desc",
             quote_identifier(&self.schema)
         );

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use bygone_replication::table::{DataType, TypeKind, quote_identifier};
 use tokio_postgres::Row;
 
+use super::names::SUFFIXES;
 use super::objects::{self, Objects};
 use super::refused::FIRST_OF_USERS;
 use super::{FactTables, LEAF_COLUMN, told};
@@ -114,7 +115,7 @@ impl FactTables {
         let base = match self.names.known(log_name) {
             Some(base) => base.to_owned(),
             None => {
-                let base = self.names.choose(log_name);
+                let base = self.choose(log_name).await?;
                 self.named.push(log_name.clone());
                 let sql = format!("insert into {s}.tables (log_name, base) values ($1, $2)");
                 self.client.execute(&sql, &[log_name, &base]).await.map_err(|error| told(doing, &error))?;
@@ -127,6 +128,21 @@ impl FactTables {
         self.fit_all(&base, version).await?;
         let objects = self.objects_of(&base, log_name, version.schema)?;
         self.execute(doing, &objects.statements()).await
+    }
+
+    /// Gives a table a name by which none of its objects is called like something that is there.
+    async fn choose(&mut self, log_name: &str) -> Result<String> {
+        let sql = "select from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname = $1 and c.relname::text = any ($2)";
+        loop {
+            let base = self.names.choose(log_name);
+            let all: Vec<String> = SUFFIXES.iter().map(|suffix| format!("{base}{suffix}")).collect();
+            let there = self.client.query_opt(&format!("{sql} limit 1"), &[&self.schema, &all]).await;
+            if there.map_err(|error| told("naming a table", &error))?.is_none() {
+                return Ok(base);
+            }
+            self.names.forget(log_name);
+            self.names.is_taken(base);
+        }
     }
 
     /// Says of a table that its updates and deletes cannot be seen, or can be again, where that was ever so.
@@ -239,7 +255,7 @@ impl FactTables {
                     } else {
                         // One column of the files holds both types; what takes the values of both keeps the text of those there.
                         let wider = widest(&Kind::of_column(&column.column()));
-                        let text = format!("format('%s', {quoted})::{wider}");
+                        let text = format!("pg_catalog.format('%s', {quoted})::{wider}");
                         let using = format!(" using case when {quoted} is not null then {text} end");
                         (wider, using)
                     };

@@ -19,7 +19,7 @@ use parquet::file::metadata::{
 use parquet::file::statistics::Statistics;
 
 use crate::error::{Error, Result};
-use crate::fact_file::damaged;
+use crate::fact_file::{damaged, rows_at_once};
 use crate::log::Add;
 use crate::store::Store;
 
@@ -31,9 +31,6 @@ const REQUESTS: usize = 8;
 /// megabyte does, and one to a disk no longer than some kilobytes.
 const GAP: u64 = 1 << 20;
 const LOCAL_GAP: u64 = 16 << 10;
-/// Rows decoded at a time.
-const ROWS: usize = 8_192;
-
 /// A file in a store.
 #[derive(Clone, Debug)]
 pub(crate) struct StoredFile {
@@ -167,7 +164,8 @@ impl Opened {
     /// A reader of it.
     pub(crate) fn builder(&self) -> Builder {
         let (file, metadata) = (self.file.clone(), self.metadata.clone());
-        ParquetRecordBatchStreamBuilder::new_with_metadata(file, metadata).with_batch_size(ROWS)
+        let rows = rows_at_once(metadata.metadata());
+        ParquetRecordBatchStreamBuilder::new_with_metadata(file, metadata).with_batch_size(rows)
     }
 }
 

@@ -1,8 +1,8 @@
 //! Loading a table's rows when it has just been copied.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 
 use super::State;
@@ -18,14 +18,28 @@ const CHUNK_BYTES: usize = 8 << 20;
 /// A table of at most so many bytes goes where small commits go: a file of its own for each of thousands of small tables
 /// would cost more than the rows.
 const SMALL_BYTES: usize = 256 << 10;
-/// Each sorted run holds a file open until the load ends.
-const MAX_RUNS: usize = 500;
+/// Each sorted run holds a file open until the load ends, and part of an index in memory. Rows that come in no order make one of each
+/// chunk: beyond so many they are set aside, to be merged into one.
+const MAX_RUNS: usize = 128;
+
+/// [`CHUNK_BYTES`] and [`MAX_RUNS`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sizes {
+    pub(super) chunk: usize,
+    pub(super) runs: usize,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self { chunk: CHUNK_BYTES, runs: MAX_RUNS }
+    }
+}
 
 /// Loads rows of one table: the quick way for a first copy.
 ///
 /// Rows come through [`BulkWriter`]s, one for each thread. They are sorted in chunks of a few MiB and written as sorted
 /// files beside the store; chunks that follow each other in key order, of one writer or of one after another, end in one file, and cost no
-/// merging later.
+/// merging later. Of a table whose keys come in no order, what is beyond the first gigabyte or so is merged before it is visible.
 /// Nothing is visible before [`BulkLoader::finish`]. A load that is dropped instead leaves nothing but files that the
 /// next open removes.
 ///
@@ -38,6 +52,7 @@ pub struct BulkLoader {
     /// Rows that are not visible yet may name large values.
     _hold: Hold,
     table: u32,
+    sizes: Sizes,
     /// Numbers the writers.
     writers: AtomicU64,
     sender: SyncSender<Message>,
@@ -49,6 +64,7 @@ pub struct BulkLoader {
 pub struct BulkWriter {
     table: u32,
     number: u64,
+    chunk_bytes: usize,
     sender: SyncSender<Message>,
     buffer: SortBuffer,
     finished: bool,
@@ -76,16 +92,21 @@ struct Chunk {
 }
 
 impl BulkLoader {
-    pub(super) fn start(state: Arc<State>, table: u32) -> Result<Self> {
+    pub(super) fn start(state: Arc<State>, table: u32, sizes: Sizes) -> Result<Self> {
         // One chunk may wait while one is written: writers are held up beyond that.
         let (sender, receiver) = sync_channel(1);
-        let theirs = Loading { tree: state.rows.clone(), writer: state.writer.clone() };
+        let theirs = Loading {
+            tree: state.rows.clone(),
+            writer: state.writer.clone(),
+            state: Arc::downgrade(&state),
+            runs: sizes.runs,
+        };
         let thread = std::thread::Builder::new()
             .name("state-load".into())
             .spawn(move || theirs.run(&receiver))
             .map_err(|err| StateError::io("no thread for loading the state", err))?;
         let hold = state.shelf().hold();
-        Ok(Self { _state: state, _hold: hold, table, writers: AtomicU64::new(0), sender, thread })
+        Ok(Self { _state: state, _hold: hold, table, sizes, writers: AtomicU64::new(0), sender, thread })
     }
 
     /// A writer for one thread.
@@ -94,6 +115,7 @@ impl BulkLoader {
         BulkWriter {
             table: self.table,
             number: self.writers.fetch_add(1, Ordering::Relaxed),
+            chunk_bytes: self.sizes.chunk,
             sender: self.sender.clone(),
             buffer: SortBuffer::default(),
             finished: false,
@@ -138,10 +160,10 @@ impl BulkWriter {
     pub fn push(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
         check_sizes(key, Some(value))?;
         if self.buffer.is_empty() {
-            self.buffer.reserve(CHUNK_BYTES);
+            self.buffer.reserve(self.chunk_bytes);
         }
         self.buffer.push(self.table, key, Some(&Stored::new(value)));
-        if self.buffer.size() >= CHUNK_BYTES {
+        if self.buffer.size() >= self.chunk_bytes {
             self.hand_over(false)?;
         }
         Ok(())
@@ -180,6 +202,10 @@ fn stopped() -> StateError {
 struct Loading {
     tree: Tree,
     writer: Arc<std::sync::Mutex<super::Writer>>,
+    /// Not kept open by a load that was dropped.
+    state: Weak<State>,
+    /// How many may be open.
+    runs: usize,
 }
 
 /// A run under way, with the keys that it spans.
@@ -194,6 +220,7 @@ struct OpenRun<'a> {
 impl Loading {
     fn run(&self, receiver: &Receiver<Message>) -> Result<()> {
         let mut runs: Vec<OpenRun<'_>> = Vec::new();
+        let mut aside: Option<Tree> = None;
         let mut write_back = WriteBack::new(self.tree.files_directory());
         // The only chunk so far, while it is small.
         let mut small: Option<Chunk> = None;
@@ -207,9 +234,9 @@ impl Loading {
                 Message::Chunk(chunk) if chunk.rows.is_empty() => free(&mut runs, chunk.writer),
                 Message::Chunk(chunk) => {
                     if let Some(small) = small.take() {
-                        self.add(&mut runs, &small)?;
+                        self.add(&mut runs, &mut aside, &small)?;
                     }
-                    self.add(&mut runs, &chunk)?;
+                    self.add(&mut runs, &mut aside, &chunk)?;
                     write_back.wrote(chunk.rows.size());
                 }
                 Message::Abandon => return Err(stopped()),
@@ -221,6 +248,9 @@ impl Loading {
                     }
                     for open in runs {
                         open.run.finish()?;
+                    }
+                    if let Some(aside) = aside {
+                        self.tree.take_in(&mut aside.scan(..)?)?;
                     }
                     if let Some(commit) = commit {
                         writer.applied(commit, durable)?;
@@ -234,8 +264,8 @@ impl Loading {
     }
 
     /// Writes a chunk: behind what its writer wrote before, or else behind the run that ends before it, or as a new run. So runs stay apart
-    /// from each other as far as what the writers copy does, and need no merging.
-    fn add<'a>(&'a self, runs: &mut Vec<OpenRun<'a>>, chunk: &Chunk) -> Result<()> {
+    /// from each other as far as what the writers copy does, and need no merging. What would be one run too many is set aside.
+    fn add<'a>(&'a self, runs: &mut Vec<OpenRun<'a>>, aside: &mut Option<Tree>, chunk: &Chunk) -> Result<()> {
         let (Some(first), Some(last)) = (chunk.rows.first_key(), chunk.rows.last_key()) else {
             return Ok(());
         };
@@ -247,11 +277,8 @@ impl Loading {
         let open = match own.and_then(|index| runs.get_mut(index)) {
             Some(open) => open,
             None => {
-                if runs.len() >= MAX_RUNS {
-                    return Err(StateError::new(
-                        StateErrorKind::TooLarge,
-                        "too many unsorted rows in one load of the state: finish it in parts",
-                    ));
+                if runs.len() >= self.runs {
+                    return self.set_aside(aside, chunk);
                 }
                 let run = self.tree.start_run()?;
                 runs.push(OpenRun { run, first: first.to_vec(), last: Vec::new(), writer: None });
@@ -267,6 +294,25 @@ impl Loading {
         for (key, value) in chunk.rows.iter() {
             open.run.push(key, value)?;
         }
+        Ok(())
+    }
+}
+
+impl Loading {
+    /// Writes a chunk into a tree of its own, which is merged in the background.
+    fn set_aside(&self, aside: &mut Option<Tree>, chunk: &Chunk) -> Result<()> {
+        // Whoever has dropped the load is not waiting for its rows.
+        let Some(state) = self.state.upgrade() else { return Err(stopped()) };
+        let tree = match aside {
+            Some(tree) => tree,
+            None => aside.insert(state.spill.temporary()?),
+        };
+        let mut run = tree.start_run()?;
+        for (key, value) in chunk.rows.iter() {
+            run.push(key, value)?;
+        }
+        run.finish()?;
+        state.compactor.look_at(tree);
         Ok(())
     }
 }

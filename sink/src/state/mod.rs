@@ -46,7 +46,7 @@ pub(crate) use lock::create_private;
 pub use scan::{Key, Scan};
 pub use stored_value::Slice;
 
-use applied::Applied;
+use applied::{Applied, Last};
 use change_writer::ChangeWriter;
 use compactor::Compactor;
 use directory::Directory;
@@ -88,6 +88,8 @@ struct Writer {
     applied: Applied,
     /// The last commit applied, durable or not.
     latest: Option<u64>,
+    /// The last commit whose SHA-256 was told, with that.
+    told: Option<(u64, String)>,
     /// When the oldest commit that is in memory alone was applied.
     unflushed_since: Option<Instant>,
 }
@@ -107,7 +109,15 @@ impl Writer {
     /// Everything applied so far is durable.
     fn flushed(&mut self) -> Result<()> {
         self.unflushed_since = None;
-        self.applied.record(self.latest)
+        let last = self.last();
+        self.applied.record(last)
+    }
+
+    fn last(&self) -> Last {
+        let seq = self.latest;
+        let commit =
+            self.told.as_ref().filter(|(told, _)| Some(*told) == seq).map(|(_, commit)| commit.clone());
+        Last { seq, commit }
     }
 }
 
@@ -130,30 +140,30 @@ impl State {
         let store = directory.store();
         let found = match Applied::read(&store, &identity.history_id) {
             // The engine takes a directory without its manifest for a new one.
-            Ok(Some(Some(_))) if !store.join("rows").join("current").exists() => {
+            Ok(Some(Last { seq: Some(_), .. })) if !store.join("rows").join("current").exists() => {
                 Err("its rows are missing".into())
             }
             found => found,
         };
-        let seq = match found {
-            Ok(Some(Some(seq))) => Some(seq),
+        let last = match found {
+            Ok(Some(last)) if last.seq.is_some() => last,
             Ok(_) => {
                 // Rows that no record vouches for, if any.
                 directory.wipe()?;
-                None
+                Last::default()
             }
             Err(reason) => {
                 tracing::warn!(directory = %dir.display(), %reason, "the state cannot be used: it starts empty");
                 directory.wipe()?;
-                None
+                Last::default()
             }
         };
-        let opened = Self::open_store(&directory, identity, cache_bytes, seq);
+        let opened = Self::open_store(&directory, identity, cache_bytes, last);
         let (shared, writer, rows) = match opened {
             Err(error) if error.kind() == StateErrorKind::Damaged => {
                 tracing::warn!(directory = %dir.display(), %error, "the state is damaged: it starts empty");
                 directory.wipe()?;
-                Self::open_store(&directory, identity, cache_bytes, None)?
+                Self::open_store(&directory, identity, cache_bytes, Last::default())?
             }
             opened => opened?,
         };
@@ -213,14 +223,27 @@ impl State {
         directory: &Directory,
         identity: &Identity,
         cache_bytes: u64,
-        seq: Option<u64>,
+        last: Last,
     ) -> Result<(Shared, Writer, Tree)> {
         let store = directory.store();
         let shared = Shared::new(&store, cache_bytes);
         Spill::sweep(&store)?;
-        let applied = Applied::open(&store, &identity.history_id, seq)?;
+        let applied = Applied::open(&store, &identity.history_id, last)?;
         let rows = Tree::open(&store.join("rows"), &shared)?;
-        Ok((shared, Writer { latest: applied.seq(), applied, unflushed_since: None }, rows))
+        let Last { seq: latest, commit } = applied.last().clone();
+        let told = latest.zip(commit);
+        Ok((shared, Writer { applied, latest, told, unflushed_since: None }, rows))
+    }
+
+    /// The SHA-256 of a commit that is applied next, in hex: by that it is told from another one of the same number.
+    pub fn commit_is(&self, seq: u64, commit: String) {
+        self.writing().told = Some((seq, commit));
+    }
+
+    /// The SHA-256 of the commit up to which the state holds the facts, where it was told.
+    #[must_use]
+    pub fn applied_commit(&self) -> Option<String> {
+        self.writing().last().commit
     }
 
     /// The commit up to which the state holds the facts; none when it is empty.
@@ -320,7 +343,7 @@ impl State {
     /// # Errors
     /// [`StateErrorKind::Io`] when no thread can be started.
     pub fn bulk_load(self: &Arc<Self>, table: u32) -> Result<BulkLoader> {
-        BulkLoader::start(self.clone(), table)
+        BulkLoader::start(self.clone(), table, bulk::Sizes::default())
     }
 
     /// Keeps entries of a transaction that does not fit into memory and is not in the log yet.
@@ -350,12 +373,7 @@ impl State {
         let mut writer = self.writing();
         let durable = match self.spill.scan(..)? {
             Some(mut entries) => {
-                let mut run = self.rows.start_run()?;
-                while let Some(entry) = entries.next_stored() {
-                    let (key, stored) = entry?;
-                    run.push(&key, stored_value::unless_removed(&stored))?;
-                }
-                run.finish()?;
+                self.rows.take_in(&mut entries)?;
                 true
             }
             None => false,

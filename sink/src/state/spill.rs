@@ -59,6 +59,12 @@ impl Spill {
         self.tree.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// A tree that goes with its last user, or with the next start.
+    pub(super) fn temporary(&self) -> Result<Tree> {
+        let number = self.number.fetch_add(1, Ordering::Relaxed);
+        Tree::open_temporary(&self.store.join(format!("spill-{number}")), &self.shared)
+    }
+
     /// What is spilled of a full key: nothing, or an entry that may say that it was removed.
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Entry>> {
         match self.tree() {
@@ -77,8 +83,7 @@ impl Spill {
         let tree = match self.tree() {
             Some(tree) => tree,
             None => {
-                let number = self.number.fetch_add(1, Ordering::Relaxed);
-                let tree = Tree::open_temporary(&self.store.join(format!("spill-{number}")), &self.shared)?;
+                let tree = self.temporary()?;
                 *self.tree.write().unwrap_or_else(PoisonError::into_inner) = Some(tree.clone());
                 self.any.store(true, Ordering::Release);
                 tree

@@ -17,6 +17,7 @@ use lsm_tree::{
 
 use super::error::{Result, StateError, StateErrorKind};
 use super::sort_buffer::SortBuffer;
+use super::stored_value;
 
 /// The memtable is written out when it holds this many bytes.
 pub(super) const MEMTABLE_BYTES: u64 = 8 << 20;
@@ -318,6 +319,16 @@ impl Tree {
     pub(super) fn start_run(&self) -> Result<Run<'_>> {
         let ingestion = self.health.write("the state store cannot be written", || self.tree.ingestion())?;
         Ok(Run { tree: self, ingestion, entries: 0 })
+    }
+
+    /// Takes in all entries of another tree, as one run.
+    pub(super) fn take_in(&self, entries: &mut Scan) -> Result<()> {
+        let mut run = self.start_run()?;
+        while let Some(entry) = entries.next_stored() {
+            let (key, stored) = entry?;
+            run.push(&key, stored_value::unless_removed(&stored))?;
+        }
+        run.finish()
     }
 
     /// Merges what has to be merged. Returns whether there may be more to do.

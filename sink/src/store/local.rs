@@ -88,6 +88,18 @@ impl LocalStore {
         .await
     }
 
+    pub(super) async fn make_durable(self: &Arc<Self>, path: &str) -> Result<()> {
+        let (store, target) = (Arc::clone(self), self.root.join(path));
+        blocking(move || {
+            let directory = target.parent().unwrap_or(&store.root);
+            let synced = File::open(&target).and_then(|file| file.sync_all());
+            synced
+                .and_then(|()| sync_directory(directory))
+                .map_err(|err| store.latching("cannot make a file durable", &target, err))
+        })
+        .await
+    }
+
     pub(super) async fn publish(self: &Arc<Self>, sealed: &mut Sealed, path: &str) -> Result<PutOutcome> {
         sealed.path()?;
         let Some(file) = sealed.file.take() else { return Ok(PutOutcome::AlreadyExists) };

@@ -190,6 +190,19 @@ impl Store {
         blocking(move || store.temporary_file().map(drop)).await
     }
 
+    /// Sees to it that an object stays: whoever put it may have been killed before its name was durable.
+    ///
+    /// # Errors
+    /// Where a disk does not do so.
+    pub async fn make_durable(&self, path: &str) -> Result<()> {
+        check_path(path)?;
+        match &*self.0 {
+            Kind::Local(store) => store.make_durable(path).await,
+            // What a bucket shows is durable.
+            Kind::Remote(_) => Ok(()),
+        }
+    }
+
     /// Proves that the store refuses to replace an object: puts the bytes that already stand at `path` once more and
     /// expects a refusal. Changes nothing either way.
     ///

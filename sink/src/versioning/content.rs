@@ -3,6 +3,7 @@
 //! An entity's id is the `_id` of its first fact. An update or delete takes the smallest id among the rows that are
 //! equal to the old one, so that a replay chooses alike. Under NOTHING only inserts come, each an entity of its own.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use serde_json::json;
@@ -125,31 +126,56 @@ impl Change<'_> {
 /// Takes the entity with the smallest id among those that have this row.
 fn take_twin(table: &CapturedTable, entities: &mut Entities, row: &[u8]) -> Result<Option<Twin>> {
     let number = table.schema.number;
-    let key = content_key(row);
-    let Some(Known::Content(mut content)) = entities.get(number, &key)? else { return Ok(None) };
-    if content.twins.is_empty() {
-        return Ok(None);
+    let taken = entities.change(number, &content_key(row), |known| {
+        let Some(Known::Content(content)) = known else { return None };
+        let twin = content.twins.pop_front();
+        known.take_if(|known| is_empty(known));
+        twin
+    })?;
+    if let Some(twin) = taken {
+        entities.put(number, &twin_key(twin.id), None);
     }
-    let twin = content.twins.remove(0);
-    let left = (!content.twins.is_empty()).then_some(Known::Content(content));
-    entities.put(number, &key, left);
-    entities.put(number, &twin_key(twin.id), None);
-    Ok(Some(twin))
+    Ok(taken)
 }
 
 /// Notes that an entity has this row now.
 pub(super) fn put_twin(table: &CapturedTable, entities: &mut Entities, row: &[u8], twin: Twin) -> Result<()> {
-    let number = table.schema.number;
+    let (number, version) = (table.schema.number, table.schema.version);
     let key = content_key(row);
-    let mut content = match entities.get(number, &key)? {
-        Some(Known::Content(content)) => content,
-        _ => Content { schema: table.schema.version, row: row.into(), twins: Vec::new() },
-    };
-    let at = content.twins.partition_point(|other| other.id < twin.id);
-    content.twins.insert(at, twin);
-    entities.put(number, &key, Some(Known::Content(content)));
+    // What had these bytes under other columns may read otherwise now, and is found elsewhere.
+    let is_older = |known: &mut Known| matches!(known, Known::Content(content) if content.schema != version);
+    let older = entities.change(number, &key, |known| known.take_if(is_older))?;
+    let mut elsewhere = None;
+    if let Some(Known::Content(mut content)) = older {
+        match table.convert(&content.row, content.schema)? {
+            Some(now) if *now != *row => elsewhere = Some((now, content.twins)),
+            _ => {
+                content.schema = version;
+                entities.put(number, &key, Some(Known::Content(content)));
+            }
+        }
+    }
+    entities.change(number, &key, |known| {
+        let known = known.get_or_insert_with(|| {
+            Known::Content(Content { schema: version, row: row.into(), twins: VecDeque::new() })
+        });
+        if let Known::Content(content) = known {
+            let at = content.twins.partition_point(|other| other.id < twin.id);
+            content.twins.insert(at, twin);
+        }
+    })?;
     entities.put(number, &twin_key(twin.id), Some(Known::Place(Place { version: twin.version, key })));
+    if let Some((now, twins)) = elsewhere {
+        for twin in twins {
+            put_twin(table, entities, &now, twin)?;
+        }
+    }
     Ok(())
+}
+
+/// Content that no entity has.
+fn is_empty(known: &Known) -> bool {
+    matches!(known, Known::Content(content) if content.twins.is_empty())
 }
 
 /// The rows of a table without a key are found by their content: after a change of columns, by that of their rows as they read now
@@ -160,10 +186,10 @@ pub(super) fn find_anew(table: &CapturedTable, entities: &mut Entities, spill_by
         return Ok(());
     }
     visit_all(entities, number, |entities, key, known| {
-        let Known::Content(Content { schema, row, .. }) = known else { return Ok(()) };
-        let Some(row) = table.convert(&row, schema)? else { return Ok(()) };
+        let Known::Content(_) = known else { return Ok(()) };
         // Rows that were gone through before may read now as this one did, and stand in its place already.
         let Some(Known::Content(content)) = entities.get(number, key)? else { return Ok(()) };
+        let Some(row) = table.convert(&content.row, content.schema)? else { return Ok(()) };
         entities.put(number, key, None);
         for twin in content.twins {
             put_twin(table, entities, &row, twin)?;
@@ -176,11 +202,14 @@ pub(super) fn find_anew(table: &CapturedTable, entities: &mut Entities, spill_by
 pub(super) fn take_twin_by_id(table: &CapturedTable, entities: &mut Entities, id: [u8; 16]) -> Result<()> {
     let number = table.schema.number;
     let Some(Known::Place(place)) = entities.get(number, &twin_key(id))? else { return Ok(()) };
-    if let Some(Known::Content(mut content)) = entities.get(number, &place.key)? {
-        content.twins.retain(|twin| twin.id != id);
-        let left = (!content.twins.is_empty()).then_some(Known::Content(content));
-        entities.put(number, &place.key, left);
-    }
+    entities.change(number, &place.key, |known| {
+        if let Some(Known::Content(content)) = known
+            && let Ok(at) = content.twins.binary_search_by(|twin| twin.id.cmp(&id))
+        {
+            content.twins.remove(at);
+        }
+        known.take_if(|known| is_empty(known));
+    })?;
     entities.put(number, &twin_key(id), None);
     Ok(())
 }

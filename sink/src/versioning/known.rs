@@ -1,6 +1,7 @@
 //! What state knows of an entity, and where it looks: what this commit changed, what the commit before changed and has
 //! not applied yet, then the store.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -52,7 +53,7 @@ pub(crate) struct Content {
     /// The row they all have.
     pub(crate) row: Arc<[u8]>,
     /// The live entities, smallest id first.
-    pub(crate) twins: Vec<Twin>,
+    pub(crate) twins: VecDeque<Twin>,
 }
 
 /// One of several entities with the same content.
@@ -151,11 +152,11 @@ impl Known {
             TWINS => {
                 let schema = u32::try_from(take(&mut bytes)?).ok()?.cast_signed();
                 let count = take(&mut bytes)?;
-                let mut twins = Vec::new();
+                let mut twins = VecDeque::new();
                 for _ in 0..count {
                     let (id, rest) = bytes.split_first_chunk::<16>()?;
                     bytes = rest;
-                    twins.push(Twin {
+                    twins.push_back(Twin {
                         id: *id,
                         version: take(&mut bytes)?.cast_signed(),
                         leaf: u32::try_from(take(&mut bytes)?).ok()?,
@@ -196,6 +197,15 @@ fn take(bytes: &mut &[u8]) -> Option<u64> {
 
 /// What a commit changed in state: table and key, to what is known now (`None`: forget).
 pub(crate) type Changes = HashMap<StateKey, Option<Known>>;
+
+/// What an entry takes beside its key.
+fn bytes_of(known: Option<&Known>) -> usize {
+    match known {
+        Some(Known::Entity(entity)) => entity.row.len(),
+        Some(Known::Content(content)) => content.row.len() + content.twins.len() * size_of::<Twin>(),
+        Some(Known::Place(_)) | None => 0,
+    }
+}
 
 /// What a map entry costs beside the bytes of its key and row.
 const ENTRY_OVERHEAD: usize = 120;
@@ -264,14 +274,30 @@ impl Entities {
     }
 
     pub(crate) fn put(&mut self, table: u32, key: &[u8], known: Option<Known>) {
-        let row = match &known {
-            Some(Known::Entity(entity)) => entity.row.len(),
-            Some(Known::Content(content)) => content.row.len() + content.twins.len() * 32,
-            Some(Known::Place(_)) | None => 0,
-        };
-        // A replaced entry's bytes stay counted: the count is a bound, and is reset by each commit.
-        self.current_bytes += key.len() + row + ENTRY_OVERHEAD;
-        self.current.insert(full_key(table, key), known);
+        self.current_bytes += bytes_of(known.as_ref());
+        match self.current.insert(full_key(table, key), known) {
+            Some(before) => self.current_bytes -= bytes_of(before.as_ref()).min(self.current_bytes),
+            None => self.current_bytes += key.len() + ENTRY_OVERHEAD,
+        }
+    }
+
+    /// Changes what is known under a key where it stands: equal rows may be many.
+    pub(crate) fn change<T>(
+        &mut self,
+        table: u32,
+        key: &[u8],
+        work: impl FnOnce(&mut Option<Known>) -> T,
+    ) -> Result<T> {
+        let full = full_key(table, key);
+        if !self.current.contains_key(&full) {
+            let known = self.get(table, key)?;
+            self.put(table, key, known);
+        }
+        let known = self.current.entry(full).or_default();
+        self.current_bytes -= bytes_of(known.as_ref()).min(self.current_bytes);
+        let done = work(known);
+        self.current_bytes += bytes_of(known.as_ref());
+        Ok(done)
     }
 
     /// The keys of a table that were changed and are not in the store yet.
@@ -384,10 +410,11 @@ mod tests {
     fn what_is_known_comes_back_from_its_stored_form() {
         let row: Arc<[u8]> = vec![1, 2, 3].into();
         let entity = Entity { version: 300, live: true, leaf: 70_000, schema: 2, row: Arc::clone(&row) };
-        let twins = vec![
+        let twins = [
             Twin { id: [7; 16], version: 1, leaf: 0 },
             Twin { id: [9; 16], version: i64::MAX, leaf: u32::MAX },
-        ];
+        ]
+        .into();
         for known in [
             Known::Entity(entity.clone()),
             Known::Entity(Entity { live: false, ..entity }),

@@ -92,13 +92,18 @@ async fn catch_up_by(
     let mut done = CatchUp::default();
     let Some(last) = log.last_seq() else { return Ok(done) };
     let applied = state.applied();
-    if applied == Some(last) {
-        return Ok(done);
-    }
-    if applied.is_some_and(|applied| applied > last) {
+    if let Some(applied) = applied
+        && !is_of_log(state, store, log, applied).await?
+    {
         // State of a history that was put back: nothing in it can be trusted.
-        tracing::warn!(log = last, state = applied, "the state is ahead of the log: it is rebuilt");
+        tracing::warn!(
+            log = last,
+            state = applied,
+            "the state is ahead of the log, or of another one: it is rebuilt"
+        );
         state.clear()?;
+    } else if applied == Some(last) {
+        return Ok(done);
     }
     let from = state.applied().map_or(0, |applied| applied + 1);
     let mut entities = Entities::new(Arc::clone(state));
@@ -151,9 +156,29 @@ async fn catch_up_by(
                 blocking(entities, move |entities| find_anew(&captured, entities, CHUNK_BYTES)).await?;
         }
     }
+    if let Some(commit) = log.last_hash {
+        state.commit_is(last, commit.to_string());
+    }
     entities.seal().apply(state, last)?;
     tracing::info!(files = done.files, facts = done.facts, seq = last, "state caught up from facts");
     Ok(done)
+}
+
+/// The commit up to which state holds the facts is one of the log.
+async fn is_of_log(state: &State, store: &Store, log: &LogState, applied: u64) -> Result<bool> {
+    let Some(last) = log.last_seq().filter(|last| applied <= *last) else { return Ok(false) };
+    let Some(known) = state.applied_commit() else { return Ok(true) };
+    let there = if applied == last {
+        log.last_hash
+    } else {
+        match crate::log::read(store, applied).await {
+            Ok(stored) => Some(stored.hash),
+            // Of a log that arrives elsewhere, what has arrived is forgotten.
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        }
+    };
+    Ok(there.is_none_or(|there| there.to_string() == known))
 }
 
 /// Has a thread that may block change what is known.

@@ -4,6 +4,7 @@
 //! compared. So every difference is one that no message of the stream explains: a table that was not captured before,
 //! a rewrite, an attached partition, another key.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use serde_json::json;
@@ -216,7 +217,7 @@ impl Versioner {
         let number = table.schema.number;
         let own = match self.entities.get(number, &content_key(row))? {
             Some(Known::Content(content)) => content.twins,
-            _ => Vec::new(),
+            _ => VecDeque::new(),
         };
         let mut left: Vec<Twin> =
             own.into_iter().filter(|twin| telling.leaf.is_none_or(|only| only == twin.leaf)).collect();
@@ -277,7 +278,8 @@ impl Versioner {
             Known::Content(mut content) => {
                 let row =
                     table.convert(&content.row, content.schema)?.unwrap_or_else(|| Arc::clone(&content.row));
-                let (gone, left): (Vec<_>, Vec<_>) = content.twins.iter().partition(|twin| wanted(twin.leaf));
+                let (gone, left): (VecDeque<Twin>, VecDeque<Twin>) =
+                    content.twins.iter().partition(|twin| wanted(twin.leaf));
                 for twin in gone {
                     bury_twin(table, &mut self.out, twin, op, &row)?;
                     self.entities.put(table.schema.number, &twin_key(twin.id), None);

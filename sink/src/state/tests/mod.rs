@@ -104,12 +104,31 @@ fn another_history_starts_empty() {
 }
 
 #[test]
+fn the_hash_of_the_last_commit_is_kept_with_it_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let state = open(dir.path());
+        state.commit_is(7, "seventh".to_owned());
+        state.apply(7, [put(1, "a", "x")], false).unwrap();
+        assert_eq!(state.applied_commit().as_deref(), Some("seventh"));
+    }
+    {
+        let state = open(dir.path());
+        assert_eq!((state.applied(), state.applied_commit().as_deref()), (Some(7), Some("seventh")));
+        state.apply(8, [put(1, "b", "x")], false).unwrap();
+        assert_eq!(state.applied_commit(), None);
+    }
+    let state = open(dir.path());
+    assert_eq!((state.applied(), state.applied_commit()), (Some(8), None));
+}
+
+#[test]
 fn another_format_starts_empty() {
     let dir = tempfile::tempdir().unwrap();
     open(dir.path()).apply(7, [put(1, "a", "x")], false).unwrap();
     let record = dir.path().join("store/applied");
     let text = fs::read_to_string(&record).unwrap();
-    fs::write(&record, text.replace("\"format\":2", "\"format\":3")).unwrap();
+    fs::write(&record, text.replace("\"format\":3", "\"format\":4")).unwrap();
     assert_eq!(open(dir.path()).applied(), None);
 }
 
@@ -257,6 +276,48 @@ fn a_load_shows_when_it_is_finished() {
         state.scan(1).unwrap().map(|e| u32::from_be_bytes(e.unwrap().0[..].try_into().unwrap())).collect();
     assert_eq!(found, expected.into_iter().collect::<Vec<_>>());
     assert_eq!(&*state.get(1, &5_u32.to_be_bytes()).unwrap().unwrap(), &[7; 300]);
+}
+
+#[test]
+fn a_load_of_keys_in_no_order_takes_any_number_of_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows = 60_000_u32;
+    {
+        let state = Arc::new(open(dir.path()));
+        // Some 60 chunks, each of which spans all keys.
+        let sizes = super::bulk::Sizes { chunk: 128 << 10, runs: 4 };
+        let loader = super::bulk::BulkLoader::start(Arc::clone(&state), 1, sizes).unwrap();
+        std::thread::scope(|scope| {
+            for part in 0..2 {
+                let mut writer = loader.writer();
+                scope.spawn(move || {
+                    for n in (0..rows).skip(part).step_by(2) {
+                        let key = n.wrapping_mul(2_654_435_761);
+                        writer
+                            .push(&key.to_be_bytes(), format!("{n} of {rows}").repeat(5).as_bytes())
+                            .unwrap();
+                    }
+                    writer.finish().unwrap();
+                });
+            }
+        });
+        assert_eq!(state.scan(1).unwrap().count(), 0, "rows show before the load is finished");
+        let store = fs::read_dir(dir.path().join("store")).unwrap();
+        let aside =
+            store.filter(|entry| entry.as_ref().unwrap().file_name().to_str().unwrap().starts_with("spill-"));
+        assert_eq!(aside.count(), 1, "nothing was set aside");
+        loader.finish(9).unwrap();
+        state.wait_until_compacted();
+    }
+    let state = open(dir.path());
+    assert_eq!(state.applied(), Some(9));
+    let mut keys: Vec<u32> = (0..rows).map(|n| n.wrapping_mul(2_654_435_761)).collect();
+    keys.sort_unstable();
+    let found: Vec<u32> =
+        state.scan(1).unwrap().map(|e| u32::from_be_bytes(e.unwrap().0[..].try_into().unwrap())).collect();
+    assert_eq!(found, keys);
+    let row = state.get(1, &7_u32.wrapping_mul(2_654_435_761).to_be_bytes()).unwrap().unwrap();
+    assert_eq!(&*row, format!("7 of {rows}").repeat(5).as_bytes());
 }
 
 #[test]
