@@ -381,7 +381,7 @@ fn a_table_without_columns_takes_no_views_from_the_others() {
     }
     let rows = duckdb(
         &told.stdout,
-        "select * from full_one order by 1;\nselect count(*) from emptied_history where _version = 1;\nselect count(*) from bare_history;\n",
+        "select * from full_one order by 1;\nselect count(*) from emptied_history where _op = 'snapshot';\nselect count(*) from bare_history;\n",
     );
     assert_eq!(Value::from(rows), serde_json::json!([[7], [8], [1], [0]]));
     let spark = shop.ask(&["views", "spark"]);

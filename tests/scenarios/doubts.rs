@@ -20,7 +20,12 @@ fn ends_with(diary: &mut Diary, table: &str, rows: &str) {
     let columns = if table == "items" { "id,a,n" } else { "id,v" };
     let asked = ["as-of", table, "--at", "now", "--inexact", "--format", "csv", "--columns", columns];
     let shown = diary.bygone.ask(&asked).well().stdout;
-    assert_eq!(shown.trim_end(), format!("{columns}\n{}", diary.server.value(rows).unwrap()));
+    let mut shown: Vec<&str> = shown.lines().skip(1).collect();
+    shown.sort_unstable();
+    let expected = diary.server.value(rows).unwrap();
+    let mut expected: Vec<&str> = expected.lines().collect();
+    expected.sort_unstable();
+    assert_eq!(shown, expected);
 }
 
 /// Nobody can tell rows apart by a key that is no more, but the history goes on with it.
@@ -56,6 +61,23 @@ fn a_partitioned_table_that_lost_its_key_is_compared_once() {
     std::thread::sleep(Duration::from_secs(3));
     assert_eq!(diary.events("reconcile", "public.parted").len(), 1, "{}", diary.bygone.said());
     ends_with(&mut diary, "parted", "select string_agg(id || ',' || v, chr(10) order by id) from parted");
+}
+
+/// A part of the key does not name rows that differ in the other part alone.
+#[test]
+fn rows_of_a_table_that_lost_part_of_its_key_stay_apart() {
+    let mut diary = Diary::begin(
+        true,
+        "create table pairs (id int, other int, v text, primary key (id, other));
+         insert into pairs values (1, 1, 'one'), (1, 2, 'two'), (2, 1, 'three')",
+    );
+    diary.change(
+        "alter table pairs drop column other",
+        &[("key", "public.pairs"), ("reconcile", "public.pairs")],
+    );
+    diary.change("insert into pairs values (1, 'zero')", &[]);
+    diary.settle();
+    ends_with(&mut diary, "pairs", "select string_agg(id || ',' || v, chr(10) order by v) from pairs");
 }
 
 /// Of rows without a key, all that the stream sends is what they are known by.
