@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bygone_sink::checkpoint;
 use bygone_sink::compaction::{Compactor, Done, Policy};
+use bygone_sink::error::ErrorKind as SinkErrorKind;
 use bygone_sink::failpoint;
 use bygone_sink::history::History;
 use bygone_sink::index::{self, Indexer};
@@ -17,6 +18,7 @@ use tokio::sync::Notify;
 
 use crate::cli::{Compact, Merging};
 use crate::error::{Error, Result};
+use crate::follower::Place;
 use crate::query::sheet::Cell;
 
 /// The policy that the command line asks for.
@@ -173,15 +175,16 @@ pub(crate) struct Background {
 impl Background {
     /// Begins; a pass that fails is tried again the next time, for a history can be written without.
     pub(crate) fn start(
-        store: Store,
+        place: Place,
         state: LogState,
         policy: Policy,
-        derived: DerivedPolicy,
+        made: DerivedPolicy,
         every: Duration,
-    ) -> Self {
+    ) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let wake = Arc::new(Notify::new());
-        let mut derived = Some(Derived::new(&store, derived, &stop));
+        let store = place.open()?;
+        let mut derived = Some(Derived::new(&store, made, &stop));
         let mut compactor = Compactor::new(store, state, policy, Arc::clone(&stop));
         let task = tokio::spawn({
             let (stop, wake) = (Arc::clone(&stop), Arc::clone(&wake));
@@ -196,6 +199,14 @@ impl Background {
                         Ok(done) => tracing::debug!("compaction: {}", told(&done)),
                         Err(error) => {
                             tracing::warn!(%error, "small files could not be merged: tried again later");
+                            // A store that has once failed to make something durable takes nothing more.
+                            if error.kind() == SinkErrorKind::Latched
+                                && let Ok(store) = place.open()
+                            {
+                                let state = compactor.state().clone();
+                                derived = Some(Derived::new(&store, made, &stop));
+                                compactor = Compactor::new(store, state, policy, Arc::clone(&stop));
+                            }
                         }
                     }
                     // After an error of the store it may not be known what the log says: nothing is to be made from that.
@@ -203,11 +214,11 @@ impl Background {
                         continue;
                     }
                     let Some(ready) = derived.take() else { continue };
-                    let (ready, made) = derived_pass(ready, compactor.state().clone()).await;
+                    let (ready, done) = derived_pass(ready, compactor.state().clone()).await;
                     derived = ready;
-                    match made {
-                        Ok(made) if made.is_nothing() => {}
-                        Ok(made) => made.told().for_each(|told| tracing::debug!("{told}")),
+                    match done {
+                        Ok(done) if done.is_nothing() => {}
+                        Ok(done) => done.told().for_each(|told| tracing::debug!("{told}")),
                         Err(error) => {
                             tracing::warn!(%error, "slabs or indexes could not be made: tried again later");
                         }
@@ -215,7 +226,7 @@ impl Background {
                 }
             }
         });
-        Self { stop, wake, task }
+        Ok(Self { stop, wake, task })
     }
 
     /// Ends it. A pass that is under way comes to where it leaves nothing behind.

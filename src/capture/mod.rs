@@ -487,7 +487,7 @@ impl Capture {
         let log = Arc::clone(&self.pipeline()?.committer.log);
         let state = log.lock().await.state().clone();
         let RunOptions { compaction, derived, .. } = &self.options;
-        Ok(Some(Background::start(self.place.open()?, state, *compaction, *derived, every)))
+        Background::start(self.place.clone(), state, *compaction, *derived, every).map(Some)
     }
 
     /// Has other sinks follow the log, now that it is sure that this capture goes on with it.

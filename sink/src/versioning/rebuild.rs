@@ -122,7 +122,13 @@ async fn catch_up_by(
             files.retain(|file| !gone.iter().any(|gone| gone.add.path == file.add.path));
         }
         let mut ended = may_end_first(&files).then(HashSet::new);
+        let mut read = Lsn::ZERO;
         for file in files {
+            // Nothing that is read from here on is of before an end that was read.
+            if let Some(ended) = ended.as_mut().filter(|_| file.add.lsn[0] > read) {
+                ended.clear();
+            }
+            read = read.max(file.add.lsn[1]);
             let path = file.add.path.clone();
             let schema =
                 versions.iter().find(|schema| schema.version == file.add.schema).ok_or_else(|| {
