@@ -186,6 +186,7 @@ impl Capture {
         exported: &Exported,
         mut outcomes: mpsc::Receiver<Outcome>,
     ) -> Result<Vec<Copied>> {
+        let bound = self.slot_bound();
         let mut ready = Vec::new();
         let mut due = tokio::time::interval_at(tokio::time::Instant::now() + COMMIT_EVERY, COMMIT_EVERY);
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -202,13 +203,9 @@ impl Capture {
                 _ = due.tick() => {
                     self.commit_copied(exported.point, exported.at, std::mem::take(&mut ready)).await?;
                 }
-                _ = watch.tick() => self.check_slot()?,
+                _ = watch.tick() => bound.check()?,
             }
         }
-    }
-
-    fn check_slot(&self) -> Result<()> {
-        self.slot_bound().check()
     }
 
     fn slot_bound(&self) -> SlotBound {

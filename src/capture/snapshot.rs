@@ -78,12 +78,12 @@ pub(crate) enum Missed {
 
 impl std::fmt::Display for Missed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Altered => "it was altered or rewritten meanwhile",
-            Self::Gone => "it was dropped or renamed meanwhile",
-            Self::Locked => "somebody else had it locked for 20 seconds",
-            Self::Forbidden => "the role may not read it any more",
-        })
+        match self {
+            Self::Altered => f.write_str("it was altered or rewritten meanwhile"),
+            Self::Gone => f.write_str("it was dropped or renamed meanwhile"),
+            Self::Locked => write!(f, "somebody else had it locked for {} seconds", LOCK_TIMEOUT.as_secs()),
+            Self::Forbidden => f.write_str("the role may not read it any more"),
+        }
     }
 }
 

@@ -39,7 +39,8 @@ pub(super) async fn check(place: &FactsPlace) -> Vec<Check> {
 async fn target(client: &Client, schema: &str) -> Result<Check, tokio_postgres::Error> {
     let sql =
         "select pg_is_in_recovery() as standby, current_setting('server_version_num')::int4 / 10000 as major,
-            current_setting('server_encoding') as encoding, current_user::text as role, current_database()::text as database, n.oid is not null as there,
+            current_setting('server_encoding') as encoding,
+            current_user::text as role, current_database()::text as database, n.oid is not null as there,
             case when n.oid is null then has_database_privilege(current_database(), 'create')
                 else has_schema_privilege(n.oid, 'create') end as may_make
         from (select $1::text as name) wanted left join pg_namespace n on n.nspname = wanted.name";

@@ -11,7 +11,7 @@ use rand::{Rng, SeedableRng};
 use rustix::process::Signal;
 
 use super::Source;
-use crate::support::bygone::Bygone;
+use crate::support::bygone::{Bygone, Outcome};
 use crate::support::comparison::{assert_flawless, judge, judge_moment};
 use crate::support::history::History;
 use crate::support::moto::Moto;
@@ -353,6 +353,17 @@ fn the_facts_that_a_saved_snapshot_sees_are_the_rows_that_its_session_saw() {
     }
 }
 
+/// A run with `--memory 64MiB` stayed near that.
+#[track_caller]
+fn assert_bounded(outcome: &Outcome) {
+    eprintln!("peak: {} MiB", outcome.peak >> 20);
+    assert!(
+        outcome.peak < 192 << 20,
+        "{} MiB were resident, 64 were allowed for buffers",
+        outcome.peak >> 20
+    );
+}
+
 #[test]
 fn a_transaction_larger_than_the_memory_is_one_commit() {
     let source = Source::start();
@@ -367,13 +378,7 @@ fn a_transaction_larger_than_the_memory_is_one_commit() {
          insert into settings values ('last', 'of all', 1, now());
          commit",
     );
-    let outcome = bygone.until_current();
-    eprintln!("peak: {} MiB", outcome.peak >> 20);
-    assert!(
-        outcome.peak < 192 << 20,
-        "{} MiB were resident, 64 were allowed for buffers",
-        outcome.peak >> 20
-    );
+    assert_bounded(&bygone.until_current());
     let history = source.assert_exact(Store::directory(source.history()), 30_000);
     let large = history.live.values().filter(|entry| entry.table == "public.orders");
     let commits: std::collections::BTreeSet<u64> = large.map(|entry| entry.commit).collect();
@@ -398,13 +403,7 @@ fn a_change_larger_than_the_memory_behind_a_slow_commit_takes_no_more() {
     server.run("insert into filler select i, repeat('x', 100) from generate_series(1, 10000) i");
     server.run("truncate large");
     let mut bygone = bygone.env("BYGONE_FAILPOINTS", "commit.before_put=sleep(15000)@1");
-    let outcome = bygone.until_current();
-    eprintln!("peak: {} MiB", outcome.peak >> 20);
-    assert!(
-        outcome.peak < 192 << 20,
-        "{} MiB were resident, 64 were allowed for buffers",
-        outcome.peak >> 20
-    );
+    assert_bounded(&bygone.until_current());
     let history = History::read(Store::directory(scratch.join("history")));
     assert_eq!(history.events("truncate").len(), 1);
     assert_eq!(history.fact_count(), 1_200_000 + 10_001);

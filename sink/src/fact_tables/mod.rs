@@ -515,10 +515,10 @@ fn told(doing: &'static str, error: &tokio_postgres::Error) -> Error {
     match error.as_db_error() {
         Some(db) => {
             let mut hint = db.hint().map_or_else(String::new, |hint| format!("; {hint}"));
-            // What depends on something is told in the details alone, which hold no values then.
             if *db.code() == tokio_postgres::error::SqlState::LOCK_NOT_AVAILABLE {
                 hint = "; a session that reads the table, or is idle in a transaction that did, keeps it from being altered".to_owned();
             }
+            // What depends on something is told in the details alone, which hold no values then.
             if *db.code() == tokio_postgres::error::SqlState::DEPENDENT_OBJECTS_STILL_EXIST {
                 hint = db
                     .detail()

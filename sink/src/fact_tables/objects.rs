@@ -137,10 +137,11 @@ pub(super) fn guards(schema: &str, table: &str) -> String {
 
 /// A body in dollar quotes that it does not hold itself: a name or a value of the source may be anything.
 pub(super) fn dollar_quoted(body: &str) -> String {
-    let numbered = |number: u32| if number == 0 { String::new() } else { number.to_string() };
-    let tags = (0..).map(|number| format!("$bygone{}", numbered(number)));
-    let free = tags.into_iter().find(|tag| !body.contains(tag.as_str())).unwrap_or_default();
-    format!("{free}${body}{free}$")
+    let mut tag = "$bygone".to_owned();
+    while body.contains(&tag) {
+        tag.push('_');
+    }
+    format!("{tag}${body}{tag}$")
 }
 
 /// What the triggers are called that refuse.

@@ -31,6 +31,7 @@ const REQUESTS: usize = 8;
 /// megabyte does, and one to a disk no longer than some kilobytes.
 const GAP: u64 = 1 << 20;
 const LOCAL_GAP: u64 = 16 << 10;
+
 /// A file in a store.
 #[derive(Clone, Debug)]
 pub(crate) struct StoredFile {

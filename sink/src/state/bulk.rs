@@ -296,9 +296,7 @@ impl Loading {
         }
         Ok(())
     }
-}
 
-impl Loading {
     /// Writes a chunk into a tree of its own, which is merged in the background.
     fn set_aside(&self, aside: &mut Option<Tree>, chunk: &Chunk) -> Result<()> {
         // Whoever has dropped the load is not waiting for its rows.
